@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// A two-way byte stream on one event loop: a TCP socket, TLS over one, an HBONE stream, or an
+// in-memory pipe in tests. Relays, HTTP codecs and HTTP/2 sessions are written against this.
+//
+// Everything happens on the thread of loop(). Interest is level-triggered: while reading is enabled
+// and data, end or an error waits, OnReadable() is called again each round. Errors are not events:
+// they come out of the Read() or Write() that follows. Destroying a transport closes it at once
+// (a socket with unread input sends RST, as the kernel does).
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "common/event/event_loop.h"
+#include "common/net/address.h"
+
+namespace qanat::net {
+
+struct IoResult {
+  enum class Kind : uint8_t {
+    kOk,          // `bytes` were moved (at least one, unless zero were asked for)
+    kWouldBlock,  // nothing moved; wait for the next OnReadable / OnWritable
+    kEof,         // read side: the peer ended its direction in order
+    kReset,       // the peer aborted (RST, RST_STREAM): data may be lost
+    kError,       // anything else; see Transport::error()
+  };
+  Kind kind = Kind::kOk;
+  size_t bytes = 0;
+  bool ok() const { return kind == Kind::kOk; }
+};
+
+class TransportEvents {
+ public:
+  virtual void OnReadable() = 0;
+  virtual void OnWritable() = 0;
+
+ protected:
+  ~TransportEvents() = default;
+};
+
+class Transport : public event::Deferred {
+ public:
+  // Not owned; nullptr detaches. No event is delivered from inside SetEvents or *Enable.
+  virtual void SetEvents(TransportEvents* events) = 0;
+  virtual void ReadEnable(bool on) = 0;   // off at the start
+  virtual void WriteEnable(bool on) = 0;  // off at the start
+
+  virtual IoResult Read(std::span<uint8_t> into) = 0;
+  // Writes as much as fits; a short count means: wait for OnWritable.
+  virtual IoResult Write(std::span<const iovec> from) = 0;
+  // Ends our direction after everything written so far (FIN, close_notify, END_STREAM).
+  // kWouldBlock: call again on OnWritable.
+  virtual IoResult ShutdownWrite() = 0;
+  // Aborts both directions so that the peer sees it (RST, RST_STREAM). Idempotent.
+  virtual void Abort() = 0;
+
+  virtual event::EventLoop& loop() = 0;
+  virtual SocketAddress local_address() const = 0;
+  virtual SocketAddress peer_address() const = 0;
+  // The kernel's socket when the bytes on it are the bytes of this stream, so that a relay may
+  // splice(); -1 otherwise.
+  virtual int splice_fd() const { return -1; }
+  // After kError: what failed, for the log.
+  virtual std::string error() const { return {}; }
+};
+
+using TransportPtr = std::unique_ptr<Transport>;
+
+// A connected (or connecting) TCP socket. Takes the fd; it must be non-blocking.
+TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd);
+
+// Two ends of an in-memory stream that behave like sockets with `capacity` bytes of buffer each
+// way; for tests. Both live on `loop`.
+std::pair<TransportPtr, TransportPtr> MakePipe(event::EventLoop& loop, size_t capacity = 65536);
+
+}  // namespace qanat::net
