@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Workloads and services as the control plane describes them, decoded into plain values. They are
+// built once by common/state and immutable from then on; any thread may read them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/model/identity.h"
+#include "common/net/address.h"
+
+namespace qanat::model {
+
+struct NetworkAddress {
+  std::string network;
+  net::IpAddress ip;
+  auto operator<=>(const NetworkAddress&) const = default;
+};
+
+struct NamespacedHostname {
+  std::string ns;
+  std::string hostname;
+  std::string Key() const { return ns + "/" + hostname; }
+  auto operator<=>(const NamespacedHostname&) const = default;
+};
+
+// A waypoint or a network gateway.
+struct GatewayAddress {
+  std::variant<NamespacedHostname, NetworkAddress> destination;
+  uint16_t hbone_port = 15008;
+  std::string ToString() const;
+  auto operator<=>(const GatewayAddress&) const = default;
+};
+
+struct WeightedWaypoint {
+  GatewayAddress destination;
+  uint32_t weight = 0;
+  auto operator<=>(const WeightedWaypoint&) const = default;
+};
+
+enum class AppProtocol : uint8_t { kUnknown, kHttp11, kHttp2, kGrpc, kTcp, kTls };
+
+struct Port {
+  uint16_t service_port = 0;
+  uint16_t target_port = 0;  // 0: a named port, only the endpoint knows
+  AppProtocol app_protocol = AppProtocol::kUnknown;
+  auto operator<=>(const Port&) const = default;
+};
+using PortList = std::vector<Port>;
+
+struct Locality {
+  std::string region, zone, subzone;
+  bool empty() const { return region.empty() && zone.empty() && subzone.empty(); }
+  auto operator<=>(const Locality&) const = default;
+};
+
+struct ApplicationTunnel {
+  bool proxy_protocol = false;  // the PROXY kind; else none
+  uint16_t port = 0;
+  auto operator<=>(const ApplicationTunnel&) const = default;
+};
+
+enum class TunnelProtocol : uint8_t { kNone, kHbone };
+enum class NetworkMode : uint8_t { kStandard, kHostNetwork };
+enum class WorkloadType : uint8_t { kDeployment, kCronJob, kPod, kJob };
+std::string_view ToString(WorkloadType type);  // "deployment", as in baggage keys and logs
+
+struct Workload {
+  std::string uid;  // "Kubernetes//Pod/shop/frontend-1"
+  std::string name, ns;
+  std::vector<net::IpAddress> addresses;
+  std::string hostname;  // resolved on demand when there is no address
+  std::string network;
+  std::string trust_domain, service_account;
+  std::string node;
+  std::string canonical_name, canonical_revision, workload_name;
+  std::string cluster_id;
+  Locality locality;
+  std::optional<GatewayAddress> waypoint, network_gateway;
+  std::optional<ApplicationTunnel> application_tunnel;
+  std::vector<std::pair<std::string, PortList>> services;  // "ns/hostname", sorted by it
+  std::vector<std::string> authorization_policies;         // "ns/name"
+  uint32_t capacity = 1;
+  TunnelProtocol protocol = TunnelProtocol::kNone;
+  NetworkMode network_mode = NetworkMode::kStandard;
+  WorkloadType type = WorkloadType::kDeployment;
+  bool healthy = true;
+  bool native_tunnel = false;
+
+  Identity identity() const { return {trust_domain, ns, service_account}; }
+  const PortList* PortsOf(std::string_view service_key) const;  // nullptr: not an endpoint of it
+  bool HasAddress(const net::IpAddress& ip) const;
+  bool operator==(const Workload&) const = default;
+};
+using WorkloadPtr = std::shared_ptr<const Workload>;
+
+enum class LbScope : uint8_t { kUnspecified, kRegion, kZone, kSubzone, kNode, kCluster, kNetwork };
+enum class LbMode : uint8_t { kUnspecified, kStrict, kFailover, kPassthrough };
+struct LoadBalancing {
+  std::vector<LbScope> routing_preference;
+  LbMode mode = LbMode::kUnspecified;
+  bool allow_unhealthy = false;
+  bool operator==(const LoadBalancing&) const = default;
+};
+
+enum class IpFamilies : uint8_t { kAutomatic, kIpv4Only, kIpv6Only, kDual };
+
+struct ServiceAddress {
+  std::string network;
+  net::Cidr cidr;  // a host route unless a ServiceEntry names a block
+  bool host = true;
+  auto operator<=>(const ServiceAddress&) const = default;
+};
+
+struct Service {
+  std::string name, ns, hostname;
+  std::vector<ServiceAddress> addresses;
+  PortList ports;
+  std::vector<std::string> subject_alt_names;
+  std::optional<GatewayAddress> waypoint;
+  std::vector<WeightedWaypoint> weighted_waypoints;
+  LoadBalancing load_balancing;
+  IpFamilies ip_families = IpFamilies::kAutomatic;
+  bool canonical = false;
+  bool ingress_use_waypoint = false;
+  bool namespace_only = false;  // visibility NAMESPACE
+
+  std::string Key() const { return ns + "/" + hostname; }
+  const Port* FindPort(uint16_t service_port) const;
+  bool operator==(const Service&) const = default;
+};
+using ServicePtr = std::shared_ptr<const Service>;
+
+// One workload behind one service; `ports` points into the workload.
+struct Endpoint {
+  WorkloadPtr workload;
+  const PortList* ports = nullptr;
+};
+using EndpointList = std::vector<Endpoint>;
+
+}  // namespace qanat::model

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// MeshState: takes workload-xDS resources as they arrive and publishes immutable snapshots. Lives
+// on the main thread. An update costs what it touches (copy on write of map shards), not the mesh.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/base/result.h"
+#include "common/state/snapshot.h"
+
+namespace qanat::state {
+
+inline constexpr std::string_view kAddressType = "type.googleapis.com/istio.workload.Address";
+inline constexpr std::string_view kAuthorizationType =
+    "type.googleapis.com/istio.security.Authorization";
+
+class MeshState {
+ public:
+  MeshState();
+  ~MeshState();
+
+  // One resource of kAddressType: `bytes` is the Address message (the Any's value). An error means
+  // the resource was not applied (the earlier version stays) and is to be refused in the NACK.
+  Status UpsertAddress(std::string_view name, std::string_view bytes);
+  void RemoveAddress(std::string_view name);
+
+  // One resource of kAuthorizationType. A policy with parts that are not understood is applied,
+  // failing closed on them, *and* reported as an error, so that the server hears of it.
+  Status UpsertAuthorization(std::string_view name, std::string_view bytes);
+  void RemoveAuthorization(std::string_view name);
+
+  // The snapshot with everything up to now; the same pointer when nothing changed.
+  SnapshotPtr Publish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace qanat::state
