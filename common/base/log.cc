@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "common/base/log.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <ctime>
+#include <map>
+#include <memory>
+#include <mutex>
+
+namespace qanat::log {
+namespace {
+
+struct Levels_ {
+  Level root = Level::kInfo;
+  std::map<std::string, Level, std::less<>> scopes;
+};
+
+// The one deliberate piece of process-wide state: where log lines go and which are wanted.
+struct State {
+  std::mutex mutex;  // guards levels and program
+  std::shared_ptr<const Levels_> levels = std::make_shared<Levels_>();
+  std::string program;
+  std::atomic<Format> format{Format::kText};
+  // The lowest level that any scope wants: most disabled messages end here without the mutex.
+  std::atomic<Level> lowest{Level::kInfo};
+};
+
+State& GetState() {
+  static State* state = new State;  // never destroyed: threads may log during exit
+  return *state;
+}
+
+constexpr std::array<std::string_view, 6> kNames = {"trace", "debug", "info",
+                                                    "warn",  "error", "off"};
+
+Result<Level> ParseLevel(std::string_view text) {
+  if (text == "warning") text = "warn";
+  for (size_t i = 0; i < kNames.size(); ++i) {
+    if (text == kNames[i]) return static_cast<Level>(i);
+  }
+  return Fail(Code::kInvalidArgument, "unknown log level \"" + std::string(text) +
+                                          "\": use trace, debug, info, warn, error or off");
+}
+
+void WriteLine(std::string line) {
+  line += '\n';
+  // One write() per line, so that lines of several threads and processes do not mix.
+  size_t done = 0;
+  while (done < line.size()) {
+    ssize_t n = ::write(STDERR_FILENO, line.data() + done, line.size() - done);
+    if (n <= 0) return;
+    done += static_cast<size_t>(n);
+  }
+}
+
+}  // namespace
+
+void Init(std::string_view program, Format format) {
+  State& state = GetState();
+  std::lock_guard lock(state.mutex);
+  state.program = program;
+  state.format = format;
+}
+
+Status SetLevels(std::string_view spec) {
+  auto levels = std::make_shared<Levels_>();
+  while (!spec.empty()) {
+    size_t comma = spec.find(',');
+    std::string_view item = spec.substr(0, comma);
+    spec = comma == spec.npos ? std::string_view{} : spec.substr(comma + 1);
+    if (item.empty()) continue;
+    size_t split = item.find_last_of("=:");
+    if (split == item.npos) {
+      QANAT_ASSIGN_OR_RETURN(levels->root, ParseLevel(item));
+    } else {
+      QANAT_ASSIGN_OR_RETURN(Level level, ParseLevel(item.substr(split + 1)));
+      levels->scopes[std::string(item.substr(0, split))] = level;
+    }
+  }
+  Level lowest = levels->root;
+  for (const auto& [scope, level] : levels->scopes) lowest = std::min(lowest, level);
+  State& state = GetState();
+  std::lock_guard lock(state.mutex);
+  state.levels = std::move(levels);
+  state.lowest = lowest;
+  return {};
+}
+
+std::string Levels() {
+  State& state = GetState();
+  std::lock_guard lock(state.mutex);
+  std::string out(kNames[static_cast<size_t>(state.levels->root)]);
+  for (const auto& [scope, level] : state.levels->scopes) {
+    out += fmt::format(",{}={}", scope, kNames[static_cast<size_t>(level)]);
+  }
+  return out;
+}
+
+bool Enabled(std::string_view scope, Level level) {
+  State& state = GetState();
+  if (level < state.lowest.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(state.mutex);
+  auto it = state.levels->scopes.find(scope);
+  return level >= (it == state.levels->scopes.end() ? state.levels->root : it->second);
+}
+
+std::string JsonQuote(std::string_view text) {
+  std::string out = "\"";
+  for (char c : text) {
+    auto u = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (c == '\r') {
+      out += "\\r";
+    } else if (u < 0x20 || u == 0x7f) {
+      out += fmt::format("\\u{:04x}", u);
+    } else {
+      out += c;
+    }
+  }
+  out += '"';
+  return out;
+}
+
+std::string Timestamp() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  auto micros = std::chrono::duration_cast<std::chrono::microseconds>(now).count();
+  time_t seconds = micros / 1000000;
+  tm utc{};
+  gmtime_r(&seconds, &utc);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", utc.tm_year + 1900,
+                     utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
+                     micros % 1000000);
+}
+
+Format CurrentFormat() { return GetState().format; }
+
+void Write(std::string_view scope, Level level, std::string_view message) {
+  std::string_view name = kNames[static_cast<size_t>(level)];
+  if (CurrentFormat() == Format::kJson) {
+    std::string program;
+    {
+      State& state = GetState();
+      std::lock_guard lock(state.mutex);
+      program = state.program;
+    }
+    WriteLine(fmt::format(R"({{"level":"{}","time":"{}","scope":{},"component":{},"message":{}}})",
+                          name, Timestamp(), JsonQuote(scope), JsonQuote(program),
+                          JsonQuote(message)));
+    return;
+  }
+  // A line break inside a message would let one look like another.
+  std::string text(message);
+  for (char& c : text) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  WriteLine(fmt::format("{}\t{}\t{}\t{}", Timestamp(), name, scope, text));
+}
+
+void WriteRaw(std::string_view line) { WriteLine(std::string(line)); }
+
+}  // namespace qanat::log

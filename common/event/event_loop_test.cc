@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "common/event/event_loop.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <memory>
+#include <string>
+
+namespace qanat::event {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct SocketPair {
+  Fd a, b;
+  SocketPair() {
+    int fds[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    a.Reset(fds[0]);
+    b.Reset(fds[1]);
+  }
+};
+
+TEST(EventLoopTest, ReportsReadinessWhileItHolds) {
+  EventLoop loop;
+  SocketPair pair;
+  int calls = 0;
+  IoWatch watch(loop, pair.a.get(), EPOLLIN, [&](uint32_t events) {
+    EXPECT_TRUE(events & EPOLLIN);
+    ++calls;
+  });
+  loop.RunOnce(milliseconds(1));
+  EXPECT_EQ(calls, 0);
+  ASSERT_EQ(write(pair.b.get(), "x", 1), 1);
+  loop.RunOnce(milliseconds(100));
+  loop.RunOnce(milliseconds(100));
+  EXPECT_EQ(calls, 2) << "level-triggered";
+  watch.SetEvents(0);
+  loop.RunOnce(milliseconds(1));
+  EXPECT_EQ(calls, 2);
+}
+
+TEST(EventLoopTest, HandlerMayDestroyItselfAndOthers) {
+  EventLoop loop;
+  SocketPair one, two;
+  std::unique_ptr<IoWatch> a, b;
+  int calls = 0;
+  auto both = [&](uint32_t) {
+    ++calls;
+    a.reset();
+    b.reset();
+  };
+  a = std::make_unique<IoWatch>(loop, one.a.get(), EPOLLIN, both);
+  b = std::make_unique<IoWatch>(loop, two.a.get(), EPOLLIN, both);
+  ASSERT_EQ(write(one.b.get(), "x", 1), 1);
+  ASSERT_EQ(write(two.b.get(), "x", 1), 1);
+  loop.RunOnce(milliseconds(100));
+  EXPECT_EQ(calls, 1) << "the second event of the round belongs to a watch that is gone";
+}
+
+TEST(EventLoopTest, TimersFireInOrderAndCancel) {
+  EventLoop loop;
+  std::string order;
+  Timer a(loop, [&] { order += 'a'; });
+  Timer b(loop, [&] { order += 'b'; });
+  Timer c(loop, [&] { order += 'c'; });
+  a.Start(milliseconds(6));
+  b.Start(milliseconds(2));
+  c.Start(milliseconds(3));
+  c.Stop();
+  while (order.size() < 2) loop.RunOnce(milliseconds(50));
+  EXPECT_EQ(order, "ba");
+  EXPECT_FALSE(a.armed());
+}
+
+TEST(EventLoopTest, TimerMayDestroyItself) {
+  EventLoop loop;
+  std::unique_ptr<Timer> timer;
+  bool fired = false;
+  timer = std::make_unique<Timer>(loop, [&] {
+    timer.reset();
+    fired = true;
+  });
+  timer->Start(milliseconds(0));
+  loop.RunOnce(milliseconds(50));
+  EXPECT_TRUE(fired);
+}
+
+TEST(EventLoopTest, PostsFromOtherThreadsArriveInOrder) {
+  LoopThread thread("test");
+  std::string seen;
+  std::atomic<bool> done{false};
+  for (char c = 'a'; c <= 'z'; ++c) {
+    thread.loop().Post([&seen, c] { seen += c; });
+  }
+  thread.loop().Post([&] { done = true; });
+  while (!done) std::this_thread::yield();
+  thread.Stop();
+  EXPECT_EQ(seen, "abcdefghijklmnopqrstuvwxyz");
+}
+
+struct Probe : Deferred {
+  explicit Probe(int& n) : alive(n) { ++alive; }
+  ~Probe() override { --alive; }
+  int& alive;
+};
+
+TEST(EventLoopTest, DeferDeleteWaitsForTheEndOfTheRound) {
+  EventLoop loop;
+  int alive = 0;
+  loop.Post([&] {
+    loop.DeferDelete(std::make_unique<Probe>(alive));
+    EXPECT_EQ(alive, 1);
+  });
+  loop.RunOnce(milliseconds(50));
+  EXPECT_EQ(alive, 0);
+}
+
+TEST(EventLoopTest, SignalsBecomeCalls) {
+  EventLoop loop;
+  int got = 0;
+  SignalWatch watch(loop, {SIGUSR1}, [&](int signal) { got = signal; });
+  raise(SIGUSR1);
+  loop.RunOnce(milliseconds(50));
+  EXPECT_EQ(got, SIGUSR1);
+}
+
+}  // namespace
+}  // namespace qanat::event

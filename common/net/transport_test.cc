@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same behaviour is asked of every kind of transport: here sockets and the in-memory pipe.
+#include "common/net/transport.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <random>
+
+#include "common/net/socket.h"
+
+namespace qanat::net {
+namespace {
+
+using std::chrono::milliseconds;
+using Kind = IoResult::Kind;
+
+struct Events final : TransportEvents {
+  std::function<void()> readable = [] {};
+  std::function<void()> writable = [] {};
+  void OnReadable() override { readable(); }
+  void OnWritable() override { writable(); }
+};
+
+iovec Slice(std::string_view text) { return {const_cast<char*>(text.data()), text.size()}; }
+
+class TransportTest : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (GetParam()) {
+      std::tie(a_, b_) = MakePipe(loop_, 4096);
+    } else {
+      Acceptor acceptor(loop_, *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")}),
+                        [&](Fd fd, SocketAddress) { b_ = MakeSocketTransport(loop_, std::move(fd)); });
+      Connector connector(loop_, {.to = acceptor.local_address()}, [&](Result<Fd> fd) {
+        ASSERT_TRUE(fd) << fd.error().message;
+        a_ = MakeSocketTransport(loop_, std::move(*fd));
+      });
+      while (!a_ || !b_) loop_.RunOnce(milliseconds(100));
+    }
+    a_->SetEvents(&on_a_);
+    b_->SetEvents(&on_b_);
+  }
+  std::string Read(Transport& from) {
+    std::string got(65536, '\0');
+    IoResult r = from.Read({reinterpret_cast<uint8_t*>(got.data()), got.size()});
+    last_ = r.kind;
+    got.resize(r.bytes);
+    return got;
+  }
+  // Runs the loop until b has something to say.
+  void WaitReadable() {
+    bool ready = false;
+    on_b_.readable = [&] {
+      ready = true;
+      b_->ReadEnable(false);
+    };
+    b_->ReadEnable(true);
+    for (int i = 0; i < 100 && !ready; ++i) loop_.RunOnce(milliseconds(20));
+    ASSERT_TRUE(ready);
+  }
+
+  event::EventLoop loop_;
+  Events on_a_, on_b_;
+  TransportPtr a_, b_;
+  Kind last_ = Kind::kOk;
+};
+
+TEST_P(TransportTest, BytesThenEnd) {
+  iovec parts[] = {Slice("hello "), Slice("world")};
+  EXPECT_EQ(a_->Write(parts).bytes, 11u);
+  EXPECT_TRUE(a_->ShutdownWrite().ok());
+  WaitReadable();
+  EXPECT_EQ(Read(*b_), "hello world");
+  WaitReadable();
+  Read(*b_);
+  EXPECT_EQ(last_, Kind::kEof);
+  // The other direction still works: half close.
+  iovec back[] = {Slice("answer")};
+  EXPECT_EQ(b_->Write(back).bytes, 6u);
+}
+
+TEST_P(TransportTest, NothingToReadBlocks) {
+  EXPECT_EQ(Read(*b_), "");
+  EXPECT_EQ(last_, Kind::kWouldBlock);
+}
+
+TEST_P(TransportTest, AbortIsSeenAsReset) {
+  a_->Abort();
+  WaitReadable();
+  Read(*b_);
+  EXPECT_EQ(last_, Kind::kReset);
+}
+
+TEST_P(TransportTest, CloseWithUnreadInputIsAReset) {
+  iovec part[] = {Slice("unread")};
+  ASSERT_EQ(a_->Write(part).bytes, 6u);
+  WaitReadable();
+  b_.reset();
+  on_a_.readable = [&] { a_->ReadEnable(false); };
+  a_->ReadEnable(true);
+  for (int i = 0; i < 10; ++i) loop_.RunOnce(milliseconds(2));
+  Read(*a_);
+  EXPECT_EQ(last_, Kind::kReset);
+}
+
+TEST_P(TransportTest, BackpressureAndBulkArriveExact) {
+  std::string sent(3 << 20, '\0');
+  std::mt19937 random(7);
+  for (char& c : sent) c = static_cast<char>(random());
+  size_t written = 0;
+  int blocked = 0;
+  on_a_.writable = [&] {
+    iovec part[] = {Slice(std::string_view(sent).substr(written))};
+    IoResult r = a_->Write(part);
+    if (r.kind == Kind::kWouldBlock) ++blocked;
+    written += r.bytes;
+    if (written == sent.size()) {
+      a_->WriteEnable(false);
+      a_->ShutdownWrite();
+    }
+  };
+  a_->WriteEnable(true);
+  std::string got;
+  bool end = false;
+  on_b_.readable = [&] {
+    got += Read(*b_);
+    if (last_ == Kind::kEof) {
+      end = true;
+      b_->ReadEnable(false);
+    }
+  };
+  // The reader starts late: the writer must have stopped at a bounded amount by then.
+  for (int i = 0; i < 20; ++i) loop_.RunOnce(milliseconds(1));
+  if (GetParam()) EXPECT_EQ(written, 4096u);
+  b_->ReadEnable(true);
+  while (!end) loop_.RunOnce(milliseconds(100));
+  EXPECT_EQ(got, sent);
+}
+
+TEST_P(TransportTest, HandlerMayDestroyTheTransport) {
+  iovec part[] = {Slice("x")};
+  a_->Write(part);
+  bool called = false;
+  on_b_.readable = [&] {
+    called = true;
+    b_.reset();
+  };
+  b_->ReadEnable(true);
+  b_->WriteEnable(true);
+  for (int i = 0; i < 100 && !called; ++i) loop_.RunOnce(milliseconds(20));
+  EXPECT_TRUE(called);
+  EXPECT_EQ(b_, nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, TransportTest, testing::Bool(),
+                         [](const auto& p) { return p.param ? "Pipe" : "Socket"; });
+
+TEST(ConnectorTest, RefusedAndTimedOut) {
+  event::EventLoop loop;
+  // A port that was just free: bound, but not listening.
+  Fd holder = *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")});
+  SocketAddress to = *SocketAddress::OfLocal(holder.get());
+  holder.Reset();
+  bool done = false;
+  Connector refused(loop, {.to = to}, [&](Result<Fd> fd) {
+    done = true;
+    ASSERT_FALSE(fd);
+    EXPECT_EQ(fd.error().code, Code::kUnavailable);
+  });
+  EXPECT_FALSE(done) << "never from inside the constructor";
+  while (!done) loop.RunOnce(milliseconds(100));
+}
+
+TEST(ConnectorTest, DestroyedBeforeTheAnswerStaysSilent) {
+  event::EventLoop loop;
+  Fd listener = *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")});
+  auto connector = std::make_unique<Connector>(
+      loop, ConnectOptions{.to = *SocketAddress::OfLocal(listener.get())},
+      [](Result<Fd>) { FAIL() << "was cancelled"; });
+  connector.reset();
+  loop.RunOnce(milliseconds(5));
+}
+
+}  // namespace
+}  // namespace qanat::net
