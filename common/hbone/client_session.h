@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The client end of one HBONE tunnel: an HTTP/2 session that opens CONNECT streams. Lives on the
+// loop of its transport (which has finished TLS). Usually owned by a Pool.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/base/result.h"
+#include "common/hbone/types.h"
+#include "common/net/transport.h"
+
+namespace qanat::hbone {
+
+class Core;
+
+struct ConnectRequest {
+  std::string authority;  // "10.0.0.1:80", "[fd00::1]:80" or "host:80"
+  Headers headers;        // baggage, forwarded, traceparent: sent in this order
+};
+
+struct ConnectResponse {
+  int status = 0;
+  Headers headers;
+  // Set exactly when status is 200. Reading kEof: END_STREAM (also RST_STREAM with NO_ERROR or
+  // CANCEL, which stock peers send when they drop a stream); kReset: any other reset, or the tunnel
+  // broke. Abort() sends RST_STREAM CONNECT_ERROR. It may outlive the session.
+  net::TransportPtr stream;
+};
+
+// A CONNECT that waits for its answer; destroying it resets the stream (CANCEL).
+class PendingConnect {
+ public:
+  virtual ~PendingConnect() = default;
+};
+
+class ClientSession {
+ public:
+  // The error says why no answer came. error.code kUnavailable with `retry_safe` marks a stream
+  // that the peer certainly did not process (REFUSED_STREAM, or above GOAWAY's last stream).
+  struct ConnectFailure {
+    Error error;
+    bool retry_safe = false;
+  };
+  using ConnectResult = tl::expected<ConnectResponse, ConnectFailure>;
+  using OnResponse = std::function<void(ConnectResult)>;
+
+  struct Events {
+    // CanOpen() may have changed: a stream ended, SETTINGS or GOAWAY came.
+    std::function<void()> on_change;
+    // The session is over; called once, after all streams have been told. May destroy the session.
+    std::function<void(const CloseReason&)> on_closed;
+  };
+
+  ClientSession(net::TransportPtr transport, const SessionOptions& options, Events events);
+  ~ClientSession();  // closes at once: remaining streams read kReset
+  ClientSession(const ClientSession&) = delete;
+  ClientSession& operator=(const ClientSession&) = delete;
+
+  // `done` is called once, never from inside Connect(), and not after the handle is gone.
+  // Fails at once (through `done`) when CanOpen() is false.
+  std::unique_ptr<PendingConnect> Connect(const ConnectRequest& request, OnResponse done);
+
+  bool CanOpen() const;  // alive, no GOAWAY either way, below the peer's limit of streams
+  size_t streams() const;
+  uint32_t peer_max_streams() const;  // before SETTINGS came: 100
+  bool closed() const;
+  // No new streams; ends the tunnel (GOAWAY, close_notify) when the last stream has ended.
+  void Drain();
+  void Close(std::string_view why);  // now; streams read kReset
+  net::SocketAddress local_address() const;
+  net::SocketAddress peer_address() const;
+
+ private:
+  std::unique_ptr<Core> core_;
+};
+
+}  // namespace qanat::hbone
