@@ -37,7 +37,7 @@ EDGES = {
     "common/tls": NET | {"common/model"},
     "common/hbone": TLS | {"common/model"},
     "common/http": TLS,
-    "common/admin": NET | {"common/http"},
+    "common/admin": NET | {"common/http", "common/metrics"},
     "common/grpc": TLS | {"common/http"},
     "common/xds": TLS | {"common/grpc", "common/http", "common/proto"},
     "common/identity": TLS | {"common/grpc", "common/model", "common/proto"},

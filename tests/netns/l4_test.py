@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""TCP and HTTP through the mesh, on one node and across nodes: the bytes arrive as sent."""
+import hashlib
+import socket
+import struct
+import threading
+import unittest
+
+from bed import Mesh, connect, echo_once, http_get, outcome
+from fixture import APPS, NAMESPACES
+
+GIB = 1 << 30
+
+
+def many_at_once(host, port, count):
+    """`count` connections open together, each with its own bytes; returns how many came back right."""
+    socks = [connect(host, port, 30) for _ in range(count)]
+    good = 0
+    try:
+        for i, sock in enumerate(socks):
+            sock.sendall(struct.pack("!I", i) * 500)
+        for i, sock in enumerate(socks):
+            want, got = struct.pack("!I", i) * 500, b""
+            while len(got) < len(want):
+                chunk = sock.recv(65536)
+                if not chunk:
+                    break
+                got += chunk
+            good += got == want
+    finally:
+        for sock in socks:
+            sock.close()
+    return good
+
+
+def upload(host, total):
+    pattern = bytes(range(251)) * 4177  # a length that no buffer divides
+    digest, left = hashlib.sha256(), total
+    with connect(host, 9002, 120) as sock:
+        while left:
+            chunk = pattern[:min(left, len(pattern))]
+            sock.sendall(chunk)
+            digest.update(chunk)
+            left -= len(chunk)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := sock.recv(4096):
+            answer += chunk
+    return answer.decode(), f"{total} {digest.hexdigest()}"
+
+
+def download(host, total):
+    want, got = hashlib.sha256(), hashlib.sha256()
+    pattern = bytes(range(256)) * 256
+    with connect(host, 9003, 120) as sock:
+        sock.sendall(f"{total}\n".encode())
+        count = 0
+        while chunk := sock.recv(1 << 20):
+            got.update(chunk)
+            count += len(chunk)
+    left = total
+    while left:
+        chunk = pattern[:min(left, len(pattern))]
+        want.update(chunk)
+        left -= len(chunk)
+    return count, got.hexdigest() == want.hexdigest()
+
+
+def greeting(host):
+    with connect(host, 9001) as sock:
+        first = sock.recv(100)  # before we have said a word
+        sock.sendall(b"x")
+        return first, sock.recv(1)
+
+
+def server_ends_first(host):
+    """The server's direction ends while ours stays open and keeps working."""
+    with connect(host, 9003) as sock:
+        sock.sendall(b"5\n")
+        got = b""
+        while chunk := sock.recv(100):
+            got += chunk
+        sock.sendall(b"still here")
+        sock.shutdown(socket.SHUT_WR)
+        return len(got)
+
+
+def reset_is_seen(host):
+    with connect(host, 9004) as sock:
+        sock.sendall(b"x")
+        try:
+            return "closed" if sock.recv(1) == b"" else "data"
+        except ConnectionResetError:
+            return "reset"
+
+
+class L4(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh()
+        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
+        cls.mesh.up()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.mesh.down()
+
+    def each(self):
+        for server in ("near", "far"):
+            with self.subTest(server=server):
+                yield f"{server}.mesh.svc.cluster.local", f"mesh/{server}"
+
+    def test_http_and_tcp(self):
+        for host, _ in self.each():
+            status, headers, body = self.mesh.call("mesh/client", http_get, host, 80, "/hello")
+            self.assertEqual(status, 200, body)
+            self.assertEqual(headers["x-served-by"], host.split(".")[0])
+            self.assertEqual(self.mesh.call("mesh/client", echo_once, host, 9000, b"over the service"), b"over the service")
+
+    def test_short_names_resolve_as_without_the_mesh(self):
+        self.assertEqual(self.mesh.call("mesh/client", outcome, "far", 9000), "ok")
+        self.assertEqual(self.mesh.call("mesh/client", outcome, "bystander.plain", 9000), "ok")
+
+    def test_pod_addresses_and_ipv6(self):
+        for _, pod in self.each():
+            for version in (4, 6):
+                ip = self.mesh.ip(pod, version)
+                self.assertEqual(self.mesh.call("mesh/client", echo_once, ip, 9000, b"to the pod"), b"to the pod")
+
+    def test_the_server_sees_the_clients_address(self):
+        import json
+        for version in (4, 6):
+            for host, pod in self.each():
+                _, _, body = self.mesh.call("mesh/client", http_get, self.mesh.ip(pod, version), 8080)
+                self.assertEqual(json.loads(body)["peer"].replace("::ffff:", ""), self.mesh.ip("mesh/client", version))
+
+    def test_own_address_and_loopback_are_left_alone(self):
+        self.assertEqual(self.mesh.call("mesh/client", echo_once, "127.0.0.1", 9000), b"hello")
+        self.assertEqual(self.mesh.call("mesh/client", echo_once, self.mesh.ip("mesh/client"), 9000), b"hello")
+
+    def test_server_speaks_first(self):
+        for host, pod in self.each():
+            first, back = self.mesh.call("mesh/client", greeting, self.mesh.ip(pod))
+            self.assertTrue(first.startswith(b"220 "), first)
+            self.assertEqual(back, b"x")
+
+    def test_half_close_both_ways(self):
+        for _, pod in self.each():
+            self.assertEqual(self.mesh.call("mesh/client", echo_once, self.mesh.ip(pod), 9000, b"y" * 300000), b"y" * 300000)
+            self.assertEqual(self.mesh.call("mesh/client", server_ends_first, self.mesh.ip(pod)), 5)
+
+    def test_reset_is_carried(self):
+        for _, pod in self.each():
+            self.assertEqual(self.mesh.call("mesh/client", reset_is_seen, self.mesh.ip(pod)), "reset")
+
+    def test_closed_port(self):
+        for _, pod in self.each():
+            self.assertIn(self.mesh.call("mesh/client", outcome, self.mesh.ip(pod), 4444), ("refused", "reset", "closed"))
+
+    def test_200_connections_at_once(self):
+        for _, pod in self.each():
+            self.assertEqual(self.mesh.call("mesh/client", many_at_once, self.mesh.ip(pod), 9000, 200), 200)
+
+    def test_one_gib_byte_exact(self):
+        for _, pod in self.each():
+            answer, want = self.mesh.call("mesh/client", upload, self.mesh.ip(pod), GIB + 12345, timeout=300)
+            self.assertEqual(answer, want)
+            self.assertEqual(self.mesh.call("mesh/client", download, self.mesh.ip(pod), GIB // 4 + 77, timeout=300), (GIB // 4 + 77, True))
+
+    def test_pods_without_the_label_are_untouched(self):
+        """No capture, no rule, no listener in a pod that is not enrolled; and it still reaches others."""
+        self.assertEqual(self.mesh.call("plain/outsider", echo_once, self.mesh.ip("plain/bystander"), 9000), b"hello")
+        def listeners_and_rules():
+            import subprocess
+            return (subprocess.run(["ss", "-Hltn"], capture_output=True, text=True).stdout,
+                    subprocess.run(["ip", "rule"], capture_output=True, text=True).stdout)
+        listeners, rules = self.mesh.call("plain/outsider", listeners_and_rules)
+        for port in ("15001", "15006", "15008"):
+            self.assertNotIn(port, listeners)
+        self.assertNotIn("fwmark", rules)
+        # the same look at an enrolled pod finds them, so that the check can fail
+        listeners, rules = self.mesh.call("mesh/client", listeners_and_rules)
+        self.assertIn("15001", listeners)
+        self.assertIn("fwmark", rules)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
