@@ -42,8 +42,8 @@ constexpr Text TextOf(Reason reason) {
       return {"source_unknown", "the control plane has not announced the calling workload",
               "check that the control plane runs and is connected, and that the pod has an IP",
               "CONNECT"};
-    case Reason::kSourceMismatch:
-      return {"source_mismatch",
+    case Reason::kAddressMismatch:
+      return {"address_mismatch",
               "node agent and control plane disagree on which workload has this address",
               "it clears when both have seen the new pod; if it persists compare `qanatctl "
               "workloads` with the agent's /pods",

@@ -20,7 +20,7 @@ enum class Reason : uint8_t {
   kPolicyUnknown,        // the workload names a policy that was never received
   // Who the ends are.
   kSourceUnknown,            // the control plane does not (yet) know the source workload
-  kSourceMismatch,           // node agent and control plane disagree on who has this address
+  kAddressMismatch,           // node agent and control plane disagree on who has this address
   kDestinationUnknown,       // the receiving proxy does not know the destination workload
   kDestinationMismatch,      // CONNECT for an address that is not this workload's
   kPeerIdentityMismatch,     // the other end's certificate is not the one expected
