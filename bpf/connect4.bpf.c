@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// cgroup/connect4 at the root cgroup: every IPv4 connect() of the machine; only sockets of pods in
+// `pods` are changed.
+#include "bpf/include/connect.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("cgroup/connect4")
+int qanat_connect4(struct bpf_sock_addr *ctx) {
+  struct bpf_sock *sk = ctx->sk;
+  asm volatile("" : "+r"(sk));
+  if (!sk) return 1;
+  struct qanat_ip src = ip_v4(QANAT_CTX(sk, src_ip4));
+  struct qanat_ip dst = ip_v4(QANAT_CTX(ctx, user_ip4));
+  return connect_decide(ctx, sk, &src, &dst);
+}

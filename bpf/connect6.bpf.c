@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// cgroup/connect6 at the root cgroup: IPv6 sockets, also when they connect to an IPv4-mapped
+// address (connect4 does not see those).
+#include "bpf/include/connect.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("cgroup/connect6")
+int qanat_connect6(struct bpf_sock_addr *ctx) {
+  struct bpf_sock *sk = ctx->sk;
+  asm volatile("" : "+r"(sk));
+  if (!sk) return 1;
+  struct qanat_ip dst = {{QANAT_CTX(ctx, user_ip6[0]), QANAT_CTX(ctx, user_ip6[1]),
+                          QANAT_CTX(ctx, user_ip6[2]), QANAT_CTX(ctx, user_ip6[3])}};
+  struct qanat_ip src = {{QANAT_CTX(sk, src_ip6[0]), QANAT_CTX(sk, src_ip6[1]),
+                          QANAT_CTX(sk, src_ip6[2]), QANAT_CTX(sk, src_ip6[3])}};
+  if (ip_is_v4(&dst) && ip_is_any(&src)) src = ip_v4(0);
+  return connect_decide(ctx, sk, &src, &dst);
+}

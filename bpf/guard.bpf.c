@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// The second guard: tcx egress on an enrolled pod's devices. A SYN that leaves an enrolled pod must
+// be the proxy's. Captured connections run over lo and never come here, so anything else means that
+// capture was missing or was dodged (a changed mark, a raw socket, a nested namespace): dropped.
+#include "bpf/include/kernel.h"
+#include "bpf/include/maps.bpf.h"
+#include "bpf/include/net.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+const volatile __u32 guard_pod_id = 0;
+
+enum { kFlagSyn = 0x02, kFlagAck = 0x10, kFlagsOffset = 13 };
+
+/* Offset of the TCP header, 0: not TCP (or a later fragment), -1: cannot be told. */
+static __always_inline int find_tcp(struct __sk_buff *skb) {
+  __u32 protocol = skb->protocol;
+  if (protocol == bpf_htons(ETH_P_IP)) {
+    __u8 h[20];
+    if (bpf_skb_load_bytes(skb, ETH_HLEN, h, sizeof(h))) return -1;
+    if (h[9] != IPPROTO_TCP) return 0;
+    if ((h[6] & 0x1f) || h[7]) return 0; /* not the first fragment */
+    return ETH_HLEN + (h[0] & 0x0f) * 4;
+  }
+  if (protocol != bpf_htons(ETH_P_IPV6)) return 0;
+  __u8 next = 0, h[8];
+  if (bpf_skb_load_bytes(skb, ETH_HLEN + 6, &next, 1)) return -1;
+  __u32 offset = ETH_HLEN + 40;
+  for (int i = 0; i < 6; i++) {
+    if (next == IPPROTO_TCP) return offset;
+    if (next != 0 && next != 43 && next != 44 && next != 60) return 0; /* no extension header */
+    if (bpf_skb_load_bytes(skb, offset, h, sizeof(h))) return -1;
+    if (next == 44) {
+      if (h[2] || (h[3] & 0xf8)) return 0;
+      offset += 8;
+    } else {
+      offset += (h[1] + 1) * 8;
+    }
+    next = h[0];
+  }
+  return -1;
+}
+
+SEC("tc")
+int qanat_guard(struct __sk_buff *skb) {
+  __u32 id = guard_pod_id;
+  struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
+  if (!state) return TCX_DROP;
+  if (state->mode == QANAT_MODE_OFF) return TCX_NEXT;
+  int offset = find_tcp(skb);
+  if (offset == 0) return TCX_NEXT;
+  __u8 flags = kFlagSyn;
+  if (offset > 0 && bpf_skb_load_bytes(skb, offset + kFlagsOffset, &flags, 1)) flags = kFlagSyn;
+  if ((flags & (kFlagSyn | kFlagAck)) != kFlagSyn) return TCX_NEXT;
+  struct bpf_sock *sk = skb->sk;
+  if (sk) {
+    sk = bpf_sk_fullsock(sk);
+    if (sk) {
+      struct qanat_origin_record *r = bpf_sk_storage_get(&origins, sk, 0, 0);
+      if (r && r->origin == QANAT_ORIGIN_PROXY) return TCX_NEXT;
+    }
+  }
+  count(id, QANAT_CNT_GUARD_DROPPED);
+  return TCX_DROP;
+}

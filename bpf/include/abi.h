@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * The contract between the kernel programs (bpf/) and user space (bpf/user, agent): names, sizes and
+ * meanings of what lies in the pinned maps. The only header that both compilers see.
+ *
+ * Every map value here is plain data without padding surprises; bpf/user/abi_check.cc asserts sizes
+ * and offsets. A change of any layout raises QANAT_ABI_VERSION: maps of another version are never
+ * reused, the agent says so and how to drain.
+ */
+#ifndef QANAT_BPF_ABI_H
+#define QANAT_BPF_ABI_H
+
+#ifndef __bpf__
+#include <linux/types.h>
+#endif
+
+#define QANAT_ABI_VERSION 1
+
+/* Marks, meaningful inside a pod's network namespace only. */
+#define QANAT_MARK_PROXY 0x539u    /* a proxy's socket: goes out, has no ip rule */
+#define QANAT_MARK_CAPTURE 0x53au  /* an application's connection: ip rule -> table 101 */
+#define QANAT_MARK_LO_LEG 0x53bu   /* proxy to application over lo: ip rule -> table 101 */
+#define QANAT_MARK_ONE_PASS 0x53cu /* our proxy's same-node connection: asks for a grant */
+#define QANAT_ROUTE_TABLE 101
+
+#define QANAT_PORT_OUTBOUND 15001
+#define QANAT_PORT_INBOUND 15006
+#define QANAT_PORT_HBONE 15008
+/* Destination port of the agent's probes. An application may use it: only exact tuples in `probes`
+ * are treated specially. */
+#define QANAT_PORT_PROBE 15009
+
+#define QANAT_MAX_PODS 512
+#define QANAT_MAX_WORKERS 16
+#define QANAT_MAX_GRANTS 16384
+#define QANAT_MAX_PEERS 4
+#define QANAT_MAX_POD_ROOTS 4
+#define QANAT_CGROUP_DEPTH 12 /* how far up a cgroup is compared */
+
+/* A grant is good for this long; a connect still retrying after it is ordinary inbound traffic. */
+#define QANAT_GRANT_LIFETIME_NS 30000000000ull
+
+enum qanat_role {
+  QANAT_ROLE_OUTBOUND = 0, /* listener on 15001 */
+  QANAT_ROLE_INBOUND = 1,  /* 15006 */
+  QANAT_ROLE_HBONE = 2,    /* 15008 */
+  QANAT_ROLES = 3,
+};
+
+/* An address in network order; IPv4 is kept IPv4-mapped, so that one address has one key. */
+struct qanat_ip {
+  __u32 word[4];
+};
+
+/* A connection as its client sees it; ports in host order. */
+struct qanat_tuple {
+  struct qanat_ip src;
+  struct qanat_ip dst;
+  __u16 sport;
+  __u16 dport;
+};
+
+/* map `pods`: netns cookie -> pod. Being in it says that the namespace is ours, not that it is
+ * captured: that is qanat_pod_state.mode. */
+struct qanat_pod {
+  __u32 id;        /* 1 .. QANAT_MAX_PODS-1; index of pod_state and counters */
+  __u16 spoof_low; /* the proxy's spoofed sources get a port in [spoof_low, spoof_high] */
+  __u16 spoof_high;
+  struct qanat_ip ip4; /* zero: the pod has none */
+  struct qanat_ip ip6;
+};
+
+enum qanat_mode {
+  QANAT_MODE_OFF = 0,      /* plain networking; only probes are handled */
+  QANAT_MODE_ENFORCED = 1, /* captured; what cannot be handed to the proxy is refused */
+  QANAT_MODE_CUT = 2,      /* capture is known broken: refuse all new TCP */
+};
+
+/* map `pod_state`: array by pod id. One store of `mode` flips every hook at once. */
+struct qanat_pod_state {
+  __u32 mode;
+  __u32 generation; /* grants of another generation are void */
+  __u32 workers[QANAT_ROLES]; /* slots to hash over, at most QANAT_MAX_WORKERS */
+  __u32 reserved;
+};
+
+/* map `listeners` (SOCKMAP): one slot per pod, role and proxy worker. */
+static inline __u32 qanat_slot(__u32 pod_id, __u32 role, __u32 worker) {
+  return (pod_id * QANAT_ROLES + role) * QANAT_MAX_WORKERS + worker;
+}
+
+/* map `grants`: tuple -> grant. The one way past the proxy into a captured pod. */
+struct qanat_grant {
+  __u64 source;        /* netns cookie of the connecting socket */
+  __u64 socket;        /* its socket cookie: whose close removes the grant */
+  __u64 time_ns;       /* CLOCK_MONOTONIC */
+  __u32 pod_id;        /* destination */
+  __u32 generation;    /* of the destination when it was granted */
+};
+
+/* map `budgets`: netns cookie -> grants in flight from there. */
+struct qanat_budget {
+  __u32 in_flight;
+  __u32 limit; /* 0: QANAT_BUDGET_DEFAULT */
+};
+#define QANAT_BUDGET_DEFAULT 1024
+
+/* map `origins` (SK_STORAGE): why a socket may do what applications may not. */
+enum qanat_origin {
+  QANAT_ORIGIN_HOST = 1,  /* a socket of the node's namespace and of no pod's cgroup */
+  QANAT_ORIGIN_PROXY = 2, /* a socket of the ZDS peer inside a pod */
+};
+struct qanat_origin_record {
+  __u32 origin;
+  __u32 granted; /* a grant was published for its present tuple */
+};
+
+/* map `probes`: tuple -> what the hooks did with it. The agent puts the tuple in, connects, and
+ * reads the answer; the listener never sees a probe. */
+enum qanat_probe_seen {
+  QANAT_SEEN_CONNECT = 1 << 0, /* connect hook ran */
+  QANAT_SEEN_MARKED = 1 << 1,  /* ... and set the capture mark */
+  QANAT_SEEN_SOCKOPS = 1 << 2, /* sockops saw the connect and would have granted it */
+  QANAT_SEEN_LOOKUP = 1 << 3,  /* sk_lookup of the pod saw the SYN */
+  QANAT_SEEN_ASSIGN = 1 << 4,  /* ... and bpf_sk_assign accepted the listener */
+  QANAT_SEEN_GUARD = 1 << 5,   /* the second guard saw it: it was about to leave uncaptured */
+};
+struct qanat_probe {
+  __u32 seen;
+  __u32 pod_id; /* of the sk_lookup that saw it */
+  __u32 role;   /* the role it chose */
+  __u32 slot;   /* the slot it assigned */
+};
+
+struct qanat_cgroup {
+  __u64 id; /* 0: empty */
+};
+
+/* map `config`: array of one. */
+struct qanat_config {
+  __u64 host_cookie;                                /* the node's network namespace */
+  struct qanat_cgroup peers[QANAT_MAX_PEERS];       /* cgroups of ZDS peers that still live */
+  struct qanat_cgroup pod_roots[QANAT_MAX_POD_ROOTS]; /* below these live pods */
+};
+
+/* map `counters` (PERCPU_ARRAY by pod id; 0 is the node itself). Names: bpf/user/counters.cc. */
+enum qanat_counter {
+  QANAT_CNT_CAPTURED = 0,       /* connections marked for the proxy */
+  QANAT_CNT_LOCAL,              /* to loopback or the pod's own address: untouched */
+  QANAT_CNT_PROXY_OUT,          /* the proxy's own connections */
+  QANAT_CNT_PROXY_LO_LEG,       /* the proxy's connections to the application */
+  QANAT_CNT_PROXY_BIND,         /* spoofed binds that were given a port */
+  QANAT_CNT_UNBOUND_DEVICE,     /* SO_BINDTODEVICE was undone */
+  QANAT_CNT_UDP,                /* UDP connects, which pass */
+  QANAT_CNT_REFUSED_DEVICE,     /* bound to a device and not allowed to undo it */
+  QANAT_CNT_REFUSED_MARK,       /* the capture mark could not be set */
+  QANAT_CNT_REFUSED_LINK_LOCAL, /* TCP to an IPv6 link-local address cannot be captured */
+  QANAT_CNT_REFUSED_FAMILY,     /* the pod has no address of this family */
+  QANAT_CNT_REFUSED_CUT,        /* capture is broken */
+  QANAT_CNT_REFUSED_STORAGE,    /* no memory for socket storage */
+  QANAT_CNT_TO_OUTBOUND,        /* SYNs given to 15001 */
+  QANAT_CNT_TO_INBOUND,         /* SYNs given to 15006 */
+  QANAT_CNT_TO_HBONE,           /* SYNs given to 15008 */
+  QANAT_CNT_DROP_PROXY_PORT,    /* from the wire to 15001 or 15006 */
+  QANAT_CNT_DROP_NO_LISTENER,   /* no live listener in the slots: the proxy is away */
+  QANAT_CNT_DROP_ASSIGN,        /* bpf_sk_assign refused the listener */
+  QANAT_CNT_GRANT_HOST,         /* grants published for the node's probes */
+  QANAT_CNT_GRANT_PROXY,        /* ... for one-pass connections */
+  QANAT_CNT_GRANT_USED,         /* SYNs that passed by a grant */
+  QANAT_CNT_GRANT_STALE,        /* grant found, but too old or of another generation */
+  QANAT_CNT_GRANT_OVER_BUDGET,  /* refused: too many in flight from one source */
+  QANAT_CNT_GRANT_FULL,         /* refused: the map is full */
+  QANAT_CNT_GUARD_DROPPED,      /* SYNs that were about to leave uncaptured */
+  QANAT_COUNTERS,
+};
+struct qanat_counters {
+  __u64 value[QANAT_COUNTERS];
+};
+
+#endif /* QANAT_BPF_ABI_H */

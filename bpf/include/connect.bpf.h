@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * The decision of cgroup/connect4 and connect6, once for both: they differ only in which context
+ * fields they may read. Returns 1 (go on) or 0 (refused; the errno is set).
+ */
+#ifndef QANAT_BPF_CONNECT_H
+#define QANAT_BPF_CONNECT_H
+
+#include "bpf/include/kernel.h"
+#include "bpf/include/maps.bpf.h"
+#include "bpf/include/net.bpf.h"
+
+static __always_inline int refuse(__u32 pod_id, enum qanat_counter why, int error) {
+  count(pod_id, why);
+  bpf_set_retval(-error); /* without it the application would see EPERM */
+  return 0;
+}
+
+static __always_inline int set_mark(struct bpf_sock_addr *ctx, __u32 mark) {
+  return bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+}
+
+static __always_inline int remember_origin(struct bpf_sock *sk, __u32 origin) {
+  struct qanat_origin_record *r =
+      bpf_sk_storage_get(&origins, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  if (!r) return -1;
+  r->origin = origin;
+  r->granted = 0;
+  return 0;
+}
+
+/* A socket of some namespace that is no pod of ours. Only the node's own sockets that head for one
+ * of our pods are noted, for sockops; nothing is changed and nothing is ever refused. */
+static __always_inline int connect_from_elsewhere(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                                  __u64 cookie, const struct qanat_ip *dst) {
+  __u32 zero = 0;
+  struct qanat_config *cfg = bpf_map_lookup_elem(&config, &zero);
+  if (!cfg || cfg->host_cookie != cookie) return 1;
+  if (!bpf_map_lookup_elem(&pod_ips, dst)) return 1;
+  /* Without a known root of the pods' cgroups a pod's process could not be told apart. */
+  if (!cfg->pod_roots[0].id || cgroup_kind(cfg)) return 1;
+  if (remember_origin(sk, QANAT_ORIGIN_HOST)) count(0, QANAT_CNT_REFUSED_STORAGE);
+  return 1;
+}
+
+/* A socket of the ZDS peer in a pod's namespace. A stock proxy marks every socket 0x539 and knows
+ * nothing of capture, so the leg to the application is told apart by what it is: a foreign source
+ * that connects to the pod's own address. */
+static __always_inline int connect_from_proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                              const struct qanat_pod *pod,
+                                              const struct qanat_ip *src,
+                                              const struct qanat_ip *dst) {
+  if (ip_is_pods(pod, dst)) {
+    if (ip_is_any(src) || ip_is_pods(pod, src) || ip_is_loopback(src)) return 1;
+    char lo[4] = "lo";
+    /* Over lo by device: else the route to an own address reports eth0 as where the SYN came in,
+     * and the pod's lookup would give it back to the proxy. */
+    if (set_mark(ctx, QANAT_MARK_LO_LEG) ||
+        bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, lo, sizeof(lo)))
+      return refuse(pod->id, QANAT_CNT_REFUSED_MARK, ECONNREFUSED);
+    count(pod->id, QANAT_CNT_PROXY_LO_LEG);
+    return 1;
+  }
+  __u32 mark = sk->mark;
+  if (mark != QANAT_MARK_PROXY && mark != QANAT_MARK_ONE_PASS &&
+      set_mark(ctx, QANAT_MARK_PROXY)) /* a mark with an ip rule would come back to the proxy */
+    return refuse(pod->id, QANAT_CNT_REFUSED_MARK, ECONNREFUSED);
+  if (remember_origin(sk, QANAT_ORIGIN_PROXY))
+    return refuse(pod->id, QANAT_CNT_REFUSED_STORAGE, ECONNREFUSED);
+  count(pod->id, QANAT_CNT_PROXY_OUT);
+  return 1;
+}
+
+static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                          const struct qanat_ip *src, const struct qanat_ip *dst) {
+  __u64 cookie = bpf_get_netns_cookie(ctx);
+  struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
+  __u32 protocol = QANAT_CTX(ctx, protocol);
+  int tcp = protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
+  if (!pod) return tcp ? connect_from_elsewhere(ctx, sk, cookie, dst) : 1;
+
+  __u32 id = pod->id;
+  struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
+  if (!state) return refuse(0, QANAT_CNT_REFUSED_CUT, ECONNREFUSED);
+  __u32 mode = QANAT_FIELD(state->mode);
+  if (!tcp) {
+    if (mode != QANAT_MODE_OFF && protocol == IPPROTO_UDP) count(id, QANAT_CNT_UDP);
+    return 1;
+  }
+
+  struct qanat_probe *probe = 0;
+  __u16 port = bpf_ntohs((__u16)QANAT_CTX(ctx, user_port));
+  if (port == QANAT_PORT_PROBE) {
+    struct qanat_tuple tuple = {*src, *dst, (__u16)QANAT_CTX(sk, src_port), port};
+    probe = bpf_map_lookup_elem(&probes, &tuple);
+    if (probe) __sync_fetch_and_or(&probe->seen, QANAT_SEEN_CONNECT);
+  }
+  if (mode == QANAT_MODE_OFF && !probe) return 1;
+
+  if (!probe) {
+    __u32 zero = 0;
+    struct qanat_config *cfg = bpf_map_lookup_elem(&config, &zero);
+    if (cfg && (cgroup_kind(cfg) & CGROUP_PEER)) return connect_from_proxy(ctx, sk, pod, src, dst);
+    if (ip_is_any(dst) || ip_is_loopback(dst) || ip_is_pods(pod, dst)) {
+      count(id, QANAT_CNT_LOCAL);
+      return 1;
+    }
+    if (mode == QANAT_MODE_CUT) return refuse(id, QANAT_CNT_REFUSED_CUT, ECONNREFUSED);
+  }
+  const struct qanat_ip *own = ip_is_v4(dst) ? &pod->ip4 : &pod->ip6;
+  /* Table 101 needs a source of the family: without one the kernel would take the destination. */
+  if (ip_is_any(own)) return refuse(id, QANAT_CNT_REFUSED_FAMILY, ENETUNREACH);
+  /* A link-local destination is bound to its device by its scope, past the rule. */
+  if (ip_is_v6_link_local(dst)) return refuse(id, QANAT_CNT_REFUSED_LINK_LOCAL, ECONNREFUSED);
+  if (QANAT_CTX(sk, bound_dev_if)) {
+    char none[4] = {};
+    /* Needs CAP_NET_RAW in the calling task, as undoing it by hand would. */
+    if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none)))
+      return refuse(id, QANAT_CNT_REFUSED_DEVICE, ECONNREFUSED);
+    count(id, QANAT_CNT_UNBOUND_DEVICE);
+  }
+  /* Always written, whatever the application had set. */
+  if (set_mark(ctx, QANAT_MARK_CAPTURE)) return refuse(id, QANAT_CNT_REFUSED_MARK, ECONNREFUSED);
+  if (probe)
+    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_MARKED);
+  else
+    count(id, QANAT_CNT_CAPTURED);
+  return 1;
+}
+
+#endif /* QANAT_BPF_CONNECT_H */

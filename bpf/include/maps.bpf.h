@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * Every map. Each is pinned by the agent in its own directory, so that several agents (one per node
+ * of a mesh on one machine) never share one. What they hold: bpf/include/abi.h.
+ */
+#ifndef QANAT_BPF_MAPS_H
+#define QANAT_BPF_MAPS_H
+
+#include <bpf/bpf_helpers.h>
+
+#include "bpf/include/abi.h"
+
+/* Weak: every hook's object has its own definition and the linker keeps one. */
+#define QANAT_MAP(name, kind, entries, ktype, vtype, flags) \
+  struct {                                                  \
+    __uint(type, kind);                                     \
+    __uint(max_entries, entries);                           \
+    __uint(map_flags, flags);                               \
+    __type(key, ktype);                                     \
+    __type(value, vtype);                                   \
+  } name SEC(".maps") __weak
+
+QANAT_MAP(config, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_config, 0);
+QANAT_MAP(pods, BPF_MAP_TYPE_HASH, QANAT_MAX_PODS, __u64, struct qanat_pod, 0);
+/* Address of an enrolled pod of this node -> its netns cookie: where a grant may lead. */
+QANAT_MAP(pod_ips, BPF_MAP_TYPE_HASH, 2 * QANAT_MAX_PODS, struct qanat_ip, __u64, 0);
+QANAT_MAP(pod_state, BPF_MAP_TYPE_ARRAY, QANAT_MAX_PODS, __u32, struct qanat_pod_state, 0);
+QANAT_MAP(listeners, BPF_MAP_TYPE_SOCKMAP, QANAT_MAX_PODS *QANAT_ROLES *QANAT_MAX_WORKERS, __u32,
+          __u64, 0);
+QANAT_MAP(grants, BPF_MAP_TYPE_HASH, QANAT_MAX_GRANTS, struct qanat_tuple, struct qanat_grant, 0);
+QANAT_MAP(budgets, BPF_MAP_TYPE_HASH, QANAT_MAX_PODS + 16, __u64, struct qanat_budget, 0);
+QANAT_MAP(probes, BPF_MAP_TYPE_HASH, 256, struct qanat_tuple, struct qanat_probe, 0);
+QANAT_MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, QANAT_MAX_PODS, __u32, struct qanat_counters, 0);
+
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct qanat_origin_record);
+} origins SEC(".maps") __weak;
+
+static __always_inline void count(__u32 pod_id, enum qanat_counter which) {
+  struct qanat_counters *c = bpf_map_lookup_elem(&counters, &pod_id);
+  if (c) c->value[which]++;
+}
+
+#endif /* QANAT_BPF_MAPS_H */

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// sk_lookup in each enrolled pod's network namespace: which listener gets a new connection. One
+// instance per pod with the pod's identity in .rodata (the netns cookie cannot be read here).
+#include "bpf/include/kernel.h"
+#include "bpf/include/maps.bpf.h"
+#include "bpf/include/net.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+const volatile __u32 lookup_pod_id = 0;
+const volatile struct qanat_ip lookup_ip4 = {};
+const volatile struct qanat_ip lookup_ip6 = {};
+
+static __always_inline int is_own(const struct qanat_ip *ip) {
+  struct qanat_ip v4 = {{lookup_ip4.word[0], lookup_ip4.word[1], lookup_ip4.word[2],
+                         lookup_ip4.word[3]}};
+  struct qanat_ip v6 = {{lookup_ip6.word[0], lookup_ip6.word[1], lookup_ip6.word[2],
+                         lookup_ip6.word[3]}};
+  return ip_equal(ip, &v4) || ip_equal(ip, &v6) || ip_is_loopback(ip);
+}
+
+/* The same tuple always starts at the same worker: with SYN cookies the ACK must meet the listener
+ * that sent the cookie. */
+static __always_inline __u32 tuple_hash(const struct qanat_tuple *t) {
+  __u32 h = ((__u32)t->sport << 16 | t->dport) * 0x9e3779b1u;
+  h ^= t->src.word[3] * 0x85ebca6bu + t->src.word[2];
+  h ^= t->dst.word[3] * 0xc2b2ae35u + t->dst.word[2];
+  h ^= h >> 15;
+  h *= 0x2c1b3c6du;
+  return h ^ (h >> 13);
+}
+
+static __always_inline int give(struct bpf_sk_lookup *ctx, const struct qanat_pod_state *state,
+                                __u32 role, const struct qanat_tuple *tuple,
+                                struct qanat_probe *probe) {
+  __u32 id = lookup_pod_id;
+  __u32 workers = role < QANAT_ROLES ? state->workers[role] : 0;
+  if (workers > QANAT_MAX_WORKERS) workers = QANAT_MAX_WORKERS;
+  __u32 first = workers ? tuple_hash(tuple) % workers : 0;
+  for (__u32 i = 0; i < QANAT_MAX_WORKERS; i++) {
+    if (i >= workers) break;
+    __u32 worker = first + i;
+    if (worker >= workers) worker -= workers;
+    __u32 slot = qanat_slot(id, role, worker);
+    struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &slot);
+    if (!sk) continue; /* the kernel empties a slot when its socket closes */
+    long failed = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+    bpf_sk_release(sk);
+    if (probe) {
+      probe->role = role;
+      probe->slot = slot;
+      probe->pod_id = id;
+      __sync_fetch_and_or(&probe->seen,
+                          QANAT_SEEN_LOOKUP | (failed ? 0 : QANAT_SEEN_ASSIGN));
+      return SK_DROP;
+    }
+    if (failed) {
+      count(id, QANAT_CNT_DROP_ASSIGN);
+      return SK_DROP;
+    }
+    count(id, QANAT_CNT_TO_OUTBOUND + role);
+    return SK_PASS;
+  }
+  if (probe)
+    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_LOOKUP);
+  else
+    count(id, QANAT_CNT_DROP_NO_LISTENER);
+  return SK_DROP;
+}
+
+static __always_inline int granted(const struct qanat_tuple *tuple, __u32 generation) {
+  struct qanat_grant *g = bpf_map_lookup_elem(&grants, tuple);
+  if (!g) return 0;
+  if (g->pod_id != lookup_pod_id || g->generation != generation ||
+      bpf_ktime_get_ns() - g->time_ns > QANAT_GRANT_LIFETIME_NS) {
+    count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
+    return 0;
+  }
+  return 1;
+}
+
+SEC("sk_lookup")
+int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
+  if (QANAT_CTX(ctx, protocol) != IPPROTO_TCP) return SK_PASS;
+  __u32 id = lookup_pod_id;
+  struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
+  if (!state) return SK_DROP;
+  __u32 mode = QANAT_FIELD(state->mode);
+
+  struct qanat_tuple tuple;
+  if (QANAT_CTX(ctx, family) == AF_INET) {
+    tuple.src = ip_v4(QANAT_CTX(ctx, remote_ip4));
+    tuple.dst = ip_v4(QANAT_CTX(ctx, local_ip4));
+  } else {
+    tuple.src.word[0] = QANAT_CTX(ctx, remote_ip6[0]);
+    tuple.src.word[1] = QANAT_CTX(ctx, remote_ip6[1]);
+    tuple.src.word[2] = QANAT_CTX(ctx, remote_ip6[2]);
+    tuple.src.word[3] = QANAT_CTX(ctx, remote_ip6[3]);
+    tuple.dst.word[0] = QANAT_CTX(ctx, local_ip6[0]);
+    tuple.dst.word[1] = QANAT_CTX(ctx, local_ip6[1]);
+    tuple.dst.word[2] = QANAT_CTX(ctx, local_ip6[2]);
+    tuple.dst.word[3] = QANAT_CTX(ctx, local_ip6[3]);
+  }
+  tuple.sport = bpf_ntohs(QANAT_CTX(ctx, remote_port));
+  tuple.dport = (__u16)QANAT_CTX(ctx, local_port);
+
+  struct qanat_probe *probe = 0;
+  if (tuple.dport == QANAT_PORT_PROBE || tuple.dport == QANAT_PORT_HBONE)
+    probe = bpf_map_lookup_elem(&probes, &tuple);
+  if (mode == QANAT_MODE_OFF && !probe) return SK_PASS;
+
+  /* The pod talking to itself. The ingress interface does not tell: over lo to an own address it is
+   * reported as eth0. */
+  int to_own = is_own(&tuple.dst);
+  if ((to_own && is_own(&tuple.src)) || ip_equal(&tuple.src, &tuple.dst)) return SK_PASS;
+
+  if (QANAT_CTX(ctx, ingress_ifindex) == LOOPBACK_IFINDEX) {
+    if (to_own) return SK_PASS; /* the proxy's leg to the application */
+    return give(ctx, state, QANAT_ROLE_OUTBOUND, &tuple, probe);
+  }
+  if (mode == QANAT_MODE_CUT && !probe) {
+    count(id, QANAT_CNT_REFUSED_CUT);
+    return SK_DROP;
+  }
+  if (tuple.dport == QANAT_PORT_HBONE) return give(ctx, state, QANAT_ROLE_HBONE, &tuple, probe);
+  if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
+    count(id, QANAT_CNT_DROP_PROXY_PORT);
+    return SK_DROP;
+  }
+  if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {
+    count(id, QANAT_CNT_GRANT_USED);
+    return SK_PASS;
+  }
+  return give(ctx, state, QANAT_ROLE_INBOUND, &tuple, probe);
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layouts that both compilers must agree on. A change here is a change of QANAT_ABI_VERSION.
+#include <cstddef>
+#include <type_traits>
+
+#include "bpf/include/abi.h"
+
+static_assert(QANAT_ABI_VERSION == 1);
+static_assert(sizeof(qanat_ip) == 16);
+static_assert(sizeof(qanat_tuple) == 36 && offsetof(qanat_tuple, dst) == 16 &&
+              offsetof(qanat_tuple, sport) == 32 && offsetof(qanat_tuple, dport) == 34);
+static_assert(sizeof(qanat_pod) == 40 && offsetof(qanat_pod, ip4) == 8);
+static_assert(sizeof(qanat_pod_state) == 24 && offsetof(qanat_pod_state, workers) == 8);
+static_assert(sizeof(qanat_grant) == 32 && offsetof(qanat_grant, pod_id) == 24);
+static_assert(sizeof(qanat_budget) == 8);
+static_assert(sizeof(qanat_origin_record) == 8);
+static_assert(sizeof(qanat_probe) == 16);
+static_assert(sizeof(qanat_config) == 8 + 8 * (QANAT_MAX_PEERS + QANAT_MAX_POD_ROOTS));
+static_assert(sizeof(qanat_counters) == 8 * QANAT_COUNTERS);
+static_assert(std::is_trivially_copyable_v<qanat_config>);
