@@ -147,13 +147,12 @@ struct L4Route {  // tcp[] and tls[]
 
 struct VirtualService {
   ObjectMeta meta;
-  std::vector<std::string> hosts;     // as written
+  std::vector<std::string> hosts;     // as written; a fragment without: its routes' destinations
   std::vector<std::string> gateways;  // empty: {"mesh"}
   std::vector<std::string> export_to;
   std::vector<VirtualHttpRoute> http;
   std::vector<L4Route> tls;
   std::vector<L4Route> tcp;
-  // Fragments that say no hosts apply to the services that their routes name (see World).
   bool applies_to_mesh() const;
 };
 

@@ -137,13 +137,13 @@ class World {
 
   // --- Routes: what a waypoint does with requests for a service -------------------------------
   // The one VirtualService that counts: oldest of those whose hosts name the service, which are
-  // for the mesh, and which live in the service's or the waypoint's namespace. A fragment without
-  // hosts counts for the services its destinations name, else for every service of its namespace.
+  // for the mesh, and which live in the service's or the waypoint's namespace. (A fragment without
+  // hosts has been given those of its destinations by the reader.)
   const VirtualService* VirtualServiceFor(const Service& service, const WaypointKey& waypoint) const;
   // Routes with this Service as parent, in the service's own namespace, oldest first.
   std::vector<const HttpRoute*> HttpRoutesFor(const Service& service) const;
-  // Oldest first; the service's own namespace, then the waypoint's, then the root namespace. All of
-  // one namespace are merged by the translator: subsets are united, the first trafficPolicy counts.
+  // Those of the service's own namespace or, if there are none, of the root namespace; oldest first.
+  // The translator merges them: subsets are united, the first trafficPolicy counts.
   std::vector<const DestinationRule*> DestinationRulesFor(const Service& service) const;
 
   // --- Policies ------------------------------------------------------------------------------
