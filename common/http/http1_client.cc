@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+// HTTP/1.1 client side of a connection: one request at a time, reused while both sides keep it.
+#include <optional>
+
+#include "common/http/connection.h"
+#include "common/http/http1_encode.h"
+#include "common/http/http1_parser.h"
+#include "common/http/wire.h"
+
+namespace qanat::http {
+namespace {
+
+constexpr size_t kMaxUnparsed = 64 * 1024;
+
+class Http1Client final : public ClientConnection, private Wire::Owner {
+ public:
+  Http1Client(net::TransportPtr transport, ClientEvents* events, const Options& options)
+      : events_(events),
+        options_(options),
+        parser_(Http1Parser::Side::kResponses, options.max_header_bytes, options.max_headers),
+        wire_(std::move(transport), *this),
+        idle_deadline_(wire_.loop(),
+                       [this] {
+                         if (!exchange_.active) wire_.CloseAfterFlush();
+                       }),
+        exchange_(*this) {
+    idle_deadline_.Set(options_.idle_timeout);
+    wire_.Read(true);
+  }
+
+  Stream* Open(const RequestHead& head, bool end, StreamEvents* events) override {
+    if (!CanOpen() || !IsToken(head.method) || !IsRequestTarget(head.path) ||
+        (!head.authority.empty() && !IsAuthority(head.authority))) {
+      return nullptr;
+    }
+    idle_deadline_.Clear();
+    Exchange& x = exchange_;
+    ++x.number;
+    x.events = events;
+    x.active = true;
+    x.request_done = end;
+    x.response_started = x.response_done = x.paused = x.overfull = false;
+    x.response_bytes = false;
+    parser_.SetRequestMethod(head.method);
+    keep_alive_ = !draining_;
+    std::string out;
+    x.body = EncodeRequest(head, end, out);
+    Send(out);
+    if (end && !x.body.Data({}, true, out)) {
+      wire_.Abort("the request's length is not its Content-Length");
+    }
+    return &x;
+  }
+  bool CanOpen() const override {
+    return !exchange_.active && !Finished() && parser_.between_messages() && input_.empty();
+  }
+  bool Finished() const override {
+    return draining_ || failed_ || ended_ || wire_.closing() || (!keep_alive_ && requests_ > 0);
+  }
+  void Drain() override {
+    draining_ = true;
+    if (!exchange_.active) wire_.CloseAfterFlush();
+  }
+  void Close(std::string_view why) override { wire_.Abort(why); }
+  size_t active_streams() const override { return exchange_.active ? 1 : 0; }
+  Version version() const override { return Version::kHttp11; }
+  net::Transport& transport() override { return wire_.transport(); }
+
+ private:
+  struct Exchange final : Stream {
+    explicit Exchange(Http1Client& c) : connection(c) {}
+    void SetEvents(StreamEvents* e) override { events = e; }
+    void SendData(std::string_view data, bool end) override { connection.SendData(data, end); }
+    void SendTrailers(const HeaderList& trailers) override { connection.SendTrailers(trailers); }
+    void Reset(ResetCode) override {
+      if (!active) return;
+      active = false;
+      events = nullptr;
+      // Whatever the server still sends for it would be taken for the next response.
+      connection.wire_.Abort("the request was cancelled");
+    }
+    void PauseReading(bool pause) override {
+      paused = pause;
+      connection.wire_.Kick();
+    }
+    size_t buffered() const override { return connection.wire_.pending(); }
+    bool Overfull() const override { return overfull; }
+    Version version() const override { return Version::kHttp11; }
+    uint64_t id() const override { return number; }
+
+    Http1Client& connection;
+    StreamEvents* events = nullptr;
+    uint64_t number = 0;
+    bool active = false;
+    bool request_done = false;
+    bool response_started = false;
+    bool response_bytes = false;
+    bool response_done = false;
+    bool paused = false;
+    bool overfull = false;
+    BodyWriter body;
+  };
+
+  void Send(std::string_view bytes) {
+    wire_.Append(bytes);
+    wire_.Kick();
+  }
+  void SendData(std::string_view data, bool end) {
+    Exchange& x = exchange_;
+    if (!x.active || x.request_done) return;
+    std::string out;
+    const bool ok = x.body.Data(data, end, out);
+    Finish(ok, end, out);
+    if (wire_.pending() > options_.high_watermark) x.overfull = true;
+  }
+  void SendTrailers(const HeaderList& trailers) {
+    Exchange& x = exchange_;
+    if (!x.active || x.request_done) return;
+    std::string out;
+    const bool ok = x.body.Trailers(trailers, out);
+    Finish(ok, true, out);
+  }
+  void Finish(bool ok, bool end, std::string_view out) {
+    if (!ok) return wire_.Abort("the request's length is not its Content-Length");
+    Send(out);
+    if (end) exchange_.request_done = true;
+  }
+
+  void OnBytes(std::string_view bytes) override {
+    exchange_.response_bytes = true;
+    if (input_.empty()) {
+      Process(bytes);
+      input_.Append(bytes);
+    } else {
+      input_.Append(bytes);
+      ProcessQueued();
+    }
+  }
+  void ProcessQueued() {
+    std::string_view view = input_.view();
+    const size_t before = view.size();
+    Process(view);
+    input_.Consume(before - view.size());
+  }
+  void Process(std::string_view& input) {
+    while (!wire_.closing() && !failed_ && !input.empty()) {
+      Exchange& x = exchange_;
+      if (!x.active || x.response_done) {
+        // Bytes that answer no request: somebody tries to plant a response.
+        return Broken("bytes from the server that no request asked for");
+      }
+      if (x.paused) return;
+      if (!Handle(parser_.Next(input))) return;
+      // The end of a message needs no input.
+      if (parser_.complete() && input.empty()) Handle(parser_.Next(input));
+    }
+  }
+  // False: nothing more to do now.
+  bool Handle(Http1Parser::Event event) {
+    Exchange& x = exchange_;
+    switch (event) {
+      case Http1Parser::Event::kMore: return false;
+      case Http1Parser::Event::kHead: {
+        ResponseHead head = std::move(parser_.response());
+        if (head.status < 200) {
+          if (x.events != nullptr && x.active) x.events->OnInformational(std::move(head));
+          return true;
+        }
+        ++requests_;
+        keep_alive_ = keep_alive_ && parser_.keep_alive();
+        x.response_started = true;
+        x.response_done = parser_.complete();
+        if (x.active && x.events != nullptr) x.events->OnResponse(std::move(head), x.response_done);
+        return true;
+      }
+      case Http1Parser::Event::kBody:
+        for (size_t i = 0; i < parser_.body().size(); ++i) {
+          const bool last = i + 1 == parser_.body().size() && parser_.complete();
+          if (last) x.response_done = true;
+          if (x.active && x.events != nullptr) x.events->OnData(parser_.body()[i], last);
+        }
+        return true;
+      case Http1Parser::Event::kEnd:
+        if (!x.response_started) return true;  // of a 1xx
+        if (!x.response_done) {
+          x.response_done = true;
+          if (x.active && x.events != nullptr) {
+            if (parser_.trailers().empty()) {
+              x.events->OnData({}, true);
+            } else {
+              x.events->OnTrailers(std::move(parser_.trailers()));
+            }
+          }
+        }
+        return true;
+      case Http1Parser::Event::kError: Broken(parser_.error()); return false;
+    }
+    return false;
+  }
+  void Broken(std::string_view why) {
+    failed_ = true;
+    detail_ = why;
+    const bool large = parser_.error_status() == 431;
+    if (exchange_.active && !exchange_.response_done) {
+      EndExchange(large ? CloseReason::kTooLarge : CloseReason::kProtocolError, why);
+    }
+    wire_.Abort(why);
+  }
+  void EndExchange(CloseReason reason, std::string_view detail) {
+    exchange_.active = false;
+    if (StreamEvents* e = std::exchange(exchange_.events, nullptr)) e->OnClosed(reason, detail);
+  }
+
+  void OnFlush() override {}
+  void OnEnd(bool orderly, std::string_view detail) override {
+    ended_ = true;
+    if (detail_.empty()) detail_ = detail;
+    Exchange& x = exchange_;
+    if (!input_.empty()) ProcessPaused();
+    if (x.active && !x.response_done && orderly && !failed_) {
+      Handle(parser_.Finish());  // a body that the end of the connection ends
+      if (failed_ && x.active) x.response_done = false;
+    }
+    if (!orderly && !wire_.closing()) failed_ = true;
+  }
+  // The connection is gone; what it had delivered before is still given to a paused reader, since
+  // no more than kMaxUnparsed is there.
+  void ProcessPaused() {
+    exchange_.paused = false;
+    std::string_view view = input_.view();
+    while (!failed_ && !view.empty() && exchange_.active && !exchange_.response_done) {
+      if (!Handle(parser_.Next(view))) break;
+    }
+    input_.Clear();
+  }
+  void OnSettled() override {
+    Exchange& x = exchange_;
+    if (x.overfull && wire_.pending() <= options_.low_watermark) {
+      x.overfull = false;
+      if (x.active && x.events != nullptr && !ended_) x.events->OnWritable();
+    }
+    if (!ended_ && !input_.empty() && !x.paused && !wire_.closing()) ProcessQueued();
+    if (x.active && x.response_done) {
+      const bool reusable = keep_alive_ && x.request_done && !draining_;
+      EndExchange(CloseReason::kDone, {});
+      if (!reusable) {
+        keep_alive_ = false;
+        wire_.CloseAfterFlush();
+      } else if (!ended_) {
+        idle_deadline_.Set(options_.idle_timeout);
+        events_->OnCapacity(*this);
+      }
+    }
+    if (ended_) {
+      if (x.active) EndExchange(CloseReason::kConnectionLost, detail_);
+      if (!std::exchange(reported_, true)) events_->OnConnectionClosed(*this, !failed_, detail_);
+      return;
+    }
+    wire_.Read(input_.size() < kMaxUnparsed);
+  }
+
+  ClientEvents* events_;
+  const Options options_;
+  Http1Parser parser_;
+  Wire wire_;
+  Deadline idle_deadline_;
+  ByteQueue input_;
+  Exchange exchange_;
+  uint32_t requests_ = 0;
+  bool keep_alive_ = true;
+  bool draining_ = false;
+  bool failed_ = false;
+  bool ended_ = false;
+  bool reported_ = false;
+  std::string detail_;
+};
+
+}  // namespace
+
+ClientConnectionPtr MakeHttp1Client(net::TransportPtr transport, ClientEvents* events,
+                                    const Options& options) {
+  return std::make_unique<Http1Client>(std::move(transport), events, options);
+}
+
+}  // namespace qanat::http
