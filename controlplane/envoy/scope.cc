@@ -129,11 +129,10 @@ std::string Scope::ClusterFor(const std::string& host, uint16_t port, const std:
     *problem = "Service " + host + " has no port " + std::to_string(port);
   } else if (!subset.empty() && !found) {
     *problem = "no DestinationRule of " + host + " has a subset \"" + subset + "\"";
-  } else if (!inbound) {
-    clusters_.try_emplace(name, ClusterSpec{service, service_port, found, http});
-  } else if (!clusters_.contains(name)) {
-    // An HTTP route to a port that is declared to be TCP: the endpoints are the same.
-    clusters_.try_emplace(name, ClusterSpec{service, service_port, found, http});
+  } else {
+    // Not there yet: another waypoint's or nobody's service, or an HTTP route to a TCP port.
+    auto [it, made] = clusters_.try_emplace(name, ClusterSpec{service, service_port, found, http});
+    it->second.http |= http;
   }
   return name;
 }
