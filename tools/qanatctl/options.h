@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the command line asked for, as plain values, so that only cli.cc meets the parser's headers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace qanat::ctl {
+
+// Exit codes, the same for every command and part of `--help`.
+enum ExitCode : int {
+  kExitOk = 0,
+  kExitError = 1,     // it could not be done; the message says why
+  kExitUsage = 2,     // the command line is wrong
+  kExitDeny = 3,      // why: the mesh refuses this
+  kExitDegraded = 4,  // status, local status: the mesh runs, but not all of it is well
+};
+
+enum class Output : uint8_t { kTable, kJson, kYaml };
+
+enum class Verb : uint8_t {
+  kNone,
+  kLocalUp,
+  kLocalDown,
+  kLocalStatus,
+  kLocalExec,
+  kLocalLogs,
+  kLocalSupervise,  // hidden: the supervisor itself
+  kStatus,
+  kWorkloads,
+  kServices,
+  kPolicies,
+  kCertificates,
+  kConnections,
+  kCapture,
+  kLogs,
+  kWhy,
+  kCompletion,
+};
+
+struct Options {
+  Verb verb = Verb::kNone;
+  std::string mesh = "local";
+  Output output = Output::kTable;
+  std::string node;       // --node
+  std::string ns;         // --namespace
+  std::string log_level;  // logs --level
+  bool reset = false;     // logs --reset
+
+  // local
+  std::string folder;
+  std::string bin_dir;
+  int nodes = 2;
+  uint32_t mtu = 1500;
+  bool no_mesh = false;
+  bool foreground = false;
+  bool detach = true;
+  bool keep_on_failure = false;
+  int timeout_s = 120;
+  std::string target;  // POD or PROGRAM
+  std::string container;
+  std::vector<std::string> command;
+  bool follow = false;
+  int tail = 0;
+
+  // why
+  std::string from;
+  std::string to;
+  std::string method;
+  std::string path;
+  std::vector<std::string> headers;
+
+  std::string shell;  // completion
+};
+
+}  // namespace qanat::ctl
