@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// Private to common/hbone: the HTTP/2 session that both ends share. core.cc has life, output and
+// the calling of streams; core_input.cc has what comes in. Client and server sessions are thin
+// handles; a Core outlives its handle by one round of the loop, so that it may be destroyed from
+// its own callbacks.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/event/event_loop.h"
+#include "common/hbone/byte_queue.h"
+#include "common/hbone/client_session.h"
+#include "common/hbone/frame.h"
+#include "common/hbone/hpack.h"
+#include "common/hbone/server_session.h"
+#include "common/hbone/stream.h"
+#include "common/hbone/types.h"
+#include "common/net/transport.h"
+
+namespace qanat::hbone {
+
+// Allows bursts and a steady rate; what goes beyond is an attack.
+class TokenBucket {
+ public:
+  TokenBucket(double burst, double per_second) : tokens_(burst), burst_(burst), rate_(per_second) {}
+  bool Take(event::TimePoint now);
+
+ private:
+  double tokens_;
+  double burst_;
+  double rate_;
+  event::TimePoint last_{};
+};
+
+// What HTTP/2 knows of the connection (besides its streams and the peer's HPACK table).
+struct ConnectionState {
+  Settings peer;
+  int64_t send_window = kDefaultWindow;
+  int64_t recv_window = 0;
+  uint32_t recv_unacked = 0;
+  uint32_t next_stream = 1;       // client: the next id of ours
+  uint32_t last_peer_stream = 0;  // server: the highest id seen
+  bool settings_seen = false;
+  bool drain_wanted = false;   // we want no new streams
+  bool goaway_sent = false;    // the final one
+  bool goaway_seen = false;
+};
+
+class Core final : public event::Deferred, private net::TransportEvents, private FrameSink {
+ public:
+  enum class Side { kClient, kServer };
+  struct Callbacks {
+    std::function<void()> on_change;                               // client
+    std::function<void(InboundConnect, Responder)> on_connect;     // server
+    std::function<void(const CloseReason&)> on_closed;
+  };
+  Core(Side side, net::TransportPtr transport, const SessionOptions& options, Callbacks callbacks);
+  ~Core() override;
+
+  // ---- for the handles ----
+  std::unique_ptr<PendingConnect> Connect(const ConnectRequest& request,
+                                          ClientSession::OnResponse done);
+  bool CanOpen() const;
+  size_t active() const { return active_; }
+  uint32_t peer_max_streams() const;
+  bool closed() const { return phase_ != Phase::kOpen; }
+  event::EventLoop& loop() { return loop_; }
+  void Drain();
+  void CloseNow(std::string_view why);
+  void Abandon();  // the handle is going: as CloseNow, and no callback to it any more
+  net::SocketAddress local_address() const { return local_; }
+  net::SocketAddress peer_address() const { return peer_; }
+
+  // ---- for streams and responders ----
+  net::TransportPtr Accept(const std::shared_ptr<Stream>& stream, const Headers& headers);
+  void Reject(const std::shared_ptr<Stream>& stream, int status, const Headers& headers);
+  net::IoResult Write(Stream& stream, std::span<const iovec> from);
+  void EndStream(Stream& stream);
+  void ResetStream(Stream& stream, H2Error code);
+  void Consumed(Stream& stream, size_t bytes);
+  void Kick(Stream& stream);  // call its events soon, if there is something to tell
+  bool Writable(const Stream& stream) const;
+  void HandleGone(Stream& stream);
+
+ private:
+  // kClosing: streams have been told; our last bytes go out and the peer's end is awaited.
+  enum class Phase { kOpen, kClosing, kOver };
+  struct Failing {
+    std::shared_ptr<Stream> stream;
+    ClientSession::ConnectFailure failure;
+  };
+
+  // core.cc
+  void OnReadable() override;
+  void OnWritable() override;
+  void Wake();
+  void Flush();
+  void FlushSoon();
+  void WakeSoon();
+  void Fail(H2Error code, std::string message);
+  void BeginClose(CloseReason reason);
+  void Over();
+  void EndAllStreams(const CloseReason& reason);
+  void ConnectionLost(net::IoResult::Kind kind);
+  void Retire(Stream& stream);
+  void FailPending(Stream& stream, Error error, bool retry_safe);
+  void CheckDrained();
+  void SendPing();
+  void PingExpired();
+  void KickWriters();
+  void TryShutdown();
+  void RememberReset(uint32_t id);
+  bool RecentlyReset(uint32_t id) const;
+  size_t WriteDirect(Stream& stream, std::span<const iovec> from, size_t size);
+  std::shared_ptr<Stream> NewStream(uint32_t id);
+  std::shared_ptr<Stream> Lookup(uint32_t id) const;
+  net::TransportPtr MakeHandle(const std::shared_ptr<Stream>& stream);
+
+  // core_input.cc
+  H2Error OnFrameStart(const FrameHeader& header) override;
+  H2Error OnData(const FrameHeader& header, std::span<const uint8_t> piece) override;
+  H2Error OnFrameEnd(const FrameHeader& header, std::span<const uint8_t> payload) override;
+  H2Error StartData(const FrameHeader& header);
+  H2Error StartHeaders(const FrameHeader& header);
+  H2Error EndData(const FrameHeader& header);
+  H2Error EndHeaders(const FrameHeader& header, std::span<const uint8_t> payload);
+  H2Error HeaderBlock(uint32_t id, bool end_stream);
+  H2Error Request(uint32_t id, Headers headers, bool too_large, bool end_stream);
+  H2Error Response(Stream& stream, Headers headers, bool end_stream);
+  H2Error SettingsFrame(const FrameHeader& header, std::span<const uint8_t> payload);
+  H2Error PingFrame(const FrameHeader& header, std::span<const uint8_t> payload);
+  H2Error GoawayFrame(std::span<const uint8_t> payload);
+  H2Error WindowFrame(uint32_t id, uint32_t increment);
+  H2Error ResetFrame(uint32_t id, uint32_t code);
+  void RemoteEnded(Stream& stream);
+  bool Busywork();  // false: too much of it
+  H2Error Because(H2Error code, std::string why);
+  void DeliverTouched();
+
+  const Side side_;
+  const SessionOptions options_;
+  const size_t max_header_list_;
+  net::TransportPtr transport_;
+  event::EventLoop& loop_;
+  const net::SocketAddress local_;
+  const net::SocketAddress peer_;
+  Callbacks callbacks_;
+  Phase phase_ = Phase::kOpen;
+  bool stopped_ = false;  // phase_ != kOpen, as the frame reader wants it
+  CloseReason reason_;
+
+  ConnectionState state_;
+  HpackEncoder encoder_;
+  HpackDecoder decoder_;
+  FrameReader reader_;
+  size_t preface_have_ = 0;
+  // A header block that is being put together.
+  uint32_t block_stream_ = 0;
+  bool block_end_stream_ = false;
+  unsigned block_frames_ = 0;
+  std::vector<uint8_t> block_;
+  std::string why_;  // detail of the error that a frame handler returned
+  uint32_t data_seen_ = 0;     // of the present DATA frame, without padding
+  bool discard_data_ = false;  // the present DATA frame is for a stream that is over
+
+  std::map<uint32_t, std::shared_ptr<Stream>> streams_;
+  size_t active_ = 0;  // not retired
+  uint32_t next_writer_ = 0;  // who is asked first for bytes, so that all get their turn
+  std::vector<std::shared_ptr<Stream>> ready_;
+  std::vector<std::shared_ptr<Stream>> touched_;
+  std::vector<Failing> failing_;
+  // Streams that we reset lately: what the peer had already sent for them is no error.
+  std::vector<uint32_t> recently_reset_;
+  size_t recently_reset_next_ = 0;
+
+  ByteQueue out_;
+  bool transport_full_ = false;
+  bool transport_ended_ = false;  // our FIN is out
+  bool change_pending_ = false;
+
+  TokenBucket resets_{200, 100};
+  TokenBucket busywork_{1000, 200};
+
+  event::Timer wake_;
+  event::Timer flush_;
+  event::Timer ping_;           // next one
+  event::Timer ping_deadline_;  // answer to the last one, or the end of the final phase
+  uint64_t ping_sent_ = 0;
+  bool drain_ping_ = false;  // server: the PING between the two GOAWAYs is on its way
+};
+
+}  // namespace qanat::hbone

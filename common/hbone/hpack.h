@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Header compression for HBONE (RFC 7541). Encoding never uses the dynamic table, so that an
+// encoder has no state but "the first block has gone out"; decoding is nghttp2's inflater.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "common/hbone/types.h"
+
+struct nghttp2_hd_inflater;
+
+namespace qanat::hbone {
+
+class HpackEncoder {
+ public:
+  // The first block starts with a table size update to 0: valid whatever size the peer announces.
+  std::string Encode(const Headers& headers);
+  bool started() const { return started_; }
+
+ private:
+  bool started_ = false;
+};
+
+class HpackDecoder {
+ public:
+  explicit HpackDecoder(size_t max_list);
+  ~HpackDecoder();
+  enum class Outcome {
+    kOk,
+    kTooLarge,   // more than max_list (names + values + 32 each); the table is still in step
+    kMalformed,  // COMPRESSION_ERROR: the connection cannot go on
+    kBomb,       // far too large: ENHANCE_YOUR_CALM
+  };
+  // One complete header block. Pseudo headers keep their colon.
+  Outcome Decode(std::span<const uint8_t> block, Headers& out);
+
+ private:
+  size_t max_list_;
+  nghttp2_hd_inflater* inflater_ = nullptr;
+};
+
+// RFC 9113 8.2.1: lower case token (or pseudo header), value without CR, LF, NUL.
+bool ValidHeader(const Header& header);
+// Fields that must not occur in HTTP/2 (RFC 9113 8.2.2).
+bool ConnectionSpecific(const Header& header);
+
+}  // namespace qanat::hbone

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "common/hbone/server_session.h"
+
+#include "common/hbone/core.h"
+
+namespace qanat::hbone {
+
+Responder::Responder(Responder&&) noexcept = default;
+
+Responder& Responder::operator=(Responder&& other) noexcept {
+  if (this != &other) {
+    if (pending()) Reject(503);
+    stream_ = std::move(other.stream_);
+  }
+  return *this;
+}
+
+Responder::~Responder() {
+  if (pending()) Reject(503);
+}
+
+net::TransportPtr Responder::Accept(const Headers& headers) {
+  std::shared_ptr<Stream> stream = std::move(stream_);
+  if (!stream) return nullptr;
+  stream->on_gone = nullptr;
+  if (stream->core == nullptr || stream->retired) return nullptr;
+  return stream->core->Accept(stream, headers);
+}
+
+void Responder::Reject(int status, const Headers& headers) {
+  std::shared_ptr<Stream> stream = std::move(stream_);
+  if (!stream) return;
+  stream->on_gone = nullptr;
+  if (stream->core == nullptr || stream->retired) return;
+  stream->core->Reject(stream, status, headers);
+}
+
+void Responder::OnGone(std::function<void()> gone) {
+  if (stream_ && stream_->core != nullptr && !stream_->retired) {
+    stream_->on_gone = std::move(gone);
+  }
+}
+
+ServerSession::ServerSession(net::TransportPtr transport, const SessionOptions& options,
+                             Events events)
+    : core_(std::make_unique<Core>(
+          Core::Side::kServer, std::move(transport), options,
+          Core::Callbacks{nullptr, std::move(events.on_connect), std::move(events.on_closed)})) {}
+
+ServerSession::~ServerSession() {
+  core_->Abandon();
+  event::EventLoop& loop = core_->loop();
+  loop.DeferDelete(std::move(core_));
+}
+
+void ServerSession::Drain() { core_->Drain(); }
+void ServerSession::Close(std::string_view why) { core_->CloseNow(why); }
+size_t ServerSession::streams() const { return core_->active(); }
+net::SocketAddress ServerSession::local_address() const { return core_->local_address(); }
+net::SocketAddress ServerSession::peer_address() const { return core_->peer_address(); }
+
+}  // namespace qanat::hbone

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Private to common/hbone: one CONNECT stream, and the Transport that its user holds. The Stream is
+// shared by the session (while it is in the session's table) and its user's handle; either may go
+// first.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/event/event_loop.h"
+#include "common/hbone/byte_queue.h"
+#include "common/hbone/client_session.h"
+#include "common/net/transport.h"
+
+namespace qanat::hbone {
+
+class Core;
+class StreamTransport;
+
+// What HTTP/2 knows of a stream: all that a take-over by another process would have to carry.
+struct StreamState {
+  uint32_t id = 0;
+  int64_t send_window = 0;    // what we may still send
+  int64_t recv_window = 0;    // what the peer may still send
+  uint32_t recv_unacked = 0;  // consumed, not yet given back with WINDOW_UPDATE
+  bool local_ended = false;   // END_STREAM or RST_STREAM went out
+  bool remote_ended = false;  // END_STREAM or RST_STREAM came in
+  bool answered = false;      // response headers were sent (server) or received (client)
+};
+
+struct Stream {
+  StreamState state;
+  Core* core = nullptr;  // null once the session is over
+  StreamTransport* handle = nullptr;
+  net::TransportEvents* events = nullptr;
+  bool reading = false;
+  bool writing = false;
+  bool queued = false;   // in the core's list of streams to be called
+  bool retired = false;  // both directions are over; only unread input may be left
+  // Set when the stream did not end in order: how reading goes on after the buffered input.
+  net::IoResult::Kind end = net::IoResult::Kind::kWouldBlock;
+  bool write_broken = false;
+  std::string error;
+
+  // Received and not yet read: first `input`, then `views`, which point into the session's receive
+  // buffer and exist only while that is being worked through.
+  ByteQueue input;
+  std::vector<std::span<const uint8_t>> views;
+  size_t unread = 0;
+
+  // Until the stream is answered.
+  ClientSession::OnResponse on_response;
+  std::function<void()> on_gone;
+
+  bool Readable() const {
+    return unread > 0 || state.remote_ended || end != net::IoResult::Kind::kWouldBlock;
+  }
+  size_t TakeInput(std::span<uint8_t> into);
+  void KeepViews();   // copies what `views` still show into `input`
+  size_t DropInput();  // returns how much it was
+};
+
+// The user's end. Destroying it ends the stream: with our END_STREAM sent the rest of the peer's
+// direction is cancelled, without it the stream is reset with CONNECT_ERROR, so that the peer does
+// not take a cut stream for a whole one.
+class StreamTransport final : public net::Transport {
+ public:
+  StreamTransport(std::shared_ptr<Stream> stream, event::EventLoop& loop, net::SocketAddress local,
+                  net::SocketAddress peer);
+  ~StreamTransport() override;
+
+  void SetEvents(net::TransportEvents* events) override;
+  void ReadEnable(bool on) override;
+  void WriteEnable(bool on) override;
+  net::IoResult Read(std::span<uint8_t> into) override;
+  net::IoResult Write(std::span<const iovec> from) override;
+  net::IoResult ShutdownWrite() override;
+  void Abort() override;
+  event::EventLoop& loop() override { return loop_; }
+  net::SocketAddress local_address() const override { return local_; }
+  net::SocketAddress peer_address() const override { return peer_; }
+  std::string error() const override { return stream_->error; }
+
+  // Has the stream's events delivered soon if there is something to tell.
+  void Arm();
+
+ private:
+  void Tick();
+
+  std::shared_ptr<Stream> stream_;
+  event::EventLoop& loop_;
+  net::SocketAddress local_;
+  net::SocketAddress peer_;
+  // Only for what is left to tell after the session has ended.
+  std::unique_ptr<event::Timer> tick_;
+};
+
+}  // namespace qanat::hbone
