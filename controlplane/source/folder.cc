@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kSettle{5};  // several files written by one command
 constexpr std::chrono::seconds kRecheck{2};      // what inotify cannot see: network file systems
+constexpr std::chrono::milliseconds kWriting{100};  // not closed, last written to within this
 constexpr int64_t kLargestFile = 64 << 20;
 constexpr int kDeepest = 16;
 constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE |
@@ -37,8 +38,10 @@ Issue FileIssue(const std::string& file, std::string message, std::string remedy
 
 }  // namespace
 
-bool FolderScanner::Scan(ObjectStore& store) {
+bool FolderScanner::Scan(ObjectStore& store, const std::set<std::string>* closed) {
+  closed_ = closed;
   changed_ = false;
+  pending_ = false;
   directories_.clear();
   Found found;
   Walk(root_, 0, found, store);
@@ -116,6 +119,15 @@ bool FolderScanner::ReadIfChanged(const std::string& path, ObjectStore& store) {
   if (!S_ISREG(st.st_mode)) return false;
   const Stamp stamp{st.st_ino, st.st_size, Nanoseconds(st.st_mtim), Nanoseconds(st.st_ctim)};
   if (const auto it = seen_.find(path); it != seen_.end() && it->second == stamp) return false;
+  if (closed_ != nullptr && !closed_->contains(path)) {
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    const int64_t age = Nanoseconds(now) - stamp.modified_ns;
+    if (age >= 0 && age < std::chrono::nanoseconds(kWriting).count()) {
+      pending_ = true;
+      return false;
+    }
+  }
   seen_[path] = stamp;
   if (st.st_size > kLargestFile) {
     store.Unreadable(layer_, path,
@@ -169,7 +181,7 @@ Status FolderSource::Start(std::function<void()> on_change) {
   }
   // The watch stands before the first scan: a file written in between is seen twice, not never.
   Watch();
-  for (FolderScanner& scanner : scanners_) scanner.Scan(store_);
+  for (FolderScanner& scanner : scanners_) scanner.Scan(store_, nullptr);
   Watch();
   on_change_ = std::move(on_change);
   settle_.Start(kSettle);
@@ -186,8 +198,10 @@ void FolderSource::Watch() {
   }
   // Adding a watch again is cheap, and renews it when the directory was replaced by another.
   for (const std::string& directory : wanted) {
-    if (::inotify_add_watch(inotify_.get(), directory.c_str(), kEvents) < 0 && errno == ENOSPC &&
-        watched_.insert("").second) {
+    const int number = ::inotify_add_watch(inotify_.get(), directory.c_str(), kEvents);
+    if (number >= 0) {
+      watched_[number] = directory;
+    } else if (errno == ENOSPC && !std::exchange(watches_ran_out_, true)) {
       LOG_WARN("source", "no more inotify watches: raise fs.inotify.max_user_watches; changes in "
                "some folders are seen within {} s", kRecheck.count());
     }
@@ -195,17 +209,33 @@ void FolderSource::Watch() {
 }
 
 void FolderSource::OnInotify() {
-  std::array<char, 16384> buffer;
-  while (::read(inotify_.get(), buffer.data(), buffer.size()) > 0) {
+  alignas(inotify_event) std::array<char, 16384> buffer;
+  ssize_t n = 0;
+  while ((n = ::read(inotify_.get(), buffer.data(), buffer.size())) > 0) {
+    for (ssize_t at = 0; at < n;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+      at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+      const auto directory = watched_.find(event->wd);
+      if ((event->mask & (IN_CLOSE_WRITE | IN_MOVED_TO)) != 0 && event->len > 0 &&
+          directory != watched_.end()) {
+        closed_.insert(directory->second + "/" + event->name);
+      }
+    }
   }
-  // What the event says does not matter: the scan compares every file's stamp.
+  // What else the events say does not matter: the scan compares every file's stamp.
   if (!settle_.armed()) settle_.Start(kSettle);
 }
 
 void FolderSource::ScanNow() {
   bool changed = false;
-  for (FolderScanner& scanner : scanners_) changed = scanner.Scan(store_) || changed;
+  bool pending = false;
+  const std::set<std::string> closed = std::exchange(closed_, {});
+  for (FolderScanner& scanner : scanners_) {
+    changed = scanner.Scan(store_, &closed) || changed;
+    pending = pending || scanner.pending();
+  }
   Watch();
+  if (pending) settle_.Start(kWriting);
   if (changed && on_change_) on_change_();
 }
 

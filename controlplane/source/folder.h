@@ -23,8 +23,11 @@ class FolderScanner {
  public:
   FolderScanner(std::string root, ObjectStore::Layer layer)
       : root_(std::move(root)), layer_(layer) {}
-  // Reads what changed into the store. True when anything did.
-  bool Scan(ObjectStore& store);
+  // Reads what changed into the store. True when anything did. A file written to a moment ago is
+  // left for later (pending()) unless it is in `closed`: half a file may be valid YAML, too.
+  // nullptr: read everything.
+  bool Scan(ObjectStore& store, const std::set<std::string>* closed);
+  bool pending() const { return pending_; }
   // Directories of the last scan, for the watch.
   const std::vector<std::string>& directories() const { return directories_; }
   const std::string& root() const { return root_; }
@@ -49,7 +52,9 @@ class FolderScanner {
   std::map<std::string, Stamp> seen_;
   std::set<std::string> unreadable_;
   std::vector<std::string> directories_;
+  const std::set<std::string>* closed_ = nullptr;
   bool changed_ = false;
+  bool pending_ = false;
 };
 
 class FolderSource : public Source {
@@ -72,7 +77,9 @@ class FolderSource : public Source {
   std::unique_ptr<event::IoWatch> watch_;
   event::Timer settle_;
   event::Timer recheck_;
-  std::set<std::string> watched_;
+  std::map<int, std::string> watched_;  // inotify's number -> directory
+  std::set<std::string> closed_;        // files whose writer has closed them since the last scan
+  bool watches_ran_out_ = false;
   std::function<void()> on_change_;
 };
 

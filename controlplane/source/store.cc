@@ -183,4 +183,11 @@ SourceSnapshot ObjectStore::Assemble() const {
   return out;
 }
 
+SourceSnapshot LoadText(std::string_view user, std::string_view overlay) {
+  ObjectStore store;
+  store.Update(ObjectStore::Layer::kUser, "user.yaml", DecodeFile("user.yaml", user));
+  store.Update(ObjectStore::Layer::kOverlay, "overlay.yaml", DecodeFile("overlay.yaml", overlay));
+  return store.Assemble();
+}
+
 }  // namespace qanat::controlplane

@@ -39,4 +39,7 @@ class ObjectStore {
   Files overlay_;
 };
 
+// Both layers from text, as if from the files "user.yaml" and "overlay.yaml".
+SourceSnapshot LoadText(std::string_view user, std::string_view overlay = {});
+
 }  // namespace qanat::controlplane
