@@ -69,7 +69,7 @@ struct ChannelOptions {
   std::chrono::milliseconds idle_timeout{0};  // close the connection when no call used it. 0 = keep
   uint32_t mark = 0;                          // SO_MARK
   const netns::NetNs* netns = nullptr;        // of the socket; names resolve in the caller's
-  std::string user_agent = "qanat/" QANAT_VERSION;
+  std::string user_agent;                     // "" = qanat/<version>
 };
 
 class CallEvents {

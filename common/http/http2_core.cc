@@ -100,6 +100,7 @@ Http2Stream* Http2Core::Find(int32_t id) {
 // ---- receiving ----
 
 void Http2Core::OnBytes(std::string_view bytes) {
+  if (!initial_.empty()) OnBytes(std::exchange(initial_, {}));  // they came first
   if (failed_) return;
   const ssize_t n = nghttp2_session_mem_recv(
       session_, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());

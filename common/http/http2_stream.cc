@@ -123,7 +123,9 @@ Http2Stream* Http2Core::OpenRequest(const RequestHead& head, bool end, StreamEve
 void Http2Core::StreamReset(Http2Stream& s, ResetCode code) {
   const int32_t id = s.id_;
   s.events_ = nullptr;
-  nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, ErrorCode(code));
+  if (!s.ended_local_ || !s.ended_remote_) {
+    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, ErrorCode(code));
+  }
   Close(id, CloseReason::kDone, {});
   wire_.Kick();
 }
