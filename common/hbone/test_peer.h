@@ -97,8 +97,8 @@ class RawPeer final : public net::TransportEvents, FrameSink {
     FrameHeader header;
     std::string payload;
   };
-  RawPeer(net::TransportPtr transport, bool is_server)
-      : transport_(std::move(transport)), skip_(is_server ? kPreface.size() : 0) {
+  RawPeer(net::TransportPtr transport, bool at_server)
+      : transport_(std::move(transport)), skip_(at_server ? kPreface.size() : 0) {
     transport_->SetEvents(this);
     transport_->ReadEnable(true);
   }
@@ -115,9 +115,9 @@ class RawPeer final : public net::TransportEvents, FrameSink {
     Send({reinterpret_cast<const char*>(raw), sizeof raw});
     Send(payload);
   }
-  void SendHeaders(uint32_t stream, const Headers& headers, bool end = false) {
+  void SendHeaders(uint32_t stream, const Headers& headers, bool last = false) {
     ByteQueue out;
-    PutHeaders(out, stream, encoder.Encode(headers), end, kDefaultFrameSize);
+    PutHeaders(out, stream, encoder.Encode(headers), last, kDefaultFrameSize);
     Send(out);
   }
   // What a client (or server) says first.
