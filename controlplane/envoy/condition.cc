@@ -38,7 +38,12 @@ Condition Condition::And(std::vector<Condition> parts) {
   Condition all = Leaf(Kind::kAnd);
   for (Condition& part : parts) {
     if (part.kind == Kind::kNever) return Never();
-    if (part.kind != Kind::kAny) all.parts.push_back(std::move(part));
+    if (part.kind == Kind::kAny) continue;
+    if (part.kind == Kind::kAnd) {
+      for (Condition& inner : part.parts) all.parts.push_back(std::move(inner));
+    } else {
+      all.parts.push_back(std::move(part));
+    }
   }
   if (all.parts.empty()) return Any();
   if (all.parts.size() == 1) return Condition(all.parts.front());
@@ -49,7 +54,12 @@ Condition Condition::Or(std::vector<Condition> parts) {
   Condition any = Leaf(Kind::kOr);
   for (Condition& part : parts) {
     if (part.kind == Kind::kAny) return Any();
-    if (part.kind != Kind::kNever) any.parts.push_back(std::move(part));
+    if (part.kind == Kind::kNever) continue;
+    if (part.kind == Kind::kOr) {
+      for (Condition& inner : part.parts) any.parts.push_back(std::move(inner));
+    } else {
+      any.parts.push_back(std::move(part));
+    }
   }
   if (any.parts.empty()) return Never();
   if (any.parts.size() == 1) return Condition(any.parts.front());

@@ -17,7 +17,7 @@ using Kind = HttpRouteMatch::Kind;
 // What decides between two matches, the bigger one first; then the one that came first: of the
 // older route, or earlier in it.
 struct Rank {
-  int path_kind = 0;  // exact, prefix, regular expression
+  int path_kind = 0;  // exact, regular expression (the API leaves its place open), prefix
   size_t path_length = 0;
   bool method = false;
   size_t headers = 0;
@@ -26,7 +26,7 @@ struct Rank {
 };
 
 Rank RankOf(const HttpRouteMatch& match) {
-  const int kind = match.path_kind == Kind::kExact ? 2 : match.path_kind == Kind::kPrefix ? 1 : 0;
+  const int kind = match.path_kind == Kind::kExact ? 2 : match.path_kind == Kind::kRegex ? 1 : 0;
   return {kind, match.path.size(), !match.method.empty(), match.headers.size(),
           match.query_params.size()};
 }
