@@ -83,14 +83,12 @@ struct Builder {
     Formatted(status);
 
     CLI::App* exec =
-        Add(local, "exec", Verb::kLocalExec, "Run a command inside a pod's container",
+        Add(local, "exec", Verb::kLocalExec, "Run a command inside a pod's container (after --)",
             "  qanatctl local exec shop/deploy/frontend -- curl -s http://backend/api/orders\n"
             "  qanatctl local exec shop/frontend-abc -c app -- sh\n");
     exec->add_option("pod", options.target, "NS/POD, NS/deploy/NAME, POD or a unique prefix")
         ->required();
     exec->add_option("-c,--container", options.container, "Container (default: the first)");
-    exec->add_option("command", options.command, "Command and arguments, after --")->required();
-    exec->positionals_at_end();
 
     CLI::App* logs =
         Add(local, "logs", Verb::kLocalLogs, "Log of a program of the mesh or of a pod",
@@ -283,8 +281,18 @@ int ParseCommandLine(int argc, char** argv, Options& options) {
   CLI::App app{"qanatctl: look into a Qanat mesh, and run one on this machine", "qanatctl"};
   Builder builder{options, app};
   builder.All();
+  // Everything after "--" is somebody else's command line.
+  for (int i = 1; i < argc; ++i) {
+    if (std::string(argv[i]) != "--") continue;
+    options.command.assign(argv + i + 1, argv + argc);
+    argc = i;
+    break;
+  }
   try {
     app.parse(argc, argv);
+    if (options.verb == Verb::kLocalExec && options.command.empty()) {
+      throw CLI::RequiredError("a command after --");
+    }
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? kExitOk : kExitUsage;

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 
 #include <chrono>
 #include <filesystem>
@@ -227,7 +228,7 @@ int CmdLocalUp(const Options& options) {
   while (true) {
     if (interrupted != 0) return fail("interrupted; everything was taken down again");
     if (auto failed = local::ReadFile(names.RunDir() + "/failed")) return fail(*failed);
-    if (kill(*supervisor, 0) != 0) {
+    if (waitpid(*supervisor, nullptr, WNOHANG) != 0) {
       return fail("the supervisor ended:\n" + LastLines(names.LogsDir() + "/supervisor.log", 12));
     }
     auto text = local::ReadFile(names.MeshJson());
@@ -265,7 +266,7 @@ int CmdLocalUp(const Options& options) {
                             options.mesh == "local" ? "" : " --name " + options.mesh,
                             options.mesh == "local" ? "" : " --name " + options.mesh));
   if (!options.foreground && options.detach) return kExitOk;
-  while (interrupted == 0 && kill(*supervisor, 0) == 0) {
+  while (interrupted == 0 && waitpid(*supervisor, nullptr, WNOHANG) == 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   progress.Step("taking the mesh down");

@@ -29,13 +29,6 @@ std::vector<pid_t> SupervisorPids(const std::string& cgroup) {
   return CgroupProcesses(cgroup + "/supervisor");
 }
 
-bool Alive(const std::vector<pid_t>& pids) {
-  for (pid_t pid : pids) {
-    if (kill(pid, 0) == 0) return true;
-  }
-  return false;
-}
-
 void WaitUntilGone(const std::string& cgroup, std::chrono::milliseconds most) {
   const auto end = std::chrono::steady_clock::now() + most;
   while (std::chrono::steady_clock::now() < end && !CgroupProcesses(cgroup).empty()) {
@@ -70,11 +63,8 @@ Status TakeDown(const Names& names, bool gentle) {
   const std::string cgroup = CgroupPath(names);
   if (!cgroup.empty() && Exists(cgroup)) {
     // The supervisor first, so that it restarts nothing of what ends next.
-    const std::vector<pid_t> supervisor = SupervisorPids(cgroup);
-    for (pid_t pid : supervisor) kill(pid, gentle ? SIGTERM : SIGKILL);
-    for (int i = 0; i < 100 && Alive(supervisor); ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
+    for (pid_t pid : SupervisorPids(cgroup)) kill(pid, gentle ? SIGTERM : SIGKILL);
+    WaitUntilGone(cgroup + "/supervisor", std::chrono::seconds(1));
     for (pid_t pid : SupervisorPids(cgroup)) kill(pid, SIGKILL);
     if (gentle) {
       SignalCgroup(cgroup, SIGTERM);

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// status, capture, logs: the health of the mesh's parts.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tools/qanatctl/commands.h"
+#include "tools/qanatctl/inspect/collect.h"
+#include "tools/qanatctl/json_util.h"
+#include "tools/qanatctl/table.h"
+
+namespace qanat::ctl {
+namespace {
+
+std::string Encode(const std::string& text) {
+  std::string out;
+  for (unsigned char c : text) {
+    if (isalnum(c) != 0 || std::string_view("-._~,:=/").find(static_cast<char>(c)) !=
+                               std::string_view::npos) {
+      out += static_cast<char>(c);
+    } else {
+      out += fmt::format("%{:02X}", c);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+int CmdStatus(const Options& options) {
+  auto view = MeshView::Load(options.mesh);
+  if (!view) return Complain(view.error());
+  Json out = {{"mesh", options.mesh},
+              {"supervisor", view->supervisor_alive()},
+              {"settled", Bool(view->raw(), "settled")},
+              {"waiting", Items(view->raw(), "waiting")},
+              {"programs", Items(view->raw(), "programs")}};
+  bool well = view->supervisor_alive() && Bool(view->raw(), "settled");
+  Json clients = Json::array();
+  Json problems = Json::array();
+  std::string control_plane = "not asked (run without the mesh)";
+  if (Bool(view->raw(), "mesh")) {
+    auto asked = AskControlPlane(*view, "/debug/clients");
+    control_plane = asked ? "answers" : asked.error().message;
+    well = well && asked;
+    if (asked) clients = asked->is_array() ? *asked : Items(*asked, "clients");
+    if (auto status = AskControlPlane(*view, "/debug/status")) {
+      problems = Items(*status, "errors");
+      for (const Json& object : Items(*status, "objects")) {
+        for (const Json& condition : Items(object, "conditions")) {
+          if (Str(condition, "status") == "True" || Bool(condition, "status")) continue;
+          problems.push_back({{"file", Str(object, "file")},
+                              {"line", Int(object, "line")},
+                              {"object", Str(object, "kind") + " " + Str(object, "namespace") +
+                                             "/" + Str(object, "name")},
+                              {"message", Str(condition, "message")},
+                              {"remedy", ""}});
+        }
+      }
+    }
+  }
+  for (const Json& p : Items(view->raw(), "problems")) problems.push_back(p);
+  out["controlPlane"] = control_plane;
+  out["clients"] = clients;
+  out["problems"] = problems;
+  if (options.output != Output::kTable) {
+    PrintData(out, options.output);
+    return well ? kExitOk : kExitDegraded;
+  }
+  const Colors c = Colors::ForStdout();
+  fmt::print("mesh {}{}{}: {}{}{}\n\n", c.bold, options.mesh, c.plain, well ? c.green : c.yellow,
+             well ? "all is well" : "not all is well", c.plain);
+  Table programs({"PROGRAM", "NODE", "STATE", "RESTARTS", "DETAIL"});
+  for (const Json& p : Items(view->raw(), "programs")) {
+    programs.Add({Str(p, "name"), Str(p, "node"), Bool(p, "ready") ? "ready" : Str(p, "state"),
+                  Str(p, "restarts"), Bool(p, "ready") ? "" : Str(p, "reason")});
+  }
+  fmt::print("{}", programs.ToString());
+  if (!clients.empty()) {
+    Table table({"PROXY", "SYNCED", "SUBSCRIBED TYPES"});
+    for (const Json& client : clients) {
+      std::string types;
+      for (const Json& type : Items(client, "types")) {
+        const std::string name = type.is_string() ? type.get<std::string>() : Str(type, "type");
+        types += (types.empty() ? "" : ", ") + name.substr(name.rfind('.') + 1);
+      }
+      std::string name = Str(client, "node");
+      if (name.empty()) name = Str(client, "id");
+      table.Add({name, Bool(client, "synced") ? "yes" : "no", types});
+    }
+    fmt::print("\n{}", table.ToString());
+  }
+  for (const Json& item : Items(view->raw(), "waiting")) {
+    fmt::print("{}waiting{}: {}\n", c.yellow, c.plain, item.get<std::string>());
+  }
+  if (!problems.empty()) fmt::print("\n{}in the YAML:{}\n", c.yellow, c.plain);
+  for (const Json& p : problems) {
+    fmt::print("  {}:{}: {}: {}{}\n", Str(p, "file"), Str(p, "line"), Str(p, "object"),
+               Str(p, "message"), Str(p, "remedy").empty() ? "" : " - " + Str(p, "remedy"));
+  }
+  return well ? kExitOk : kExitDegraded;
+}
+
+int CmdCapture(const Options& options) {
+  auto view = MeshView::Load(options.mesh);
+  if (!view) return Complain(view.error());
+  auto capture = AskNodes(*view, options.node, 15030, "/capture");
+  if (!capture) return Complain(capture.error());
+  if (options.output != Output::kTable) {
+    Json out = Json::object();
+    for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
+    PrintData(out, options.output);
+    return TellFailures(*capture) ? kExitOk : kExitError;
+  }
+  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "REASON"});
+  auto pods = AskNodes(*view, options.node, 15030, "/pods");
+  if (!pods) return Complain(pods.error());
+  for (const NodeAnswer& answer : pods->answers) {
+    const Json& list = answer.json.is_array() ? answer.json : Items(answer.json, "pods");
+    for (const Json& pod : list) {
+      if (!options.ns.empty() && Str(pod, "namespace") != options.ns) continue;
+      table.Add({answer.node, Str(pod, "namespace"), Str(pod, "name"), Str(pod, "redirection"),
+                 Str(pod, "reason")});
+    }
+  }
+  fmt::print("{}", table.ToString());
+  return TellFailures(*capture) && TellFailures(*pods) ? kExitOk : kExitError;
+}
+
+int CmdLogs(const Options& options) {
+  auto view = MeshView::Load(options.mesh);
+  if (!view) return Complain(view.error());
+  auto nodes = view->SelectNodes(options.node);
+  if (!nodes) return Complain(nodes.error());
+  std::string path = "/logging";
+  if (options.reset) path += "?reset";
+  if (!options.log_level.empty()) path += "?level=" + Encode(options.log_level);
+  Json out = Json::object();
+  int code = kExitOk;
+  for (const NodeRef& node : *nodes) {
+    auto answer = MeshView::Fetch(node.netns, 15000, path, "POST");
+    if (!answer) {
+      code = Complain(answer.error().Annotate(node.name));
+      continue;
+    }
+    while (!answer->empty() && answer->back() == '\n') answer->pop_back();
+    out[node.name] = *answer;
+    if (options.output == Output::kTable) fmt::print("ztunnel-{}: {}\n", node.name, *answer);
+  }
+  if (options.output != Output::kTable) PrintData(out, options.output);
+  return code;
+}
+
+}  // namespace qanat::ctl

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/qanatctl/inspect/collect.h"
+
+#include <cstdio>
+#include <map>
+
+#include "tools/qanatctl/json_util.h"
+
+namespace qanat::ctl {
+
+Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16_t port,
+                           const std::string& path) {
+  if (!Bool(view.raw(), "mesh")) {
+    return Fail(Code::kFailedPrecondition,
+                "this is a run without the mesh (local up --no-mesh): there is nobody to ask");
+  }
+  QANAT_ASSIGN_OR_RETURN(auto nodes, view.SelectNodes(node));
+  Collected out;
+  for (const NodeRef& n : nodes) {
+    auto text = MeshView::Fetch(n.netns, port, path);
+    if (!text) {
+      out.failures.push_back(n.name + ": " + text.error().message);
+      continue;
+    }
+    Json json = Json::parse(*text, nullptr, false);
+    if (json.is_discarded()) {
+      out.failures.push_back(n.name + ": " + path + ": the answer is not JSON");
+      continue;
+    }
+    out.answers.push_back({n.name, std::move(json)});
+  }
+  if (out.answers.empty() && !out.failures.empty()) {
+    return Fail(Code::kUnavailable, out.failures.front() + "; see: qanatctl local status");
+  }
+  return out;
+}
+
+Result<Json> AskControlPlane(const MeshView& view, const std::string& path) {
+  QANAT_ASSIGN_OR_RETURN(const std::string text,
+                         MeshView::Fetch(view.fabric_netns(), 8080, path));
+  Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded()) {
+    return Fail(Code::kInternal, "control plane " + path + ": the answer is not JSON");
+  }
+  return json;
+}
+
+bool TellFailures(const Collected& collected) {
+  for (const std::string& failure : collected.failures) {
+    std::fprintf(stderr, "qanatctl: no answer from %s\n", failure.c_str());
+  }
+  return collected.failures.empty();
+}
+
+std::vector<Json> Merge(const Collected& collected, const char* list,
+                        const std::vector<const char*>& key) {
+  std::map<std::string, Json> merged;
+  for (const NodeAnswer& answer : collected.answers) {
+    for (const Json& entry : Items(answer.json, list)) {
+      std::string id;
+      for (const char* field : key) id += Str(entry, field) + "\n";
+      merged.emplace(id, entry);
+    }
+  }
+  std::vector<Json> out;
+  for (auto& [id, entry] : merged) out.push_back(std::move(entry));
+  return out;
+}
+
+}  // namespace qanat::ctl

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pure half of `qanatctl why`: what FROM and TO mean, how the proxies' answers become one
+// verdict, and the text for people. The decisions themselves are the proxies' own: the same engines
+// that decide on traffic answered these questions.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "common/base/result.h"
+#include "tools/qanatctl/mesh_view.h"
+#include "tools/qanatctl/table.h"
+
+namespace qanat::ctl {
+
+struct WhyTarget {
+  std::string text;     // as asked
+  std::string host;     // "backend.shop.svc.cluster.local", an IP, or a pod's IP
+  std::string address;  // IP that a client's connect() would go to; "" when only DNS knows
+  uint16_t port = 0;
+  std::string service_ns;  // when it is a service
+  std::string service;
+  std::string pod_uid;  // when it is a pod
+};
+
+// `hosts`: the node's DNS records (lines "IP NAME"), for headless services.
+Result<WhyTarget> ResolveTarget(const MeshView& view, const PodRef& from, const std::string& text,
+                                const std::string& hosts);
+// "host:port", "[v6]:port"; pure.
+Status SplitHostPort(const std::string& text, std::string& host, uint16_t& port);
+
+struct WhyStep {
+  std::string where;  // "ztunnel-node1, outbound"
+  Json answer;        // {"verdict", "reason", ...}
+  bool allowed() const;
+};
+
+struct WhyReport {
+  std::string from;           // "shop/loadgen-abc"
+  std::string from_identity;  // "" outside the mesh
+  std::string from_node;
+  WhyTarget to;
+  std::vector<WhyStep> steps;
+  std::vector<std::string> notes;
+  bool allowed() const;
+  Json ToJson() const;
+  std::string ToText(const Colors& colors) const;
+};
+
+}  // namespace qanat::ctl
