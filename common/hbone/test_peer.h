@@ -144,14 +144,14 @@ class RawPeer final : public net::TransportEvents, FrameSink {
   // The code of an RST_STREAM or GOAWAY that came; -1 without.
   int64_t ResetCode(uint32_t stream) const {
     const Frame* f = Find(kRstStream, stream);
-    return f ? Read32(reinterpret_cast<const uint8_t*>(f->payload.data())) : -1;
+    return f ? int64_t{Read32(reinterpret_cast<const uint8_t*>(f->payload.data()))} : -1;
   }
   int64_t GoawayCode() const {
     const Frame* last = nullptr;
     for (const Frame& frame : frames) {
       if (frame.header.type == kGoaway) last = &frame;
     }
-    return last ? Read32(reinterpret_cast<const uint8_t*>(last->payload.data()) + 4) : -1;
+    return last ? int64_t{Read32(reinterpret_cast<const uint8_t*>(last->payload.data()) + 4)} : -1;
   }
 
   void OnReadable() override {
