@@ -74,7 +74,7 @@ class DeltaClient {
   };
 
   DeltaClient(event::EventLoop& loop, grpc::Channel& channel, Node node,
-              DeltaObserver observer = {});
+              DeltaObserver observer = {}, grpc::Backoff::Policy backoff = {});
   ~DeltaClient();
 
   // Before Start(). The handler is not owned. The order of adding is the order of asking.
@@ -86,7 +86,8 @@ class DeltaClient {
   void SetNames(std::string_view type_url, const std::set<std::string>& names);
   void Subscribe(std::string_view type_url, const std::string& name);
   void Unsubscribe(std::string_view type_url, const std::string& name);
-  // Wildcard types: ask for one name again (unsubscribe and subscribe make the server resend it).
+  // Asks for one resource again, also of a wildcard type: an explicit subscription makes the server
+  // send it.
   void Resend(std::string_view type_url, const std::string& name);
 
   bool connected() const;  // a stream exists and has answered
