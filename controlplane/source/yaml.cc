@@ -13,7 +13,7 @@ namespace qanat::controlplane {
 namespace {
 
 constexpr size_t kMaxDepth = 60;          // the YAML library itself promises 64
-constexpr size_t kMaxNodes = 4'000'000;   // aliases can multiply: a small text, a huge tree
+constexpr size_t kMaxNodes = 1'000'000;   // aliases can multiply: a small text, a huge tree
 
 struct ParserDelete {
   void operator()(fy_parser* parser) const { fy_parser_destroy(parser); }
@@ -158,14 +158,19 @@ class Builder {
         return Error(node.line, node.column, "a key must be a plain string",
                      "quote it, or check the indentation");
       }
-      frame.key = YamlEntry{std::move(node.text), node.line, {}};
+      frame.key = YamlEntry{std::move(node.text), node.line, {}, false};
       return true;
     }
     YamlEntry entry = std::move(*frame.key);
     frame.key.reset();
     if (entry.key == "<<" && (node.is_map() || node.is_sequence())) return Merge(frame.node, node);
-    for (const YamlEntry& other : frame.node.entries) {
+    for (YamlEntry& other : frame.node.entries) {
       if (other.key != entry.key) continue;
+      if (other.merged) {
+        entry.value = std::move(node);
+        other = std::move(entry);
+        return true;
+      }
       return Error(entry.line, 1,
                    fmt::format("duplicate key \"{}\": first given in line {}", entry.key, other.line),
                    "keep one of the two");
@@ -184,7 +189,9 @@ class Builder {
       return true;
     }
     for (const YamlEntry& entry : from.entries) {
-      if (into.Find(entry.key) == nullptr) into.entries.push_back(entry);
+      if (into.Find(entry.key) != nullptr) continue;
+      into.entries.push_back(entry);
+      into.entries.back().merged = true;
     }
     return true;
   }
@@ -204,7 +211,7 @@ void TakeDiagnostics(fy_diag* diag, YamlFile& out) {
     while (!message.empty() && message.back() == '\n') message.pop_back();
     std::string remedy = "correct the YAML at this line; the last good version stays in force";
     if (message.find("tab") != std::string::npos) remedy = "indent with spaces, not tabs";
-    out.errors.push_back({error->line + 1, error->column + 1, std::move(message), remedy});
+    out.errors.push_back({error->line, error->column, std::move(message), remedy});
   }
 }
 
@@ -229,6 +236,7 @@ std::string_view YamlNode::KindName() const {
 
 YamlFile ParseYaml(std::string_view text) {
   YamlFile out;
+  if (text.empty()) return out;
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
     int line = 1;
     for (char c : text.substr(0, nul)) line += c == '\n' ? 1 : 0;

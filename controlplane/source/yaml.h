@@ -33,6 +33,7 @@ struct YamlEntry {
   std::string key;
   int line = 0;
   YamlNode value;
+  bool merged = false;  // came by `<<`: the map's own key of that name replaces it
 };
 
 struct YamlError {
