@@ -270,6 +270,7 @@ CallPtr Channel::Unary(CallOptions options, std::string_view request, UnaryStatu
 }
 
 const ChannelOptions& Channel::options() const { return impl_->options_; }
+event::EventLoop& Channel::loop() const { return impl_->loop_; }
 bool Channel::connected() const { return impl_->connected(); }
 void Channel::Disconnect(std::string_view why) { impl_->Disconnect(why); }
 

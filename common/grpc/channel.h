@@ -133,6 +133,7 @@ class Channel {
   CallPtr Unary(CallOptions options, std::string_view request, UnaryStatusDone done);
 
   const ChannelOptions& options() const;
+  event::EventLoop& loop() const;
   bool connected() const;
   // Ends the connection; calls get UNAVAILABLE. The next call connects anew.
   void Disconnect(std::string_view why);
