@@ -1,1 +1,420 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "common/grpc/channel.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "common/grpc/test_server.h"
+#include "common/tls/test_certs.h"
+
+namespace qanat::grpc {
+namespace {
+
+using std::chrono::milliseconds;
+using test::TestServer;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+struct Client final : MessageCallEvents {
+  std::vector<std::string> messages;
+  CallStatus status;
+  bool closed = false;
+  int writable = 0;
+  std::function<void()> on_message, on_closed;
+  void OnMessage(std::string m) override {
+    messages.push_back(std::move(m));
+    if (on_message) on_message();
+  }
+  void OnWritable() override { ++writable; }
+  void OnClosed(const CallStatus& s) override {
+    status = s;
+    closed = true;
+    if (on_closed) on_closed();
+  }
+};
+
+class ChannelTest : public ::testing::Test {
+ protected:
+  void RunUntil(const std::function<bool()>& done, milliseconds limit = milliseconds(10000)) {
+    const auto end = event::Clock::now() + limit;
+    while (!done() && event::Clock::now() < end) loop_.RunOnce(milliseconds(10));
+    EXPECT_TRUE(done()) << "timed out";
+  }
+  ChannelOptions To(const TestServer& server) {
+    ChannelOptions options;
+    options.endpoint = server.endpoint();
+    return options;
+  }
+  std::pair<CallStatus, std::string> Unary(Channel& channel, CallOptions options,
+                                           const std::string& request) {
+    std::pair<CallStatus, std::string> out;
+    bool done = false;
+    CallPtr call = channel.Unary(std::move(options), request, [&](CallStatus s, std::string r) {
+      out = {std::move(s), std::move(r)};
+      done = true;
+    });
+    EXPECT_FALSE(done);
+    RunUntil([&] { return done; });
+    return out;
+  }
+  event::EventLoop loop_;
+};
+
+TEST_F(ChannelTest, UnaryWithMetadata) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    c.on_message = [&c](std::string m) {
+      c.Send("re: " + m);
+      c.Finish(0);
+    };
+  };
+  ChannelOptions options = To(server);
+  options.metadata = TokenMetadata("token.in.place", "Kubernetes");
+  Channel channel(loop_, options);
+  for (int i = 0; i < 3; ++i) {
+    auto [status, response] =
+        Unary(channel, {"/a.B/C", {{"x-one", "1"}}, milliseconds(5000)}, "hi");
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    EXPECT_EQ(response, "re: hi");
+  }
+  EXPECT_EQ(server.accepted, 1) << "one connection for all";
+  const http::RequestHead& head = server.calls[0]->head;
+  EXPECT_EQ(head.method, "POST");
+  EXPECT_EQ(head.path, "/a.B/C");
+  EXPECT_EQ(head.scheme, "http");
+  EXPECT_EQ(head.headers.Get("content-type"), "application/grpc");
+  EXPECT_EQ(head.headers.Get("te"), "trailers");
+  EXPECT_EQ(head.headers.Get("grpc-timeout"), "5000m");
+  EXPECT_EQ(head.headers.Get("authorization"), "Bearer token.in.place");
+  EXPECT_EQ(head.headers.Get("clusterid"), "Kubernetes");
+  EXPECT_EQ(head.headers.Get("x-one"), "1");
+  EXPECT_THAT(std::string(*head.headers.Get("user-agent")), HasSubstr("qanat/"));
+}
+
+TEST_F(ChannelTest, StatusesAndMessagesAreDecoded) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) { c.Finish(16, "no%20way: %C3%A4"); };
+  Channel channel(loop_, To(server));
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kUnauthenticated);
+  EXPECT_EQ(status.message, "no way: \xc3\xa4");
+  EXPECT_FALSE(status.connection_error);
+}
+
+TEST_F(ChannelTest, BidirectionalStream) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    c.on_message = [&c](std::string m) { c.Send(m + "!"); };
+    c.on_half_close = [&c] { c.Finish(0); };
+  };
+  Channel channel(loop_, To(server));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  call->Send("one");  // before the connection
+  RunUntil([&] { return client.messages.size() == 1; });
+  call->Send("");
+  call->Send("three");
+  RunUntil([&] { return client.messages.size() == 3; });
+  EXPECT_THAT(client.messages, ElementsAre("one!", "!", "three!"));
+  call->HalfClose();
+  RunUntil([&] { return client.closed; });
+  EXPECT_TRUE(client.status.ok()) << client.status.ToString();
+}
+
+TEST_F(ChannelTest, MessagesAreSplitAnywhere) {
+  TestServer server(loop_);
+  std::string bytes;
+  for (int i = 0; i < 50; ++i)
+    bytes += TestServer::Call::Frame(std::string(static_cast<size_t>(i), 'a'));
+  server.on_call = [&](TestServer::Call& c) {
+    for (char b : bytes) c.SendRaw({&b, 1});
+    c.Finish(0);
+  };
+  Channel channel(loop_, To(server));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  RunUntil([&] { return client.closed; });
+  ASSERT_EQ(client.messages.size(), 50u);
+  for (size_t i = 0; i < 50; ++i) EXPECT_EQ(client.messages[i].size(), i);
+}
+
+TEST_F(ChannelTest, BigMessageBothWays) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    c.on_message = [&c](std::string m) {
+      c.Send(m);
+      c.Finish(0);
+    };
+  };
+  Channel channel(loop_, To(server));
+  const std::string big(20 << 20, 'x');
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, big);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_TRUE(response == big);
+}
+
+TEST_F(ChannelTest, MessageOverTheLimit) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) { c.SendRaw(std::string("\0\x7f\xff\xff\xff", 5)); };
+  ChannelOptions options = To(server);
+  options.max_message_bytes = 1000;
+  Channel channel(loop_, options);
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kResourceExhausted);
+}
+
+TEST_F(ChannelTest, Deadline) {
+  TestServer server(loop_);
+  Channel channel(loop_, To(server));
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, milliseconds(100)}, "");
+  EXPECT_EQ(status.code, StatusCode::kDeadlineExceeded);
+  RunUntil([&] { return server.calls.size() == 1 && server.calls[0]->stream == nullptr; });
+}
+
+TEST_F(ChannelTest, CancelIsSeenByTheServer) {
+  TestServer server(loop_);
+  Channel channel(loop_, To(server));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  RunUntil([&] { return server.calls.size() == 1; });
+  call.reset();
+  RunUntil([&] { return server.calls[0]->stream == nullptr; });
+  EXPECT_FALSE(client.closed) << "no event after the user has let go";
+}
+
+TEST_F(ChannelTest, CallMayBeDestroyedInsideItsEvents) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    c.Send("a");
+    c.Send("b");
+    c.Finish(0);
+  };
+  Channel channel(loop_, To(server));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  client.on_message = [&] { call.reset(); };
+  RunUntil([&] { return client.messages.size() == 1; });
+  Client second;
+  call = channel.Start({"/a.B/C", {}, {}}, &second);
+  second.on_closed = [&] { call.reset(); };
+  RunUntil([&] { return second.closed; });
+  EXPECT_EQ(client.messages.size(), 1u);
+}
+
+TEST_F(ChannelTest, UnavailableThenReconnect) {
+  auto server = std::make_unique<TestServer>(loop_);
+  const net::SocketAddress address = server->address();
+  Channel channel(loop_, To(*server));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  RunUntil([&] { return server->calls.size() == 1; });
+  EXPECT_TRUE(channel.connected());
+  server.reset();
+  RunUntil([&] { return client.closed; });
+  EXPECT_EQ(client.status.code, StatusCode::kUnavailable);
+  EXPECT_TRUE(client.status.connection_error);
+  auto [refused, none] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(refused.code, StatusCode::kUnavailable);
+  EXPECT_TRUE(refused.connection_error);
+  EXPECT_THAT(refused.message, HasSubstr(address.ToString()));
+  TestServer again(loop_, nullptr, address);
+  again.on_call = [](TestServer::Call& c) {
+    c.Send("back");
+    c.Finish(0);
+  };
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(response, "back");
+}
+
+TEST_F(ChannelTest, GoAwayMovesNewCallsToANewConnection) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    c.on_message = [&c](std::string m) {
+      c.Send(m);
+      if (m == "end") c.Finish(0);
+    };
+  };
+  Channel channel(loop_, To(server));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  call->Send("a");
+  RunUntil([&] { return client.messages.size() == 1; });
+  server.connections.front()->Drain();
+  for (int i = 0; i < 40; ++i) loop_.RunOnce(milliseconds(10));
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "end");
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(server.accepted, 2);
+  call->Send("end");  // the old stream still works
+  RunUntil([&] { return client.closed; });
+  EXPECT_TRUE(client.status.ok()) << client.status.ToString();
+}
+
+TEST_F(ChannelTest, ConnectTimeout) {
+  // Listens and never speaks: the TLS handshake cannot finish.
+  Fd listener = *net::Listen({.address = *net::SocketAddress::Parse("127.0.0.1:0")});
+  ChannelOptions options;
+  options.endpoint = "https://" + net::SocketAddress::OfLocal(listener.get())->ToString();
+  options.root_ca = tls::testing::TestCa::Make().authority.certificate.ToPem();
+  options.connect_timeout = milliseconds(150);
+  Channel channel(loop_, options);
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kUnavailable);
+  EXPECT_THAT(status.message, HasSubstr("handshake"));
+}
+
+TEST_F(ChannelTest, BadEndpointsAndTokens) {
+  ChannelOptions options;
+  options.endpoint = "ftp://x";
+  Channel bad(loop_, options);
+  EXPECT_FALSE(Unary(bad, {"/a.B/C", {}, {}}, "").first.ok());
+  TestServer server(loop_);
+  options = To(server);
+  options.metadata = TokenMetadata("/nonexistent/token", "");
+  Channel no_token(loop_, options);
+  auto [status, response] = Unary(no_token, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kUnauthenticated);
+  EXPECT_THAT(status.message, HasSubstr("/nonexistent/token"));
+  EXPECT_TRUE(server.calls.empty());
+}
+
+TEST_F(ChannelTest, NotGrpc) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    http::ResponseHead head;
+    head.status = 503;
+    c.stream->SendResponse(head, true);
+  };
+  Channel channel(loop_, To(server));
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kUnavailable);
+  EXPECT_FALSE(status.connection_error);
+  EXPECT_THAT(status.message, HasSubstr("503"));
+}
+
+TEST_F(ChannelTest, StreamsThatEndBadly) {
+  TestServer server(loop_);
+  std::function<void(TestServer::Call&)> behave;
+  server.on_call = [&](TestServer::Call& c) { behave(c); };
+  Channel channel(loop_, To(server));
+  behave = [](TestServer::Call& c) {
+    c.SendRaw(std::string("\0\0\0\0\x09half", 9));
+    c.Finish(0);
+  };
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").first.code, StatusCode::kInternal);
+  behave = [](TestServer::Call& c) {
+    c.Send("a");
+    c.stream->SendData({}, true);
+  };
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").first.code, StatusCode::kUnknown);
+  behave = [](TestServer::Call& c) { c.stream->Reset(http::ResetCode::kRefused); };
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").first.code, StatusCode::kUnavailable);
+  behave = [](TestServer::Call& c) { c.stream->Reset(http::ResetCode::kCancel); };
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").first.code, StatusCode::kCancelled);
+  behave = [](TestServer::Call& c) { c.SendRaw(std::string("\1\0\0\0\0", 5)); };
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").first.code, StatusCode::kInternal);
+  behave = [](TestServer::Call& c) { c.Finish(0); };  // no message
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").first.code, StatusCode::kInternal);
+  EXPECT_EQ(server.accepted, 1);
+}
+
+TEST_F(ChannelTest, ManyCallsOverTheStreamLimit) {
+  TestServer server(loop_);
+  server.options.max_concurrent_streams = 3;
+  server.on_call = [](TestServer::Call& c) {
+    c.on_message = [&c](std::string m) {
+      c.Send(m);
+      c.Finish(0);
+    };
+  };
+  Channel channel(loop_, To(server));
+  int done = 0;
+  std::vector<CallPtr> calls;
+  for (int i = 0; i < 30; ++i) {
+    calls.push_back(
+        channel.Unary({"/a.B/C", {}, {}}, std::to_string(i), [&, i](CallStatus s, std::string r) {
+          EXPECT_TRUE(s.ok()) << s.ToString();
+          EXPECT_EQ(r, std::to_string(i));
+          ++done;
+        }));
+  }
+  RunUntil([&] { return done == 30; });
+}
+
+// ---- TLS ----
+
+class TlsChannelTest : public ChannelTest {
+ protected:
+  TlsChannelTest()
+      : ca_(tls::testing::TestCa::Make()),
+        root_path_(std::filesystem::temp_directory_path() /
+                   ("qanat-root-" + std::to_string(::getpid()) + ".pem")) {
+    WriteRoot(ca_);
+  }
+  ~TlsChannelTest() override { std::filesystem::remove(root_path_); }
+  void WriteRoot(const tls::testing::TestCa& ca) {
+    std::ofstream(root_path_) << ca.authority.certificate.ToPem();
+  }
+  std::unique_ptr<TestServer> Server(tls::RequestNames names) {
+    auto identity = ca_.Issue(std::move(names));
+    tls::ContextOptions options;
+    options.chain = {identity.certificate};
+    options.key = identity.key;
+    options.roots = {ca_.authority.certificate};
+    auto server = std::make_unique<TestServer>(loop_, *tls::TlsContext::Make(std::move(options)));
+    server->on_call = [](TestServer::Call& c) {
+      c.Send("secure");
+      c.Finish(0);
+    };
+    return server;
+  }
+  tls::testing::TestCa ca_;
+  std::filesystem::path root_path_;
+};
+
+TEST_F(TlsChannelTest, ServerNameIsChecked) {
+  auto server = Server({{}, {"istiod.istio-system.svc"}, {}});
+  ChannelOptions options = To(*server);  // by IP, which the certificate does not have
+  options.root_ca = root_path_;
+  {
+    Channel channel(loop_, options);
+    auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+    EXPECT_EQ(status.code, StatusCode::kUnavailable);
+    EXPECT_TRUE(status.connection_error);
+    EXPECT_TRUE(server->calls.empty());
+  }
+  options.alternative_server_name = "istiod.istio-system.svc";
+  Channel channel(loop_, options);
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(response, "secure");
+}
+
+TEST_F(TlsChannelTest, IpNamesAndRootRotation) {
+  auto server = Server({{}, {}, {"127.0.0.1"}});
+  ChannelOptions options = To(*server);
+  options.root_ca = root_path_;
+  Channel channel(loop_, options);
+  WriteRoot(tls::testing::TestCa::Make());  // another root: nobody we know
+  EXPECT_EQ(Unary(channel, {"/a.B/C", {}, {}}, "").first.code, StatusCode::kUnavailable);
+  WriteRoot(ca_);  // read again for the next connection
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_TRUE(status.ok()) << status.ToString();
+}
+
+TEST_F(TlsChannelTest, MissingRoot) {
+  auto server = Server({{}, {}, {"127.0.0.1"}});
+  ChannelOptions options = To(*server);
+  options.root_ca = "/nonexistent/root-cert.pem";
+  Channel channel(loop_, options);
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kUnavailable);
+  EXPECT_THAT(status.message, HasSubstr("/nonexistent/root-cert.pem"));
+}
+
+}  // namespace
+}  // namespace qanat::grpc

@@ -196,9 +196,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
     if (observer.on_terminated) observer.on_terminated(reason);
     reconnect.Start(delay);
   }
-  void Restart(std::string why) {
-    Ended({grpc::StatusCode::kInternal, std::move(why), false});
-  }
+  void Restart(std::string why) { Ended({grpc::StatusCode::kInternal, std::move(why), false}); }
 
   // ---- DeltaResponseParser::Sink ----
   void OnResource(const ResourceView& r) override {
