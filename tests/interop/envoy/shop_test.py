@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stock Envoy serves the shop on what the translator (controlplane/envoy) says, given to it as a
+static bootstrap. Usage: shop_test.py BOOTSTRAP_PROGRAM [unittest arguments]. Needs root."""
+
+import collections
+import math
+import os
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from bed import OVERLAY, TREE, VIPS, Bed, Caller, shop_files
+from shop_checks import BackendChecks
+
+PROGRAM = None
+TESTDATA = os.path.join(TREE, "controlplane/envoy/testdata")
+
+
+def write_bootstrap(bed, gateway, overlay, files):
+    path = os.path.join(bed.directory, "waypoint.pb")
+    subprocess.run([PROGRAM, path, gateway, bed.authority.dir, overlay, *files], check=True)
+    return path
+
+
+class Validate(unittest.TestCase):
+    """Every golden world is a configuration that Envoy takes."""
+
+    def test_goldens(self):
+        bed = Bed("validate", "waypoint")
+        self.addCleanup(bed.close)
+        bed.certificates()
+        base = os.path.join(TESTDATA, "base.yaml")
+        worlds = [("shop/waypoint", OVERLAY, shop_files()), ("shop/payments-waypoint", OVERLAY, shop_files()),
+                  ("app/waypoint", "-", [os.path.join(TESTDATA, "empty.yaml")])]
+        for file in sorted(os.listdir(TESTDATA)):
+            if file.endswith(".yaml") and file not in ("base.yaml", "empty.yaml", "shop.overlay.yaml"):
+                worlds.append(("app/waypoint", "-", [base, os.path.join(TESTDATA, file)]))
+        self.assertGreaterEqual(len(worlds), 7)
+        for gateway, overlay, files in worlds:
+            with self.subTest(gateway=gateway, file=os.path.basename(files[-1])):
+                path = write_bootstrap(bed, gateway, overlay, files)
+                result = subprocess.run([bed.envoy, "--mode", "validate", "-c", path, "-l", "error"],
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                self.assertEqual(result.returncode, 0, result.stdout)
+
+
+class Backend(BackendChecks, unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.bed = Bed("backend", "waypoint")
+        cls.bed.certificates()
+        cls.add_clients(cls.bed)
+        cls.bed.start_peers()
+        cls.bed.start_waypoint(write_bootstrap(cls.bed, "shop/waypoint", OVERLAY, shop_files()))
+        cls.bed.wait_ready()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.bed.close()
+
+
+class Payments(unittest.TestCase):
+    """The other waypoint: an HTTPRoute over Services that are not bound to it."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.bed = Bed("payments", "payments-waypoint")
+        cls.bed.certificates()
+        cls.bed.client(9001, "backend", VIPS["payments"] + ":80")
+        cls.bed.client(9002, "frontend", VIPS["payments"] + ":80")
+        cls.bed.start_peers()
+        cls.bed.start_waypoint(write_bootstrap(cls.bed, "shop/payments-waypoint", OVERLAY, shop_files()))
+        cls.bed.wait_ready()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.bed.close()
+
+    def test_canary_is_ten_percent(self):
+        ask, count, versions = Caller(9001, "payments"), 1000, collections.Counter()
+        for _ in range(count):
+            status, body, _ = ask("/api/ping")
+            self.assertEqual(status, 200, body)
+            versions[body["version"]] += 1
+        self.assertLess(abs(versions["v2"] - count * 0.1), 3 * math.sqrt(count * 0.1 * 0.9), versions)
+
+    def test_policy(self):
+        backend, frontend = Caller(9001, "payments"), Caller(9002, "payments")
+        self.assertEqual(backend("/api/ping")[0], 200)
+        self.assertEqual(backend("/admin")[0], 403)
+        self.assertEqual(backend("/admin/x")[0], 403)
+        self.assertEqual(frontend("/api/ping")[0], 403)
+
+
+class WrongIdentity(unittest.TestCase):
+    """A pod's address answers with somebody else's certificate: nothing is sent to it."""
+
+    def test_it_gets_no_request(self):
+        bed = Bed("identity", "waypoint")
+        self.addCleanup(bed.close)
+        bed.certificates()
+        bed.client(9001, "frontend", VIPS["backend"] + ":80")
+        bed.start_peers(wrong_identity=("backend-v2-a",))
+        bed.start_waypoint(write_bootstrap(bed, "shop/waypoint", OVERLAY, shop_files()))
+        bed.wait_ready()
+        ask = Caller(9001, "backend")
+        for _ in range(5):
+            self.assertEqual(ask(headers={"canary": "true"})[0], 503)
+        # Those who are who they should be still serve.
+        self.assertEqual(ask("/api/slow?seconds=0")[0], 200)
+
+
+if __name__ == "__main__":
+    PROGRAM = os.path.abspath(sys.argv.pop(1))
+    unittest.main(verbosity=2, warnings="ignore")
