@@ -165,7 +165,7 @@ struct Tracker {
       }
     }
     if (programs && Items(mesh, "pods").size() > 0) {
-      Once("pods", fmt::format("starting {} pods", Items(mesh, "pods").size()));
+      Once("pods", fmt::format("starting {} pods", Int(mesh, "wantedPods")));
     }
     progress.Waiting(waiting.empty() ? "" : "waiting for " + waiting[0].get<std::string>());
   }

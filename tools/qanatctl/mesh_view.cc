@@ -2,7 +2,6 @@
 #include "tools/qanatctl/mesh_view.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -15,6 +14,15 @@
 
 namespace qanat::ctl {
 namespace {
+
+// A killed process that nobody has waited for yet is gone, although it still has its number.
+bool IsAlive(int64_t pid) {
+  if (pid <= 0) return false;
+  const std::string stat = local::ReadFile(fmt::format("/proc/{}/stat", pid)).value_or("");
+  const size_t name_end = stat.rfind(") ");
+  return name_end != std::string::npos && name_end + 2 < stat.size() &&
+         stat[name_end + 2] != 'Z' && stat[name_end + 2] != 'X';
+}
 
 PodRef ReadPod(const Json& json) {
   PodRef pod;
@@ -61,8 +69,7 @@ Result<MeshView> MeshView::Load(const std::string& mesh) {
   if (!parsed->is_object()) return Fail(Code::kInternal, names.MeshJson() + " is damaged");
   MeshView view;
   const Json& json = *parsed;
-  const auto pid = json.contains("supervisor") ? Int(json["supervisor"], "pid") : 0;
-  view.supervisor_alive_ = pid > 0 && kill(static_cast<pid_t>(pid), 0) == 0;
+  view.supervisor_alive_ = IsAlive(Int(Get(json, "supervisor"), "pid"));
   view.fabric_netns_ = local::Names::NetnsPath(names.FabricNetns());
   for (const Json& node : Items(json, "nodes")) {
     view.nodes_.push_back({Str(node, "name"), Str(node, "netns")});

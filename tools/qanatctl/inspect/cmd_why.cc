@@ -171,7 +171,16 @@ class Tracer {
         Encode(Identity(from_)), Encode(FromIp("")), Encode(report_.to.host), report_.to.port,
         Encode(options_.method.empty() ? "GET" : options_.method),
         Encode(options_.path.empty() ? "/" : options_.path));
-    for (const std::string& header : options_.headers) query += "&header=" + Encode(header);
+    for (const std::string& header : options_.headers) {
+      const size_t colon = header.find(':');
+      if (colon == std::string::npos) {
+        return Fail(Code::kInvalidArgument,
+                    fmt::format("header '{}': write it as 'name: value'", header));
+      }
+      std::string value = header.substr(colon + 1);
+      while (value.starts_with(' ')) value.erase(0, 1);
+      query += "&header=" + Encode(header.substr(0, colon) + ":" + value);
+    }
     QANAT_ASSIGN_OR_RETURN(auto answer, Ask(waypoint->netns, query));
     report_.steps.push_back(
         {fmt::format("waypoint {}/{}", waypoint->ns, waypoint->gateway), answer});

@@ -384,6 +384,7 @@ std::string Supervisor::MeshState() const {
                     {"controlPlane",
                      {{"netns", Names::NetnsPath(options_.names.FabricNetns())},
                       {"address", UnderlayV4(kFabricHost).ToString() + ":15012"}}},
+                    {"wantedPods", plan_.pods.size()},
                     {"settled", waiting.empty()},
                     {"waiting", waiting},
                     {"nodes", std::move(nodes)},
