@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+// /config_dump and /debug/connections. Key names are stock ztunnel's, since other tools read them.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "ztunnel/admin/json.h"
+
+namespace qanat::ztunnel {
+namespace {
+
+using nlohmann::ordered_json;
+
+std::string Base64(std::string_view in) {
+  static constexpr char kAlphabet[] =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (size_t i = 0; i < in.size(); i += 3) {
+    uint32_t group = 0;
+    for (size_t j = 0; j < 3; ++j) {
+      group = group << 8 | (i + j < in.size() ? static_cast<uint8_t>(in[i + j]) : 0u);
+    }
+    for (size_t j = 0; j < 4; ++j) {
+      out.push_back(i + j > in.size() ? '=' : kAlphabet[group >> (18 - 6 * j) & 63]);
+    }
+  }
+  return out;
+}
+
+std::string Time(identity::SystemTime time) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
+}
+
+ordered_json Gateway(const model::GatewayAddress& gateway) {
+  std::string destination;
+  if (const auto* host = std::get_if<model::NamespacedHostname>(&gateway.destination)) {
+    destination = host->Key();
+  } else {
+    const auto& address = std::get<model::NetworkAddress>(gateway.destination);
+    destination = address.network + "/" + address.ip.ToString();
+  }
+  return {{"destination", destination}, {"hboneMtlsPort", gateway.hbone_port}};
+}
+
+ordered_json Ports(const model::PortList& ports) {
+  ordered_json out = ordered_json::object();
+  for (const model::Port& port : ports) out[std::to_string(port.service_port)] = port.target_port;
+  return out;
+}
+
+ordered_json WorkloadJson(const model::Workload& w) {
+  ordered_json out;
+  out["workloadIps"] = ordered_json::array();
+  for (const auto& ip : w.addresses) out["workloadIps"].push_back(ip.ToString());
+  if (w.waypoint) out["waypoint"] = Gateway(*w.waypoint);
+  if (w.network_gateway) out["networkGateway"] = Gateway(*w.network_gateway);
+  out["protocol"] = w.protocol == model::TunnelProtocol::kHbone ? "HBONE" : "TCP";
+  out["networkMode"] =
+      w.network_mode == model::NetworkMode::kHostNetwork ? "HostNetwork" : "Standard";
+  out["uid"] = w.uid;
+  out["name"] = w.name;
+  out["namespace"] = w.ns;
+  out["trustDomain"] = w.trust_domain;
+  out["serviceAccount"] = w.service_account;
+  out["network"] = w.network;
+  out["workloadName"] = w.workload_name;
+  out["workloadType"] = ToString(w.type);
+  out["canonicalName"] = w.canonical_name;
+  out["canonicalRevision"] = w.canonical_revision;
+  out["hostname"] = w.hostname;
+  out["node"] = w.node;
+  out["nativeTunnel"] = w.native_tunnel;
+  if (w.application_tunnel) {
+    out["applicationTunnel"] = {
+        {"protocol", w.application_tunnel->proxy_protocol ? "PROXY" : "NONE"},
+        {"port", w.application_tunnel->port}};
+  }
+  out["authorizationPolicies"] = w.authorization_policies;
+  out["status"] = w.healthy ? "Healthy" : "Unhealthy";
+  out["clusterId"] = w.cluster_id;
+  out["locality"] = {{"region", w.locality.region},
+                     {"zone", w.locality.zone},
+                     {"subzone", w.locality.subzone}};
+  out["services"] = ordered_json::array();
+  for (const auto& [key, ports] : w.services) out["services"].push_back(key);
+  out["capacity"] = w.capacity;
+  return out;
+}
+
+std::string_view ScopeName(model::LbScope scope) {
+  switch (scope) {
+    case model::LbScope::kUnspecified: return "Unspecified";
+    case model::LbScope::kRegion: return "Region";
+    case model::LbScope::kZone: return "Zone";
+    case model::LbScope::kSubzone: return "Subzone";
+    case model::LbScope::kNode: return "Node";
+    case model::LbScope::kCluster: return "Cluster";
+    case model::LbScope::kNetwork: return "Network";
+  }
+  return "";
+}
+
+std::string_view ModeName(model::LbMode mode) {
+  switch (mode) {
+    case model::LbMode::kUnspecified: return "Standard";
+    case model::LbMode::kStrict: return "Strict";
+    case model::LbMode::kFailover: return "Failover";
+    case model::LbMode::kPassthrough: return "Passthrough";
+  }
+  return "";
+}
+
+ordered_json ServiceJson(const model::Service& s, const model::EndpointList& endpoints) {
+  ordered_json out;
+  out["name"] = s.name;
+  out["namespace"] = s.ns;
+  out["hostname"] = s.hostname;
+  out["vips"] = ordered_json::array();
+  out["cidrVips"] = ordered_json::array();
+  for (const auto& address : s.addresses) {
+    out[address.host ? "vips" : "cidrVips"].push_back(
+        address.network + "/" +
+        (address.host ? address.cidr.ip().ToString() : address.cidr.ToString()));
+  }
+  out["ports"] = Ports(s.ports);
+  out["endpoints"] = ordered_json::object();
+  for (const auto& endpoint : endpoints) {
+    out["endpoints"][endpoint.workload->uid] = {
+        {"workloadUid", endpoint.workload->uid},
+        {"port", Ports(*endpoint.ports)},
+        {"status", endpoint.workload->healthy ? "Healthy" : "Unhealthy"}};
+  }
+  out["subjectAltNames"] = s.subject_alt_names;
+  if (s.waypoint) out["waypoint"] = Gateway(*s.waypoint);
+  if (!s.weighted_waypoints.empty()) {
+    out["weightedWaypoints"] = ordered_json::array();
+    for (const auto& weighted : s.weighted_waypoints) {
+      out["weightedWaypoints"].push_back(
+          {{"destination", Gateway(weighted.destination)}, {"weight", weighted.weight}});
+    }
+  }
+  ordered_json preferences = ordered_json::array();
+  for (const auto scope : s.load_balancing.routing_preference) {
+    preferences.push_back(ScopeName(scope));
+  }
+  out["loadBalancer"] = {{"routingPreferences", preferences},
+                         {"mode", ModeName(s.load_balancing.mode)},
+                         {"healthPolicy",
+                          s.load_balancing.allow_unhealthy ? "AllowAll" : "OnlyHealthy"}};
+  out["canonical"] = s.canonical;
+  out["visibility"] = s.namespace_only ? "Namespace" : "Public";
+  return out;
+}
+
+ordered_json Value(const model::StringMatch& match) {
+  switch (match.kind) {
+    case model::StringMatch::Kind::kExact: return {{"Exact", match.value}};
+    case model::StringMatch::Kind::kPrefix: return {{"Prefix", match.value}};
+    case model::StringMatch::Kind::kSuffix: return {{"Suffix", match.value}};
+    case model::StringMatch::Kind::kPresence: return "Presence";
+    case model::StringMatch::Kind::kNotUnderstood: break;
+  }
+  return "NotUnderstood";
+}
+ordered_json Value(const model::IpMatch& match) {
+  return match.understood ? match.block.ToString() : "NotUnderstood";
+}
+ordered_json Value(const model::PortMatch& match) {
+  return match.understood ? ordered_json(match.port) : ordered_json("NotUnderstood");
+}
+ordered_json Value(const model::ServiceAccountMatch& match) {
+  return match.understood ? match.ns + "/" + match.sa : "NotUnderstood";
+}
+
+template <typename Values>
+void AddList(ordered_json& out, const char* key, const Values& values) {
+  if (values.empty()) return;
+  out[key] = ordered_json::array();
+  for (const auto& value : values) out[key].push_back(Value(value));
+}
+
+ordered_json MatchJson(const model::Match& match) {
+  ordered_json out = ordered_json::object();
+  AddList(out, "namespaces", match.namespaces);
+  AddList(out, "notNamespaces", match.not_namespaces);
+  AddList(out, "serviceAccounts", match.service_accounts);
+  AddList(out, "notServiceAccounts", match.not_service_accounts);
+  AddList(out, "principals", match.principals);
+  AddList(out, "notPrincipals", match.not_principals);
+  AddList(out, "sourceIps", match.source_ips);
+  AddList(out, "notSourceIps", match.not_source_ips);
+  AddList(out, "destinationIps", match.destination_ips);
+  AddList(out, "notDestinationIps", match.not_destination_ips);
+  AddList(out, "destinationPorts", match.destination_ports);
+  AddList(out, "notDestinationPorts", match.not_destination_ports);
+  return out;
+}
+
+ordered_json PolicyJson(const model::Policy& policy) {
+  ordered_json rules = ordered_json::array();
+  for (const model::Rule& rule : policy.rules) {
+    ordered_json clauses = ordered_json::array();
+    for (const model::Clause& clause : rule.clauses) {
+      ordered_json matches = ordered_json::array();
+      for (const model::Match& match : clause.matches) matches.push_back(MatchJson(match));
+      clauses.push_back(std::move(matches));
+    }
+    rules.push_back(std::move(clauses));
+  }
+  const char* scope = policy.scope == model::PolicyScope::kGlobal      ? "Global"
+                      : policy.scope == model::PolicyScope::kNamespace ? "Namespace"
+                                                                       : "WorkloadSelector";
+  ordered_json out = {{"name", policy.name},
+                      {"namespace", policy.ns},
+                      {"scope", scope},
+                      {"action", policy.action == model::PolicyAction::kAllow ? "Allow" : "Deny"},
+                      {"rules", rules},
+                      {"dryRun", policy.dry_run}};
+  if (!policy.problems.empty()) out["problems"] = policy.problems;
+  return out;
+}
+
+ordered_json Certificates(const std::vector<identity::CertificateInfo>& list) {
+  ordered_json out = ordered_json::array();
+  for (const auto& info : list) {
+    out.push_back({{"pem", Base64(info.pem)},
+                   {"serialNumber", info.serial},
+                   {"validFrom", Time(info.not_before)},
+                   {"expirationTime", Time(info.not_after)}});
+  }
+  return out;
+}
+
+ordered_json CertificateJson(const identity::SecretManager::Entry& entry) {
+  ordered_json out = {{"identity", entry.identity.ToString()}};
+  switch (entry.state) {
+    case identity::SecretManager::State::kFetching: out["state"] = "Initializing"; break;
+    case identity::SecretManager::State::kAvailable: out["state"] = "Available"; break;
+    case identity::SecretManager::State::kUnavailable:
+      out["state"] = "Unavailable: " + entry.error;
+      break;
+  }
+  out["certChain"] = ordered_json::array();
+  out["rootCerts"] = ordered_json::array();
+  if (entry.certificate) {
+    out["certChain"] = Certificates(entry.certificate->chain);
+    out["rootCerts"] = Certificates(entry.certificate->roots);
+  }
+  return out;
+}
+
+ordered_json ConnectionJson(const ConnectionInfo& info) {
+  const Flow& flow = info.flow;
+  ordered_json out;
+  out["src"] = flow.source.ToString();
+  out["originalDst"] = flow.destination.ToString();
+  out["actualDst"] =
+      flow.target.is_set() ? flow.target.ToString() : flow.destination.ToString();
+  out["protocol"] = flow.mutual_tls ? "HBONE" : "TCP";
+  return out;
+}
+
+ordered_json ConfigJson(const Config& config) {
+  return {{"network", config.network},
+          {"localNode", config.node_name},
+          {"clusterId", config.cluster_id},
+          {"xdsAddress", config.xds_address},
+          {"caAddress", config.ca_address},
+          {"inpodUds", config.inpod_uds},
+          {"packetMark", config.packet_mark},
+          {"onePass", config.one_pass},
+          {"ipv6Enabled", config.ipv6},
+          {"workerThreads", config.workers},
+          {"windowSize", config.stream_window},
+          {"connectionWindowSize", config.connection_window},
+          {"frameSize", config.frame_size},
+          {"poolMaxStreamsPerConn", config.pool_max_streams}};
+}
+
+std::string Print(const ordered_json& json) {
+  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
+std::string ConfigDumpJson(const DumpInput& input) {
+  ordered_json out;
+  // Sorted, so that two dumps can be compared.
+  std::map<std::string, ordered_json> workloads, services, policies;
+  input.snapshot.ForEachWorkload(
+      [&](const model::WorkloadPtr& w) { workloads[w->uid] = WorkloadJson(*w); });
+  input.snapshot.ForEachService([&](const model::ServicePtr& s) {
+    services[s->Key()] = ServiceJson(*s, input.snapshot.EndpointsOf(*s));
+  });
+  input.snapshot.ForEachPolicy(
+      [&](const model::PolicyPtr& p) { policies[p->Key()] = PolicyJson(*p); });
+  const auto values = [](std::map<std::string, ordered_json>& map) {
+    ordered_json list = ordered_json::array();
+    for (auto& [key, value] : map) list.push_back(std::move(value));
+    return list;
+  };
+  out["workloads"] = values(workloads);
+  out["services"] = values(services);
+  out["policies"] = values(policies);
+  out["stagedServices"] = ordered_json::object();
+  out["staticConfig"] = {{"workloads", ordered_json::array()},
+                         {"policies", ordered_json::array()},
+                         {"services", ordered_json::array()}};
+  out["version"] = {{"version", QANAT_VERSION}, {"buildStatus", "qanat"}};
+  out["config"] = ConfigJson(input.config);
+  out["certificates"] = ordered_json::array();
+  for (const auto& entry : input.certificates) out["certificates"].push_back(CertificateJson(entry));
+  out["workloadState"] = ordered_json::object();
+  for (const auto& [uid, entry] : input.pods) {
+    ordered_json inbound = ordered_json::array();
+    ordered_json outbound = ordered_json::array();
+    for (const ConnectionInfo& info : input.connections) {
+      if (info.pod_uid != uid) continue;
+      (info.flow.reporter == Reporter::kSource ? outbound : inbound)
+          .push_back(ConnectionJson(info));
+    }
+    out["workloadState"][uid] = {
+        {"state", entry.up ? "Up" : "Pending"},
+        {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
+        {"info",
+         {{"name", entry.pod->name},
+          {"namespace", entry.pod->ns},
+          {"serviceAccount", entry.pod->service_account}}}};
+    if (!entry.error.empty()) out["workloadState"][uid]["error"] = entry.error;
+  }
+  return Print(out);
+}
+
+std::string ConnectionsJson(const std::vector<ConnectionInfo>& connections) {
+  ordered_json out = ordered_json::array();
+  for (const ConnectionInfo& info : connections) {
+    const Flow& flow = info.flow;
+    ordered_json one = ConnectionJson(info);
+    one["direction"] = flow.reporter == Reporter::kSource ? "outbound" : "inbound";
+    one["path"] = info.path;
+    one["podUid"] = info.pod_uid;
+    one["srcWorkload"] = flow.source_workload ? flow.source_workload->uid : "";
+    one["dstWorkload"] = flow.destination_workload ? flow.destination_workload->uid : "";
+    one["srcIdentity"] = flow.source_identity ? flow.source_identity->ToString() : "";
+    one["dstIdentity"] = flow.destination_identity ? flow.destination_identity->ToString() : "";
+    one["dstService"] = flow.service ? flow.service->hostname : "";
+    one["bytesUp"] = info.bytes_up;
+    one["bytesDown"] = info.bytes_down;
+    out.push_back(std::move(one));
+  }
+  return Print(out);
+}
+
+}  // namespace qanat::ztunnel

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The admin endpoints' JSON, as text, from plain values. Main thread; no sockets.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/identity/secret_manager.h"
+#include "common/policy/policy.h"
+#include "common/state/snapshot.h"
+#include "ztunnel/config.h"
+#include "ztunnel/pods.h"
+#include "ztunnel/proxy/connection.h"
+#include "ztunnel/route/inbound.h"
+#include "ztunnel/route/outbound.h"
+
+namespace qanat::ztunnel {
+
+struct DumpInput {
+  const state::MeshSnapshot& snapshot;
+  const Config& config;
+  const std::map<std::string, Pods::Entry>& pods;
+  std::vector<identity::SecretManager::Entry> certificates;
+  std::vector<ConnectionInfo> connections;
+};
+// The shape of stock ztunnel's /config_dump, which istioctl ztunnel-config reads.
+std::string ConfigDumpJson(const DumpInput& input);
+// /debug/connections: what goes on, with both identities and the path taken.
+std::string ConnectionsJson(const std::vector<ConnectionInfo>& connections);
+
+struct WhyOutbound {
+  std::string source;  // uid of the workload
+  Route route;
+  PodPtr one_pass_pod;  // set when it would go in one pass
+  std::string one_pass_why_not;
+};
+std::string WhyOutboundJson(const WhyOutbound& why);
+std::string WhyInboundJson(const policy::Explanation& explanation, model::Reason reason,
+                           const std::string& detail);
+
+}  // namespace qanat::ztunnel

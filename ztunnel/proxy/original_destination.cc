@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ztunnel/proxy/original_destination.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+namespace qanat::ztunnel {
+namespace {
+constexpr int kSoOriginalDst = 80;  // SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST
+}
+
+std::optional<OriginalDestination> FindOriginalDestination(int fd, uint16_t listener_port) {
+  const auto local = net::SocketAddress::OfLocal(fd);
+  if (!local) return std::nullopt;
+  sockaddr_storage storage{};
+  socklen_t size = sizeof storage;
+  // Asked for in the family of the packets: an IPv4 connection on a dual-stack socket is IPv4.
+  const int level = local->ip().is_v4() ? SOL_IP : SOL_IPV6;
+  if (getsockopt(fd, level, kSoOriginalDst, &storage, &size) == 0) {
+    const auto nat = net::SocketAddress::FromSockaddr(reinterpret_cast<sockaddr*>(&storage));
+    // Conntrack may track without having rewritten anything.
+    if (nat.is_set() && nat != *local) return OriginalDestination{nat, true};
+  }
+  if (local->port() == listener_port) return std::nullopt;
+  return OriginalDestination{*local, false};
+}
+
+}  // namespace qanat::ztunnel

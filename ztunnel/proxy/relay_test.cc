@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// The relay between two transports that a test holds the far ends of: in-memory pipes, and real
+// sockets where the kernel's part (splice, RST) matters.
+#include "ztunnel/proxy/relay.h"
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <optional>
+#include <random>
+
+#include "common/net/socket.h"
+
+namespace qanat::ztunnel {
+namespace {
+
+using net::IoResult;
+
+std::string Random(size_t size) {
+  std::mt19937 random(7);
+  std::string out(size, '\0');
+  for (char& c : out) c = static_cast<char>(random());
+  return out;
+}
+
+class RelayTest : public ::testing::Test {
+ protected:
+  void Make(net::TransportPtr downstream, net::TransportPtr upstream) {
+    relay = std::make_unique<Relay>(shared, std::move(downstream), std::move(upstream),
+                                    Relay::Counters{up, down},
+                                    [this](const Relay::Result& r) { result = r; });
+    relay->Start();
+  }
+  // client and server are the far ends.
+  void OverPipes(size_t capacity = 65536) {
+    auto [a, b] = net::MakePipe(loop, capacity);
+    auto [c, d] = net::MakePipe(loop, capacity);
+    client = std::move(a);
+    server = std::move(d);
+    Make(std::move(b), std::move(c));
+  }
+  void OverSockets() {
+    auto [a, b] = SocketPair();
+    auto [c, d] = SocketPair();
+    client = net::MakeSocketTransport(loop, std::move(a));
+    server = net::MakeSocketTransport(loop, std::move(d));
+    Make(net::MakeSocketTransport(loop, std::move(b)),
+         net::MakeSocketTransport(loop, std::move(c)));
+  }
+  std::pair<Fd, Fd> SocketPair() {
+    net::ListenOptions listen;
+    listen.address = *net::SocketAddress::Parse("127.0.0.1:0");
+    Fd listener = std::move(net::Listen(listen).value());
+    net::ConnectOptions connect;
+    connect.to = *net::SocketAddress::OfLocal(listener.get());
+    Fd a = std::move(net::StartConnect(connect).value());
+    Fd b;
+    for (int i = 0; i < 1000 && !b; ++i) {
+      b.Reset(accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    }
+    return {std::move(a), std::move(b)};
+  }
+
+  void Spin(int rounds = 5) {
+    for (int i = 0; i < rounds; ++i) loop.RunOnce(std::chrono::milliseconds(1));
+  }
+  size_t Send(net::Transport& to, std::string_view data) {
+    const iovec io{const_cast<char*>(data.data()), data.size()};
+    const IoResult written = to.Write({&io, 1});
+    return written.ok() ? written.bytes : 0;
+  }
+  // Reads until nothing comes; returns how it ended.
+  IoResult::Kind Take(net::Transport& from, std::string& into) {
+    std::vector<uint8_t> buffer(65536);
+    while (true) {
+      const IoResult read = from.Read(buffer);
+      if (!read.ok()) return read.kind;
+      into.append(reinterpret_cast<char*>(buffer.data()), read.bytes);
+    }
+  }
+  void Exchange(const std::string& data) {
+    std::string received;
+    size_t sent = 0;
+    for (int i = 0; i < 200000 && received.size() < data.size(); ++i) {
+      if (sent < data.size()) sent += Send(*client, std::string_view(data).substr(sent));
+      loop.RunOnce(std::chrono::milliseconds(0));
+      Take(*server, received);
+    }
+    EXPECT_EQ(received.size(), data.size());
+    EXPECT_TRUE(received == data);
+  }
+
+  event::EventLoop loop;
+  RelayShared shared{16384};
+  std::shared_ptr<metrics::Counter> up = std::make_shared<metrics::Counter>();
+  std::shared_ptr<metrics::Counter> down = std::make_shared<metrics::Counter>();
+  net::TransportPtr client, server;
+  std::unique_ptr<Relay> relay;
+  std::optional<Relay::Result> result;
+};
+
+TEST_F(RelayTest, BothDirectionsAndCounts) {
+  OverPipes();
+  Send(*client, "hello");
+  Send(*server, "world!");  // the server may speak first
+  Spin();
+  std::string at_server, at_client;
+  Take(*server, at_server);
+  Take(*client, at_client);
+  EXPECT_EQ(at_server, "hello");
+  EXPECT_EQ(at_client, "world!");
+  EXPECT_EQ(relay->bytes_up(), 5u);
+  EXPECT_EQ(relay->bytes_down(), 6u);
+  EXPECT_EQ(up->value(), 5u);
+  EXPECT_EQ(down->value(), 6u);
+}
+
+TEST_F(RelayTest, HalfCloseFromTheClient) {
+  OverPipes();
+  Send(*client, "request");
+  client->ShutdownWrite();
+  Spin();
+  std::string text;
+  EXPECT_EQ(Take(*server, text), IoResult::Kind::kEof);
+  EXPECT_EQ(text, "request");
+  EXPECT_FALSE(result.has_value());
+  Send(*server, "answer");
+  Spin();
+  text.clear();
+  EXPECT_EQ(Take(*client, text), IoResult::Kind::kWouldBlock);
+  EXPECT_EQ(text, "answer");
+  server->ShutdownWrite();
+  Spin();
+  EXPECT_EQ(Take(*client, text), IoResult::Kind::kEof);
+  ASSERT_TRUE(result.has_value());
+  EXPECT_EQ(result->reason, model::Reason::kNone);
+}
+
+TEST_F(RelayTest, HalfCloseFromTheServer) {
+  OverPipes();
+  server->ShutdownWrite();
+  Spin();
+  std::string text;
+  EXPECT_EQ(Take(*client, text), IoResult::Kind::kEof);
+  Send(*client, "still going");
+  Spin();
+  Take(*server, text);
+  EXPECT_EQ(text, "still going");
+  EXPECT_FALSE(result.has_value());
+  client->ShutdownWrite();
+  Spin();
+  EXPECT_TRUE(result.has_value());
+}
+
+TEST_F(RelayTest, AnAbortStaysAnAbort) {
+  for (const bool from_client : {true, false}) {
+    for (const bool sockets : {true, false}) {
+      result.reset();
+      sockets ? OverSockets() : OverPipes();
+      Spin();
+      (from_client ? client : server)->Abort();
+      Spin(20);
+      ASSERT_TRUE(result.has_value());
+      EXPECT_EQ(result->reason, model::Reason::kReset);
+      std::string text;
+      EXPECT_EQ(Take(from_client ? *server : *client, text), IoResult::Kind::kReset);
+      relay.reset();
+    }
+  }
+}
+
+TEST_F(RelayTest, BackpressureKeepsAtMostOneReadAndLosesNothing) {
+  OverPipes(4096);
+  const std::string data = Random(1 << 20);
+  size_t sent = 0;
+  for (int i = 0; i < 50; ++i) {  // nobody reads: it must stop
+    sent += Send(*client, std::string_view(data).substr(sent));
+    Spin(1);
+  }
+  EXPECT_LT(sent, 4 * 4096u + shared.buffer.size());
+  std::string received;
+  for (int i = 0; i < 100000 && received.size() < data.size(); ++i) {
+    Take(*server, received);
+    sent += Send(*client, std::string_view(data).substr(sent));
+    Spin(1);
+  }
+  EXPECT_TRUE(received == data);
+}
+
+TEST_F(RelayTest, EofWaitsForWhatIsPending) {
+  OverPipes(1024);
+  size_t sent = 0;
+  const std::string data = Random(3000);
+  for (int i = 0; i < 10 && sent < data.size(); ++i) {
+    sent += Send(*client, std::string_view(data).substr(sent));
+    Spin(1);
+  }
+  client->ShutdownWrite();
+  Spin();
+  std::string received;
+  IoResult::Kind kind = IoResult::Kind::kWouldBlock;
+  for (int i = 0; i < 50 && kind == IoResult::Kind::kWouldBlock; ++i) {
+    kind = Take(*server, received);
+    Spin(1);
+  }
+  EXPECT_EQ(kind, IoResult::Kind::kEof);
+  EXPECT_EQ(received, data.substr(0, sent));
+}
+
+TEST_F(RelayTest, CopyOverSockets) {
+  OverSockets();
+  shared.splice_after = UINT64_MAX;
+  Exchange(Random(8 << 20));
+  EXPECT_EQ(shared.pipes.idle(), 0u);
+}
+
+TEST_F(RelayTest, SpliceOverSockets) {
+  OverSockets();
+  shared.splice_after = 100000;  // changes over in the middle
+  const std::string data = Random(8 << 20);
+  Exchange(data);
+  EXPECT_GT(shared.pipes.idle(), 0u);  // it was used and given back
+  EXPECT_EQ(relay->bytes_up(), data.size());
+  client->ShutdownWrite();
+  Spin();
+  std::string rest;
+  EXPECT_EQ(Take(*server, rest), IoResult::Kind::kEof);
+  server->ShutdownWrite();
+  Spin();
+  EXPECT_TRUE(result.has_value());
+}
+
+TEST_F(RelayTest, SpliceWithASlowReceiverThenReset) {
+  OverSockets();
+  shared.splice_after = 0;
+  const std::string data = Random(64 << 20);
+  size_t sent = 0;
+  for (int i = 0; i < 400; ++i) {
+    sent += Send(*client, std::string_view(data).substr(sent));
+    Spin(1);
+  }
+  EXPECT_LT(sent, data.size());  // blocked somewhere
+  std::string received;
+  for (int i = 0; i < 20; ++i) {
+    Take(*server, received);
+    Spin(1);
+  }
+  EXPECT_TRUE(data.compare(0, received.size(), received) == 0);
+  server->Abort();
+  for (int i = 0; i < 50 && !result; ++i) {
+    Send(*client, "x");
+    Spin(2);
+  }
+  ASSERT_TRUE(result.has_value());
+  EXPECT_EQ(result->reason, model::Reason::kReset);
+}
+
+TEST_F(RelayTest, AbortFromOutside) {
+  OverPipes();
+  Send(*client, "x");
+  relay->Abort();
+  Spin();
+  std::string text;
+  EXPECT_EQ(Take(*client, text), IoResult::Kind::kReset);
+  EXPECT_EQ(Take(*server, text), IoResult::Kind::kReset);
+  EXPECT_FALSE(result.has_value());
+}
+
+}  // namespace
+}  // namespace qanat::ztunnel

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// One user connection as telemetry sees it: both ends, what was asked for, how it ended. Filled in
+// by the connection objects; turned into metric labels and an access log line.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "common/base/log.h"
+#include "common/metrics/registry.h"
+#include "common/model/identity.h"
+#include "common/model/reason.h"
+#include "common/model/workload.h"
+
+namespace qanat::ztunnel {
+
+enum class Reporter : uint8_t { kSource, kDestination };
+
+struct Flow {
+  Reporter reporter = Reporter::kSource;
+  net::SocketAddress source;       // the client as we see it
+  net::SocketAddress destination;  // what was dialled (inbound: the pod's address, port 15008)
+  net::SocketAddress target;       // inside the tunnel: the application's address
+  bool tunnelled = false;          // dst.hbone_addr is meaningful
+  model::WorkloadPtr source_workload;
+  model::WorkloadPtr destination_workload;
+  model::ServicePtr service;
+  // Proven identities: by certificate, or (one pass) by network namespace.
+  std::optional<model::Identity> source_identity;
+  std::optional<model::Identity> destination_identity;
+  bool mutual_tls = false;
+};
+
+struct FlowEnd {
+  model::Reason reason = model::Reason::kNone;
+  std::string error;  // text for the log; "" when it ended in order
+  uint64_t bytes_up = 0;    // client -> server
+  uint64_t bytes_down = 0;  // server -> client
+  std::chrono::milliseconds duration{0};
+  bool opened = true;  // false: refused before it was relayed ("connection failed")
+};
+
+// The order and the names of stock ztunnel's traffic labels.
+const metrics::LabelNames& TrafficLabelNames();
+metrics::LabelValues TrafficLabels(const Flow& flow, model::Reason reason);
+
+// One line of the access log, without newline: fields and order of stock ztunnel, then `reason`.
+std::string AccessLine(const Flow& flow, const FlowEnd& end, log::Format format,
+                       const std::string& timestamp);
+
+}  // namespace qanat::ztunnel

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ztunnel/telemetry/flow.h"
+
+#include <gtest/gtest.h>
+
+#include "ztunnel/route/mesh_for_test.h"
+
+namespace qanat::ztunnel {
+namespace {
+
+Flow MakeFlow() {
+  static TestMesh mesh;
+  mesh.Put(TestMesh::MakePod("frontend", "10.91.1.5")).Put(TestMesh::MakePod("backend",
+                                                                             "10.91.2.7"));
+  mesh.Put(TestMesh::MakeService("backend", "10.96.0.10"));
+  const auto snapshot = mesh.Snapshot();
+  Flow flow;
+  flow.source = At("10.91.1.5:40000");
+  flow.destination = At("10.91.2.7:15008");
+  flow.target = At("10.91.2.7:8080");
+  flow.tunnelled = flow.mutual_tls = true;
+  flow.source_workload = snapshot->WorkloadByUid("Kubernetes//Pod/shop/frontend");
+  flow.destination_workload = snapshot->WorkloadByUid("Kubernetes//Pod/shop/backend");
+  flow.service = snapshot->ServiceByKey("shop/backend.shop.svc.cluster.local");
+  flow.source_identity = flow.source_workload->identity();
+  flow.destination_identity = flow.destination_workload->identity();
+  return flow;
+}
+
+TEST(Flow, TextLine) {
+  FlowEnd end;
+  end.bytes_up = 10;
+  end.bytes_down = 20;
+  end.duration = std::chrono::milliseconds(7);
+  EXPECT_EQ(
+      AccessLine(MakeFlow(), end, log::Format::kText, "T"),
+      "T\tinfo\taccess\tconnection complete\tsrc.addr=10.91.1.5:40000 src.workload=\"frontend\" "
+      "src.namespace=\"shop\" src.identity=\"spiffe://cluster.local/ns/shop/sa/frontend\" "
+      "src.cluster=\"Kubernetes\" dst.addr=10.91.2.7:15008 dst.hbone_addr=10.91.2.7:8080 "
+      "dst.service=\"backend.shop.svc.cluster.local\" dst.workload=\"backend\" "
+      "dst.namespace=\"shop\" dst.identity=\"spiffe://cluster.local/ns/shop/sa/backend\" "
+      "dst.cluster=\"Kubernetes\" direction=\"outbound\" bytes_sent=10 bytes_recv=20 "
+      "duration=\"7ms\"");
+}
+
+TEST(Flow, JsonLineOfARefusalFromInside) {
+  Flow flow = MakeFlow();
+  flow.reporter = Reporter::kDestination;
+  flow.source_workload = nullptr;
+  flow.source_identity.reset();
+  flow.service = nullptr;
+  FlowEnd end;
+  end.opened = false;
+  end.reason = model::Reason::kPolicyNoAllow;
+  end.error = "said \"no\"";
+  EXPECT_EQ(AccessLine(flow, end, log::Format::kJson, "T"),
+            "{\"level\":\"warn\",\"time\":\"T\",\"scope\":\"access\",\"message\":\"connection "
+            "failed\",\"src.addr\":\"10.91.1.5:40000\",\"dst.addr\":\"10.91.2.7:15008\","
+            "\"dst.hbone_addr\":\"10.91.2.7:8080\",\"dst.workload\":\"backend\","
+            "\"dst.namespace\":\"shop\","
+            "\"dst.identity\":\"spiffe://cluster.local/ns/shop/sa/backend\","
+            "\"dst.cluster\":\"Kubernetes\",\"direction\":\"inbound\",\"bytes_sent\":0,"
+            "\"bytes_recv\":0,\"duration\":\"0ms\",\"error\":\"said \\\"no\\\"\","
+            "\"reason\":\"policy_no_allow\"}");
+}
+
+TEST(Flow, LabelsHaveTheirPlaces) {
+  const Flow flow = MakeFlow();
+  const auto labels = TrafficLabels(flow, model::Reason::kPolicyDenied);
+  const auto& names = TrafficLabelNames();
+  ASSERT_EQ(labels.size(), names.size());
+  std::map<std::string, std::string> map;
+  for (size_t i = 0; i < names.size(); ++i) map[names[i]] = labels[i];
+  EXPECT_EQ(map["reporter"], "source");
+  EXPECT_EQ(map["source_principal"], "spiffe://cluster.local/ns/shop/sa/frontend");
+  EXPECT_EQ(map["destination_principal"], "spiffe://cluster.local/ns/shop/sa/backend");
+  EXPECT_EQ(map["destination_service"], "backend.shop.svc.cluster.local");
+  EXPECT_EQ(map["destination_service_name"], "backend");
+  EXPECT_EQ(map["destination_workload"], "backend");
+  EXPECT_EQ(map["response_flags"], "DENY");
+  EXPECT_EQ(map["connection_security_policy"], "mutual_tls");
+  EXPECT_EQ(map["request_protocol"], "tcp");
+  Flow unknown;
+  const auto empty = TrafficLabels(unknown, model::Reason::kNone);
+  EXPECT_EQ(empty[1], "unknown");
+  EXPECT_EQ(empty[21], "-");
+}
+
+}  // namespace
+}  // namespace qanat::ztunnel
