@@ -69,11 +69,11 @@ Rbac Filter(Rbac::Action action, std::vector<RbacPolicy> policies, bool dry_run 
   return r;
 }
 
-AuthzDecision Evaluate(const std::vector<Rbac>& filters, const AuthzInput& input) {
+AuthzDecision EvaluateAll(const std::vector<Rbac>& filters, const AuthzInput& input) {
   RbacRules rules{filters};
   return waypoint::Evaluate({&rules}, input);
 }
-AuthzExplanation Explain(const std::vector<Rbac>& filters, const AuthzInput& input) {
+AuthzExplanation ExplainAll(const std::vector<Rbac>& filters, const AuthzInput& input) {
   // One filter each, as listeners have them: the grouping must not matter.
   std::vector<RbacRules> each;
   for (const Rbac& r : filters) each.push_back({{r}});
@@ -107,14 +107,14 @@ struct Call {
   std::string identity_;
 };
 
-TEST(Rbac, NoFiltersAllow) { EXPECT_TRUE(Evaluate({}, Call().input).allowed); }
+TEST(Rbac, NoFiltersAllow) { EXPECT_TRUE(EvaluateAll({}, Call().input).allowed); }
 
 TEST(Rbac, AllowWithoutPoliciesDeniesAll) {
-  AuthzDecision d = Evaluate({Filter(kAllow, {})}, Call().input);
+  AuthzDecision d = EvaluateAll({Filter(kAllow, {})}, Call().input);
   EXPECT_FALSE(d.allowed);
   EXPECT_EQ(d.reason, model::Reason::kPolicyNoAllow);
   EXPECT_EQ(d.policy, "");
-  EXPECT_TRUE(Evaluate({Filter(kDeny, {})}, Call().input).allowed);
+  EXPECT_TRUE(EvaluateAll({Filter(kDeny, {})}, Call().input).allowed);
 }
 
 TEST(Rbac, MethodsAndPathsForAPrincipal) {
@@ -123,22 +123,22 @@ TEST(Rbac, MethodsAndPathsForAPrincipal) {
                       {Of(Kind::kAnd, {Of(Kind::kOr, {Method("GET"), Method("HEAD")}),
                                        Of(Kind::kOr, {PathPrefix("/api/")})})},
                       {Of(Kind::kAnd, {Principal("spiffe://cluster.local/ns/shop/sa/frontend")})})})};
-  EXPECT_TRUE(Evaluate(filters, Call().input).allowed);
-  EXPECT_EQ(Evaluate(filters, Call().input).policy, "ns[shop]-policy[viewer]-rule[0]");
+  EXPECT_TRUE(EvaluateAll(filters, Call().input).allowed);
+  EXPECT_EQ(EvaluateAll(filters, Call().input).policy, "ns[shop]-policy[viewer]-rule[0]");
   EXPECT_FALSE(
-      Evaluate(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "POST").input).allowed);
+      EvaluateAll(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "POST").input).allowed);
   EXPECT_FALSE(
-      Evaluate(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "GET", "/admin").input)
+      EvaluateAll(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "GET", "/admin").input)
           .allowed);
-  EXPECT_FALSE(Evaluate(filters, Call("spiffe://cluster.local/ns/x/sa/y").input).allowed);
-  EXPECT_FALSE(Evaluate(filters, Call("").input).allowed);
+  EXPECT_FALSE(EvaluateAll(filters, Call("spiffe://cluster.local/ns/x/sa/y").input).allowed);
+  EXPECT_FALSE(EvaluateAll(filters, Call("").input).allowed);
 }
 
 TEST(Rbac, DenyGoesBeforeAllow) {
   std::vector<Rbac> filters = {
       Filter(kDeny, {Policy("ns[shop]-policy[no-admin]-rule[0]", {PathPrefix("/api")}, {Any()})}),
       Filter(kAllow, {Policy("ns[shop]-policy[all]-rule[0]", {Any()}, {Any()})})};
-  AuthzDecision d = Evaluate(filters, Call().input);
+  AuthzDecision d = EvaluateAll(filters, Call().input);
   EXPECT_FALSE(d.allowed);
   EXPECT_EQ(d.reason, model::Reason::kPolicyDenied);
   EXPECT_EQ(d.policy, "ns[shop]-policy[no-admin]-rule[0]");
@@ -148,13 +148,13 @@ TEST(Rbac, NegativesNeedNoIdentity) {
   // notPrincipals of a DENY: whoever has no identity is "not" it.
   std::vector<Rbac> filters = {
       Filter(kDeny, {Policy("strict", {Any()}, {Not(Leaf(Kind::kAuthenticated))})})};
-  EXPECT_TRUE(Evaluate(filters, Call().input).allowed);
-  EXPECT_FALSE(Evaluate(filters, Call("").input).allowed);
+  EXPECT_TRUE(EvaluateAll(filters, Call().input).allowed);
+  EXPECT_FALSE(EvaluateAll(filters, Call("").input).allowed);
 }
 
 TEST(Rbac, UnknownNeverWidens) {
   auto allowed = [](Rbac::Action action, Condition to) {
-    return Evaluate({Filter(action, {Policy("p", {std::move(to)}, {Any()})})}, Call().input)
+    return EvaluateAll({Filter(action, {Policy("p", {std::move(to)}, {Any()})})}, Call().input)
         .allowed;
   };
   EXPECT_FALSE(allowed(kAllow, Unknown()));
@@ -166,23 +166,23 @@ TEST(Rbac, UnknownNeverWidens) {
   EXPECT_TRUE(allowed(kAllow, Of(Kind::kOr, {Unknown(), PathPrefix("/api")})));
   EXPECT_FALSE(allowed(kAllow, Of(Kind::kAnd, {Unknown(), PathPrefix("/api")})));
   AuthzDecision d =
-      Evaluate({Filter(kDeny, {Policy("p", {Unknown()}, {Any()})})}, Call().input);
+      EvaluateAll({Filter(kDeny, {Policy("p", {Unknown()}, {Any()})})}, Call().input);
   EXPECT_EQ(d.reason, model::Reason::kPolicyNotUnderstood);
 }
 
 TEST(Rbac, HttpConditionsOnTcpFailClosed) {
   Call call;
   call.input.head = nullptr;
-  EXPECT_FALSE(Evaluate({Filter(kDeny, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
-  EXPECT_FALSE(Evaluate({Filter(kAllow, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
-  EXPECT_TRUE(Evaluate({Filter(kAllow, {Policy("p", {Port(80)}, {Any()})})}, call.input).allowed);
+  EXPECT_FALSE(EvaluateAll({Filter(kDeny, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
+  EXPECT_FALSE(EvaluateAll({Filter(kAllow, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
+  EXPECT_TRUE(EvaluateAll({Filter(kAllow, {Policy("p", {Port(80)}, {Any()})})}, call.input).allowed);
 }
 
 TEST(Rbac, AddressesAndPorts) {
   auto allowed = [](Condition to, Condition from) {
     Call call;
     call.input.remote_ip = *net::IpAddress::Parse("192.0.2.1");
-    return Evaluate({Filter(kAllow, {Policy("p", {std::move(to)}, {std::move(from)})})}, call.input)
+    return EvaluateAll({Filter(kAllow, {Policy("p", {std::move(to)}, {std::move(from)})})}, call.input)
         .allowed;
   };
   EXPECT_TRUE(allowed(Port(80), SourceIp("10.1.0.0/16")));
@@ -198,7 +198,7 @@ TEST(Rbac, AddressesAndPorts) {
 TEST(Rbac, DryRunOnlyTells) {
   std::vector<Rbac> filters = {Filter(kDeny, {Policy("d", {Any()}, {Any()})}, true),
                                Filter(kAllow, {}, true)};
-  AuthzDecision d = Evaluate(filters, Call().input);
+  AuthzDecision d = EvaluateAll(filters, Call().input);
   EXPECT_TRUE(d.allowed);
   EXPECT_EQ(d.dry_run, "DENY d");
 }
@@ -220,7 +220,7 @@ TEST(Explain, NamesTheNearestAllow) {
                       Policy("ns[shop]-policy[b]-rule[1]",
                              {Of(Kind::kAnd, {Of(Kind::kOr, {Method("POST")}), PathPrefix("/api")})},
                              {Any()})})};
-  AuthzExplanation e = Explain(filters, Call().input);
+  AuthzExplanation e = ExplainAll(filters, Call().input);
   EXPECT_FALSE(e.decision.allowed);
   ASSERT_TRUE(e.nearest_allow.has_value());
   EXPECT_EQ(e.nearest_allow->policy, "shop/b");
@@ -304,8 +304,8 @@ TEST(Explain, AgreesWithEvaluateOnRandomPolicies) {
     Call call = random.RandomCall();
     if (random.Below(10) == 0) call.input.head = nullptr;
     else call.input.head = &call.head;
-    AuthzDecision a = Evaluate(filters, call.input);
-    AuthzExplanation e = Explain(filters, call.input);
+    AuthzDecision a = EvaluateAll(filters, call.input);
+    AuthzExplanation e = ExplainAll(filters, call.input);
     ASSERT_EQ(a.allowed, e.decision.allowed) << i;
     ASSERT_EQ(a.reason, e.decision.reason) << i;
     ASSERT_EQ(a.policy, e.decision.policy) << i;

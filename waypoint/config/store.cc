@@ -85,19 +85,22 @@ void ConfigStore::UpdateWants() {
   for (const auto& [name, slot] : clusters_) {
     if (!slot.value->eds_name.empty()) endpoints.insert(slot.value->eds_name);
   }
-  auto forget = [](auto& slots, const std::set<std::string>& wanted) {
+  auto forget = [this](Type type, auto& slots, const std::set<std::string>& wanted) {
     for (auto it = slots.begin(); it != slots.end();) {
       it = wanted.contains(it->first) ? std::next(it) : slots.erase(it);
     }
+    std::erase_if(problems_, [&](const auto& p) {
+      return p.first.first == type && !wanted.contains(p.first.second);
+    });
   };
   if (routes != wanted_routes_) {
     wanted_routes_ = std::move(routes);
-    forget(routes_, wanted_routes_);
+    forget(Type::kRoute, routes_, wanted_routes_);
     if (callbacks_.want) callbacks_.want(Type::kRoute, wanted_routes_);
   }
   if (endpoints != wanted_endpoints_) {
     wanted_endpoints_ = std::move(endpoints);
-    forget(endpoints_, wanted_endpoints_);
+    forget(Type::kEndpoint, endpoints_, wanted_endpoints_);
     if (callbacks_.want) callbacks_.want(Type::kEndpoint, wanted_endpoints_);
   }
 }
