@@ -34,7 +34,8 @@ SessionOptions Complete(SessionOptions options) {
 
 bool TokenBucket::Take(event::TimePoint now) {
   if (last_ != event::TimePoint{}) {
-    tokens_ = std::min(burst_, tokens_ + rate_ * std::chrono::duration<double>(now - last_).count());
+    tokens_ =
+        std::min(burst_, tokens_ + rate_ * std::chrono::duration<double>(now - last_).count());
   }
   last_ = now;
   if (tokens_ < 1) return false;
@@ -47,9 +48,9 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
     : side_(side),
       options_(Complete(options)),
       // Stock: 16 KiB towards servers, 64 KiB towards clients.
-      max_header_list_(options.max_header_list != 0    ? options.max_header_list
-                       : side == Side::kClient ? 16u << 10
-                                               : 64u << 10),
+      max_header_list_(options.max_header_list != 0 ? options.max_header_list
+                       : side == Side::kClient      ? 16u << 10
+                                                    : 64u << 10),
       transport_(std::move(transport)),
       loop_(transport_->loop()),
       local_(transport_->local_address()),
@@ -166,8 +167,7 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
   stream = NewStream(state_.next_stream);
   state_.next_stream += 2;
   stream->on_response = std::move(done);
-  PutHeaders(out_, stream->state.id, encoder_.Encode(headers), false,
-             state_.peer.max_frame_size);
+  PutHeaders(out_, stream->state.id, encoder_.Encode(headers), false, state_.peer.max_frame_size);
   FlushSoon();
   return std::make_unique<Pending>(std::move(stream));
 }
@@ -391,8 +391,7 @@ size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t siz
   for (size_t i = waiting > 0 ? 1 : 0; i < parts.size() && at < end; ++i) {
     size_t from_byte = std::max(at, skip), to_byte = std::min(at + parts[i].iov_len, end);
     if (from_byte < to_byte) {
-      out_.Append(static_cast<uint8_t*>(parts[i].iov_base) + (from_byte - at),
-                  to_byte - from_byte);
+      out_.Append(static_cast<uint8_t*>(parts[i].iov_base) + (from_byte - at), to_byte - from_byte);
     }
     at += parts[i].iov_len;
   }
@@ -597,10 +596,10 @@ void Core::EndAllStreams(const CloseReason& reason) {
   }
   for (auto& [id, stream] : streams) {
     if (stream->handle != nullptr) stream->handle->Arm();
-    FailPending(*stream,
-                {Code::kUnavailable,
-                 reason.message.empty() ? "the tunnel was closed" : reason.message, 0},
-                false);
+    FailPending(
+        *stream,
+        {Code::kUnavailable, reason.message.empty() ? "the tunnel was closed" : reason.message, 0},
+        false);
   }
 }
 

@@ -46,8 +46,8 @@ struct ConnectionState {
   uint32_t next_stream = 1;       // client: the next id of ours
   uint32_t last_peer_stream = 0;  // server: the highest id seen
   bool settings_seen = false;
-  bool drain_wanted = false;   // we want no new streams
-  bool goaway_sent = false;    // the final one
+  bool drain_wanted = false;  // we want no new streams
+  bool goaway_sent = false;   // the final one
   bool goaway_seen = false;
 };
 
@@ -55,8 +55,8 @@ class Core final : public event::Deferred, private net::TransportEvents, private
  public:
   enum class Side { kClient, kServer };
   struct Callbacks {
-    std::function<void()> on_change;                               // client
-    std::function<void(InboundConnect, Responder)> on_connect;     // server
+    std::function<void()> on_change;                            // client
+    std::function<void(InboundConnect, Responder)> on_connect;  // server
     std::function<void(const CloseReason&)> on_closed;
   };
   Core(Side side, net::TransportPtr transport, const SessionOptions& options, Callbacks callbacks);
@@ -164,12 +164,12 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool block_end_stream_ = false;
   unsigned block_frames_ = 0;
   std::vector<uint8_t> block_;
-  std::string why_;  // detail of the error that a frame handler returned
+  std::string why_;            // detail of the error that a frame handler returned
   uint32_t data_seen_ = 0;     // of the present DATA frame, without padding
   bool discard_data_ = false;  // the present DATA frame is for a stream that is over
 
   std::map<uint32_t, std::shared_ptr<Stream>> streams_;
-  size_t active_ = 0;  // not retired
+  size_t active_ = 0;         // not retired
   uint32_t next_writer_ = 0;  // who is asked first for bytes, so that all get their turn
   std::vector<std::shared_ptr<Stream>> ready_;
   std::vector<std::shared_ptr<Stream>> touched_;

@@ -91,8 +91,7 @@ H2Error Core::OnFrameEnd(const FrameHeader& header, std::span<const uint8_t> pay
     case kSettings: return SettingsFrame(header, payload);
     case kPing: return PingFrame(header, payload);
     case kGoaway: return GoawayFrame(payload);
-    case kWindowUpdate:
-      return WindowFrame(header.stream, Read32(payload.data()) & kMaxStreamId);
+    case kWindowUpdate: return WindowFrame(header.stream, Read32(payload.data()) & kMaxStreamId);
     default: return H2Error::kNoError;
   }
 }
@@ -196,8 +195,7 @@ H2Error Core::StartHeaders(const FrameHeader& header) {
     return Because(H2Error::kProtocolError, "CONTINUATION without HEADERS");
   }
   if (header.type == kHeaders) {
-    if (header.stream % 2 == 0 ||
-        (side_ == Side::kClient && header.stream >= state_.next_stream)) {
+    if (header.stream % 2 == 0 || (side_ == Side::kClient && header.stream >= state_.next_stream)) {
       return Because(H2Error::kProtocolError, "HEADERS on a stream that was never opened");
     }
     block_frames_ = 0;

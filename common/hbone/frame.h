@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HTTP/2 frames (RFC 9113 section 4 and 6) as bytes: headers in and out, settings, and a reader that
-// takes input in pieces of any size. Knows nothing of streams or states.
+// HTTP/2 frames (RFC 9113 section 4 and 6) as bytes: headers in and out, settings, and a reader
+// that takes input in pieces of any size. Knows nothing of streams or states.
 #pragma once
 
 #include <cstddef>

@@ -31,10 +31,10 @@ class Foreign final : public net::TransportEvents {
  public:
   struct Stream {
     std::string to_send, received, method, authority, status, baggage;
-    bool finish = false;      // END_STREAM after to_send
-    bool ended = false;       // the other side's END_STREAM
+    bool finish = false;  // END_STREAM after to_send
+    bool ended = false;   // the other side's END_STREAM
     bool echo = false;
-    int64_t closed = -1;      // error code once closed
+    int64_t closed = -1;  // error code once closed
   };
 
   Foreign(net::TransportPtr transport, bool client) : transport_(std::move(transport)) {
@@ -213,15 +213,15 @@ class ForeignClientTest : public ::testing::Test {
     client_ = std::make_unique<Foreign>(std::move(a), true);
     server_ = std::make_unique<ServerSession>(
         std::move(b), SessionOptions{},
-        ServerSession::Events{[this](InboundConnect request, Responder responder) {
-                                authority_ = request.authority;
-                                baggage_ = request.baggage();
-                                if (status_ != 200) return responder.Reject(status_);
-                                users_.push_back(std::make_unique<Party>(
-                                    responder.Accept({{"baggage", "from=us"}})));
-                                users_.back()->echo = true;
-                              },
-                              [this](const CloseReason& r) { closed_ = r; }});
+        ServerSession::Events{
+            [this](InboundConnect request, Responder responder) {
+              authority_ = request.authority;
+              baggage_ = request.baggage();
+              if (status_ != 200) return responder.Reject(status_);
+              users_.push_back(std::make_unique<Party>(responder.Accept({{"baggage", "from=us"}})));
+              users_.back()->echo = true;
+            },
+            [this](const CloseReason& r) { closed_ = r; }});
   }
   event::EventLoop loop_;
   std::unique_ptr<Foreign> client_;
@@ -241,12 +241,15 @@ TEST_F(ForeignClientTest, EchoOfManyMegabytesOnSeveralStreams) {
     stream.finish = true;
     client_->Resume(ids[i]);
   }
-  ASSERT_TRUE(RunUntil(loop_, [&] {
-    for (int32_t id : ids) {
-      if (client_->streams[id].closed < 0) return false;
-    }
-    return true;
-  }, 30s));
+  ASSERT_TRUE(RunUntil(
+      loop_,
+      [&] {
+        for (int32_t id : ids) {
+          if (client_->streams[id].closed < 0) return false;
+        }
+        return true;
+      },
+      30s));
   EXPECT_EQ(client_->error, "");
   EXPECT_EQ(authority_, "10.0.0.1:80");
   EXPECT_EQ(baggage_, "k8s.namespace.name=shop");
@@ -344,12 +347,15 @@ TEST_F(ForeignServerTest, EchoOfManyMegabytes) {
     users[i]->Send(Pattern((1 << 20) + i, i));
     users[i]->Finish();
   }
-  ASSERT_TRUE(RunUntil(loop_, [&] {
-    for (auto& user : users) {
-      if (!user->end) return false;
-    }
-    return true;
-  }, 30s));
+  ASSERT_TRUE(RunUntil(
+      loop_,
+      [&] {
+        for (auto& user : users) {
+          if (!user->end) return false;
+        }
+        return true;
+      },
+      30s));
   for (unsigned i = 0; i < 4; ++i) {
     EXPECT_EQ(*users[i]->end, IoResult::Kind::kEof);
     EXPECT_TRUE(users[i]->received == Pattern((1 << 20) + i, i));

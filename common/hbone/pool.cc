@@ -90,8 +90,8 @@ struct Pool::Impl {
   void Open(Tunnel& tunnel, std::shared_ptr<Want> want) {
     tunnel.idle->Stop();
     Want* raw = want.get();
-    raw->pending = tunnel.session->Connect(
-        raw->request, [this, want](ClientSession::ConnectResult result) {
+    raw->pending =
+        tunnel.session->Connect(raw->request, [this, want](ClientSession::ConnectResult result) {
           // Our own handle may be what keeps the callback alive; it goes at the end.
           auto keep = std::move(want->pending);
           if (!want->done) return;
@@ -126,9 +126,8 @@ struct Pool::Impl {
                            std::to_string(key.destination.port()) + ")"));
     });
     entry.dial_deadline->Start(options.connect_timeout);
-    entry.dial = dial(key, [this, key](Result<net::TransportPtr> result) {
-      Dialed(key, std::move(result));
-    });
+    entry.dial = dial(
+        key, [this, key](Result<net::TransportPtr> result) { Dialed(key, std::move(result)); });
   }
 
   void Dialed(const PoolKey& key, Result<net::TransportPtr> result) {
@@ -216,8 +215,8 @@ struct Pool::Impl {
     for (auto& want : waiting) {
       auto done = std::exchange(want->done, nullptr);
       if (done) {
-        done(tl::unexpected(ClientSession::ConnectFailure{
-            {Code::kCancelled, std::string(why), 0}, false}));
+        done(tl::unexpected(
+            ClientSession::ConnectFailure{{Code::kCancelled, std::string(why), 0}, false}));
       }
     }
   }
@@ -316,30 +315,31 @@ Dial MakeTlsDial(event::EventLoop& loop, std::function<Result<DialPlan>(const Po
     }
     event::Timer timer;
   };
-  return [&loop, prepare = std::move(prepare), timeout](
-             const PoolKey& key, std::function<void(Result<net::TransportPtr>)> done)
-             -> std::unique_ptr<event::Deferred> {
-    Result<DialPlan> plan = prepare(key);
-    if (!plan) {
-      return std::make_unique<Refusal>(
-          loop, [done = std::move(done), error = plan.error()] { done(Fail(error)); });
-    }
-    plan->connect.to = key.destination;
-    plan->connect.timeout = timeout;
-    tls::HandshakeOptions options;
-    options.role = tls::Role::kClient;
-    options.peer.uris = key.destination_identities;
-    options.timeout = timeout;
-    return std::make_unique<tls::TlsConnector>(
-        loop, plan->connect, plan->context, std::move(options),
-        [done = std::move(done)](Result<tls::TlsConnection> result) {
-          if (!result) {
-            done(Fail(result.error()));
-          } else {
-            done(std::move(result->transport));
-          }
-        });
-  };
+  return
+      [&loop, prepare = std::move(prepare), timeout](
+          const PoolKey& key,
+          std::function<void(Result<net::TransportPtr>)> done) -> std::unique_ptr<event::Deferred> {
+        Result<DialPlan> plan = prepare(key);
+        if (!plan) {
+          return std::make_unique<Refusal>(
+              loop, [done = std::move(done), error = plan.error()] { done(Fail(error)); });
+        }
+        plan->connect.to = key.destination;
+        plan->connect.timeout = timeout;
+        tls::HandshakeOptions options;
+        options.role = tls::Role::kClient;
+        options.peer.uris = key.destination_identities;
+        options.timeout = timeout;
+        return std::make_unique<tls::TlsConnector>(
+            loop, plan->connect, plan->context, std::move(options),
+            [done = std::move(done)](Result<tls::TlsConnection> result) {
+              if (!result) {
+                done(Fail(result.error()));
+              } else {
+                done(std::move(result->transport));
+              }
+            });
+      };
 }
 
 }  // namespace qanat::hbone

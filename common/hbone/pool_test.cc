@@ -12,10 +12,10 @@ namespace qanat::hbone {
 namespace {
 
 using net::IoResult;
+using ::testing::HasSubstr;
 using testing::Party;
 using testing::RunUntil;
 using testing::Settle;
-using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 
 PoolKey Key(std::string source = "spiffe://td/ns/a/sa/a", uint32_t ip = 0x0a000001) {
@@ -66,8 +66,7 @@ class PoolTest : public ::testing::Test {
     peer->session = std::make_unique<ServerSession>(
         std::move(b), options,
         ServerSession::Events{[peer](InboundConnect, Responder responder) {
-                                peer->users.push_back(
-                                    std::make_unique<Party>(responder.Accept()));
+                                peer->users.push_back(std::make_unique<Party>(responder.Accept()));
                                 peer->users.back()->echo = true;
                               },
                               [peer](const CloseReason&) { peer->closed = true; }});
@@ -81,9 +80,8 @@ class PoolTest : public ::testing::Test {
   Want& Connect(const PoolKey& key) {
     wants_.push_back(std::make_unique<Want>());
     Want* want = wants_.back().get();
-    want->handle = pool_->Connect(key, {"10.0.0.2:80", {}}, [want](auto r) {
-      want->result = std::move(r);
-    });
+    want->handle =
+        pool_->Connect(key, {"10.0.0.2:80", {}}, [want](auto r) { want->result = std::move(r); });
     EXPECT_FALSE(want->result);  // never from inside
     return *want;
   }
@@ -305,8 +303,7 @@ TEST(TlsDial, ReachesTheExpectedIdentityOnly) {
           session = std::make_unique<ServerSession>(
               std::move(result->transport), SessionOptions{},
               ServerSession::Events{[&](InboundConnect, Responder responder) {
-                                      users.push_back(
-                                          std::make_unique<Party>(responder.Accept()));
+                                      users.push_back(std::make_unique<Party>(responder.Accept()));
                                       users.back()->echo = true;
                                     },
                                     [](const CloseReason&) {}});
@@ -320,9 +317,9 @@ TEST(TlsDial, ReachesTheExpectedIdentityOnly) {
             }));
   auto connect = [&](std::string expected) {
     std::optional<ClientSession::ConnectResult> result;
-    auto handle = pool.Connect({"spiffe://cluster.local/ns/a/sa/a", {expected},
-                                acceptor.local_address(), {}, 0},
-                               {"10.0.0.2:80", {}}, [&](auto r) { result = std::move(r); });
+    auto handle = pool.Connect(
+        {"spiffe://cluster.local/ns/a/sa/a", {expected}, acceptor.local_address(), {}, 0},
+        {"10.0.0.2:80", {}}, [&](auto r) { result = std::move(r); });
     RunUntil(loop, [&] { return result.has_value(); });
     return result;
   };

@@ -11,11 +11,11 @@ namespace qanat::hbone {
 namespace {
 
 using net::IoResult;
+using ::testing::HasSubstr;
 using testing::Party;
 using testing::RawPeer;
 using testing::RunUntil;
 using testing::Settle;
-using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 
 std::string Bytes(std::initializer_list<int> bytes) {
@@ -85,9 +85,9 @@ TEST_F(ServerTest, SettingsAreTheReference) {
   settings.enable_push = 0;
   const auto* frame = peer_->Find(kSettings, 0);
   ASSERT_NE(frame, nullptr);
-  ASSERT_EQ(ApplySettings({reinterpret_cast<const uint8_t*>(frame->payload.data()),
-                           frame->payload.size()},
-                          settings),
+  ASSERT_EQ(ApplySettings(
+                {reinterpret_cast<const uint8_t*>(frame->payload.data()), frame->payload.size()},
+                settings),
             H2Error::kNoError);
   EXPECT_EQ(settings.initial_window, 4u << 20);
   EXPECT_EQ(settings.max_frame_size, 1u << 20);
@@ -95,8 +95,7 @@ TEST_F(ServerTest, SettingsAreTheReference) {
   EXPECT_EQ(settings.max_concurrent_streams, 200u);
   EXPECT_EQ(settings.header_table_size, 0u);
   // 16 MiB for the connection.
-  EXPECT_EQ(Read32(reinterpret_cast<const uint8_t*>(
-                peer_->Find(kWindowUpdate, 0)->payload.data())),
+  EXPECT_EQ(Read32(reinterpret_cast<const uint8_t*>(peer_->Find(kWindowUpdate, 0)->payload.data())),
             (16u << 20) - 65535u);
 }
 
@@ -120,15 +119,18 @@ TEST_F(ServerTest, InputInPiecesOfAnySize) {
 
 TEST_F(ServerTest, OtherMethodsGet400) {
   Start();
-  peer_->SendHeaders(1, {{":method", "GET"}, {":scheme", "http"}, {":path", "/"},
-                         {":authority", "x"}}, true);
+  peer_->SendHeaders(
+      1, {{":method", "GET"}, {":scheme", "http"}, {":path", "/"}, {":authority", "x"}}, true);
   EXPECT_EQ(Status(1), "400");
   peer_->SendHeaders(3, {{":method", "POST"}, {":scheme", "http"}, {":path", "/"}});
   EXPECT_EQ(Status(3), "400");
   peer_->SendFrame(kData, 0, 3, "body that nobody reads");  // after our RST_STREAM: no error
   // Extended CONNECT was not announced.
-  peer_->SendHeaders(5, {{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "https"},
-                         {":path", "/"}, {":authority", "x"}});
+  peer_->SendHeaders(5, {{":method", "CONNECT"},
+                         {":protocol", "websocket"},
+                         {":scheme", "https"},
+                         {":path", "/"},
+                         {":authority", "x"}});
   EXPECT_EQ(Status(5), "400");
   peer_->SendConnect(7);
   EXPECT_EQ(Status(7), "200");
@@ -472,8 +474,10 @@ TEST_F(ServerTest, TooManyStreamsAreRefused) {
 
 TEST_F(ServerTest, HeadersOverTheLimitGet431) {
   Start();
-  peer_->SendHeaders(1, {{":method", "CONNECT"}, {":authority", "x:1"},
-                         {"a", std::string(15000, 'x')}, {"b", std::string(1000, 'y')}});
+  peer_->SendHeaders(1, {{":method", "CONNECT"},
+                         {":authority", "x:1"},
+                         {"a", std::string(15000, 'x')},
+                         {"b", std::string(1000, 'y')}});
   EXPECT_EQ(Status(1), "200");
   ByteQueue out;
   Headers large = {{":method", "CONNECT"}, {":authority", "x:1"}};
@@ -551,9 +555,9 @@ class ClientTest : public ::testing::Test {
 
 TEST_F(ClientTest, SaysWhatTheReferenceSays) {
   Start();
-  pending_ = client_->Connect({"10.0.0.1:80", {{"baggage", "b"}, {"forwarded", "f"},
-                                               {"traceparent", "t"}}},
-                              [](ClientSession::ConnectResult) {});
+  pending_ = client_->Connect(
+      {"10.0.0.1:80", {{"baggage", "b"}, {"forwarded", "f"}, {"traceparent", "t"}}},
+      [](ClientSession::ConnectResult) {});
   ASSERT_TRUE(RunUntil(loop_, [&] { return peer_->Find(kHeaders, 1) != nullptr; }));
   Settings settings;
   const auto* frame = peer_->Find(kSettings, 0);
@@ -566,8 +570,11 @@ TEST_F(ClientTest, SaysWhatTheReferenceSays) {
   Headers headers;
   const auto& block = peer_->Find(kHeaders, 1)->payload;
   peer_->decoder.Decode({reinterpret_cast<const uint8_t*>(block.data()), block.size()}, headers);
-  EXPECT_EQ(headers, (Headers{{":method", "CONNECT"}, {":authority", "10.0.0.1:80"},
-                              {"baggage", "b"}, {"forwarded", "f"}, {"traceparent", "t"}}));
+  EXPECT_EQ(headers, (Headers{{":method", "CONNECT"},
+                              {":authority", "10.0.0.1:80"},
+                              {"baggage", "b"},
+                              {"forwarded", "f"},
+                              {"traceparent", "t"}}));
   EXPECT_EQ(peer_->Find(kHeaders, 1)->header.flags, kFlagEndHeaders);
 }
 
@@ -575,8 +582,8 @@ TEST_F(ClientTest, GoawayRefusesWhatWasNotProcessed) {
   Start();
   Connect();
   std::optional<ClientSession::ConnectResult> second;
-  auto pending = client_->Connect({"x:1", {}},
-                                  [&](ClientSession::ConnectResult r) { second = std::move(r); });
+  auto pending =
+      client_->Connect({"x:1", {}}, [&](ClientSession::ConnectResult r) { second = std::move(r); });
   Settle(loop_);
   peer_->SendFrame(kGoaway, 0, 0, U32(1) + U32(0) + "bye");
   ASSERT_TRUE(RunUntil(loop_, [&] { return second.has_value(); }));
@@ -617,11 +624,11 @@ TEST_F(ClientTest, InformationalResponsesAreSkipped) {
 }
 
 TEST_F(ClientTest, MalformedResponses) {
-  for (const Headers& headers : {Headers{{"x", "y"}}, Headers{{":status", "20"}},
-                                 Headers{{":status", "abc"}}, Headers{{":status", "200x"}},
-                                 Headers{{":status", "101"}},
-                                 Headers{{":status", "200"}, {":method", "GET"}},
-                                 Headers{{":status", "200"}, {"connection", "close"}}}) {
+  for (const Headers& headers :
+       {Headers{{"x", "y"}}, Headers{{":status", "20"}}, Headers{{":status", "abc"}},
+        Headers{{":status", "200x"}}, Headers{{":status", "101"}},
+        Headers{{":status", "200"}, {":method", "GET"}},
+        Headers{{":status", "200"}, {"connection", "close"}}}) {
     Start();
     Connect();
     peer_->SendHeaders(1, headers);

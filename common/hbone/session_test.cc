@@ -14,10 +14,10 @@ namespace qanat::hbone {
 namespace {
 
 using net::IoResult;
+using ::testing::HasSubstr;
 using testing::Party;
 using testing::RunUntil;
 using testing::Settle;
-using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 
 std::string Pattern(size_t size, unsigned seed) {
@@ -263,12 +263,15 @@ TEST_F(SessionTest, BigTransfersBothWaysOnManyStreams) {
       parties[i]->Send(Pattern(size + i, i));
       parties[i]->Finish();
     }
-    ASSERT_TRUE(RunUntil(loop_, [&] {
-      for (Party* p : parties) {
-        if (!p->end) return false;
-      }
-      return true;
-    }, 50s));
+    ASSERT_TRUE(RunUntil(
+        loop_,
+        [&] {
+          for (Party* p : parties) {
+            if (!p->end) return false;
+          }
+          return true;
+        },
+        50s));
     for (unsigned i = 0; i < 8; ++i) {
       EXPECT_EQ(*parties[i]->end, IoResult::Kind::kEof);
       EXPECT_TRUE(parties[i]->received == Pattern(size + i, i)) << i;
@@ -319,8 +322,8 @@ TEST_F(SessionTest, ClientDrainIsGraceful) {
   client_->Drain();
   EXPECT_FALSE(client_->CanOpen());
   std::optional<ClientSession::ConnectResult> result;
-  auto pending = client_->Connect({"x:1", {}},
-                                  [&](ClientSession::ConnectResult r) { result = std::move(r); });
+  auto pending =
+      client_->Connect({"x:1", {}}, [&](ClientSession::ConnectResult r) { result = std::move(r); });
   EXPECT_FALSE(result);  // never from inside
   ASSERT_TRUE(RunUntil(loop_, [&] { return result.has_value(); }));
   EXPECT_TRUE(result->error().retry_safe);
@@ -335,8 +338,8 @@ TEST_F(SessionTest, LostTunnelResetsItsStreams) {
   Party* client = Open();
   hold_ = true;
   std::optional<ClientSession::ConnectResult> result;
-  auto pending = client_->Connect({"x:1", {}},
-                                  [&](ClientSession::ConnectResult r) { result = std::move(r); });
+  auto pending =
+      client_->Connect({"x:1", {}}, [&](ClientSession::ConnectResult r) { result = std::move(r); });
   ASSERT_TRUE(RunUntil(loop_, [&] { return !held_.empty(); }));
   server_.reset();
   ASSERT_TRUE(RunUntil(loop_, [&] { return client->end && result; }));

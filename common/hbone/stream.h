@@ -59,7 +59,7 @@ struct Stream {
     return unread > 0 || state.remote_ended || end != net::IoResult::Kind::kWouldBlock;
   }
   size_t TakeInput(std::span<uint8_t> into);
-  void KeepViews();   // copies what `views` still show into `input`
+  void KeepViews();    // copies what `views` still show into `input`
   size_t DropInput();  // returns how much it was
 };
 

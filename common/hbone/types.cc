@@ -13,11 +13,20 @@ std::string_view Find(const Headers& headers, std::string_view name) {
 }
 
 std::string_view H2ErrorName(uint32_t code) {
-  constexpr std::array<std::string_view, 14> kNames = {
-      "NO_ERROR",           "PROTOCOL_ERROR",    "INTERNAL_ERROR",      "FLOW_CONTROL_ERROR",
-      "SETTINGS_TIMEOUT",   "STREAM_CLOSED",     "FRAME_SIZE_ERROR",    "REFUSED_STREAM",
-      "CANCEL",             "COMPRESSION_ERROR", "CONNECT_ERROR",       "ENHANCE_YOUR_CALM",
-      "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED"};
+  constexpr std::array<std::string_view, 14> kNames = {"NO_ERROR",
+                                                       "PROTOCOL_ERROR",
+                                                       "INTERNAL_ERROR",
+                                                       "FLOW_CONTROL_ERROR",
+                                                       "SETTINGS_TIMEOUT",
+                                                       "STREAM_CLOSED",
+                                                       "FRAME_SIZE_ERROR",
+                                                       "REFUSED_STREAM",
+                                                       "CANCEL",
+                                                       "COMPRESSION_ERROR",
+                                                       "CONNECT_ERROR",
+                                                       "ENHANCE_YOUR_CALM",
+                                                       "INADEQUATE_SECURITY",
+                                                       "HTTP_1_1_REQUIRED"};
   return code < kNames.size() ? kNames[code] : "UNKNOWN_ERROR";
 }
 

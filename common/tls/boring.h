@@ -52,7 +52,7 @@ int64_t ToPosix(Time time);
 SubjectAltNames ReadNames(const GENERAL_NAMES* names);
 bssl::UniquePtr<X509_STORE> MakeStore(const std::vector<Certificate>& roots);
 // VerifyChain against a store made before; `alert` gets the TLS alert that fits the failure.
-Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509)* intermediates, Purpose purpose,
+Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509) * intermediates, Purpose purpose,
                   Time now, uint8_t* alert);
 
 }  // namespace qanat::tls

@@ -76,8 +76,8 @@ std::string Base64Encode(std::string_view data) {
   size_t size = 0;
   if (EVP_EncodedLength(&size, data.size()) != 1) return {};
   std::string out(size, '\0');
-  size_t n = EVP_EncodeBlock(reinterpret_cast<uint8_t*>(out.data()), AsBytes(data).data(),
-                             data.size());
+  size_t n =
+      EVP_EncodeBlock(reinterpret_cast<uint8_t*>(out.data()), AsBytes(data).data(), data.size());
   out.resize(n);
   return out;
 }

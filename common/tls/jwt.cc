@@ -299,17 +299,15 @@ Status CheckTimes(const Jwt& jwt, Time now, std::chrono::seconds leeway) {
   }
   for (const auto& [name, date] : {std::pair{"nbf", jwt.nbf}, std::pair{"iat", jwt.iat}}) {
     if (date && *date > at + leeway.count()) {
-      return Fail(Code::kUnauthenticated,
-                  std::string("the token's ") + name + " lies ahead: " +
-                      text(std::min<int64_t>(*date, 9'000'000'000)) + ", it is " + text(at) +
-                      " (is a clock wrong?)");
+      return Fail(Code::kUnauthenticated, std::string("the token's ") + name + " lies ahead: " +
+                                              text(std::min<int64_t>(*date, 9'000'000'000)) +
+                                              ", it is " + text(at) + " (is a clock wrong?)");
     }
   }
   return {};
 }
 
-Result<std::string> SignJwt(const PrivateKey& key, std::string_view kid,
-                            std::string_view payload) {
+Result<std::string> SignJwt(const PrivateKey& key, std::string_view kid, std::string_view payload) {
   if (!key.is_set()) return Fail(Code::kInvalidArgument, "there is no key to sign with");
   if (!ParseObject(payload).is_object()) {
     return Fail(Code::kInvalidArgument, "the claims are not a JSON object");

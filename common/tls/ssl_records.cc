@@ -68,11 +68,11 @@ int SslRecords::FromBelow(uint8_t* out, size_t size) {
       case IoResult::Kind::kError:
         below_failed_ = true;
         terminal_ = got.kind;
-        error_ = Error{Code::kUnavailable,
-                       got.kind == IoResult::Kind::kReset
-                           ? "the peer reset the connection"
-                           : "the connection failed: " + inner_->error(),
-                       0};
+        error_ =
+            Error{Code::kUnavailable,
+                  got.kind == IoResult::Kind::kReset ? "the peer reset the connection"
+                                                     : "the connection failed: " + inner_->error(),
+                  0};
         return -1;
     }
   }

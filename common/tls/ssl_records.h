@@ -64,7 +64,7 @@ class SslRecords {
   bool starved_ = false;
   bool below_ended_ = false;  // FIN
   bool below_failed_ = false;
-  bool finished_ = false;     // FIN sent
+  bool finished_ = false;                                    // FIN sent
   net::IoResult::Kind terminal_ = net::IoResult::Kind::kOk;  // sticky end of reading
   Error error_;
 };

@@ -43,9 +43,11 @@ struct TestCa {
     leaf.not_after = Now() + end;
     leaf.usage = usage;
     auto cert = SignLeaf(authority, leaf);
-    return {*cert, *key};
+    return {cert.value(), key.value()};
   }
-  Identity Issue(std::string spiffe) const { return Issue(RequestNames{{std::move(spiffe)}, {}, {}}); }
+  Identity Issue(std::string spiffe) const {
+    return Issue(RequestNames{{std::move(spiffe)}, {}, {}});
+  }
 
   // A context that has this identity and trusts this CA.
   TlsContextPtr Context(const Identity& identity) const {
@@ -53,7 +55,7 @@ struct TestCa {
     options.chain = {identity.certificate};
     options.key = identity.key;
     options.roots = {authority.certificate};
-    return *TlsContext::Make(std::move(options));
+    return TlsContext::Make(std::move(options)).value();
   }
   TlsContextPtr Context(std::string spiffe) const { return Context(Issue(std::move(spiffe))); }
 };

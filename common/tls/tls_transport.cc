@@ -105,7 +105,8 @@ class TlsTransport final : public net::Transport, private net::TransportEvents {
   net::TransportEvents* events_ = nullptr;
   bool reading_ = false;
   bool writing_ = false;
-  bool write_enabled_ = true;  // whatever the handshake left; Update() in the constructor settles it
+  bool write_enabled_ =
+      true;  // whatever the handshake left; Update() in the constructor settles it
   bool dispatching_ = false;
   bool aborted_ = false;
   event::Timer tick_;
@@ -114,7 +115,7 @@ class TlsTransport final : public net::Transport, private net::TransportEvents {
 
 // How long a server that refused a certificate waits for the client to hang up, so that the alert
 // is not lost to the RST of a close with unread input.
-constexpr auto kLinger = std::chrono::milliseconds(500);
+constexpr auto kLinger = std::chrono::milliseconds(200);
 
 }  // namespace
 
@@ -244,11 +245,11 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
 
   void Expired() {
     if (lingering) return Finish();
-    outcome = Error{Code::kDeadlineExceeded,
-                    "the TLS handshake did not finish within " +
-                        std::to_string(options.timeout.count()) +
-                        " ms (the peer accepted the connection but does not answer)",
-                    0};
+    outcome =
+        Error{Code::kDeadlineExceeded,
+              "the TLS handshake did not finish within " + std::to_string(options.timeout.count()) +
+                  " ms (the peer accepted the connection but does not answer)",
+              0};
     Finish();
   }
 

@@ -13,19 +13,17 @@ namespace qanat::tls {
 namespace {
 
 using net::IoResult;
+using ::testing::HasSubstr;
 using testing::Now;
 using testing::Pair;
 using testing::Shake;
 using testing::TestCa;
-using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 
 constexpr char kAlice[] = "spiffe://cluster.local/ns/shop/sa/alice";
 constexpr char kBob[] = "spiffe://cluster.local/ns/shop/sa/bob";
 
-iovec Piece(std::string_view text) {
-  return {const_cast<char*>(text.data()), text.size()};
-}
+iovec Piece(std::string_view text) { return {const_cast<char*>(text.data()), text.size()}; }
 
 // Collects what one end of a connection reads.
 class Reader final : public net::TransportEvents {
@@ -192,9 +190,9 @@ TEST_F(TlsTest, FinWithoutCloseNotifyIsNotACleanEnd) {
   int fds[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
   int raw = fds[0];
-  Pair pair = Shake(loop_, ca_.Context(kAlice), Expect({kBob}), ca_.Context(kBob), {},
-                    {net::MakeSocketTransport(loop_, Fd(fds[0])),
-                     net::MakeSocketTransport(loop_, Fd(fds[1]))});
+  Pair pair = Shake(
+      loop_, ca_.Context(kAlice), Expect({kBob}), ca_.Context(kBob), {},
+      {net::MakeSocketTransport(loop_, Fd(fds[0])), net::MakeSocketTransport(loop_, Fd(fds[1]))});
   ASSERT_TRUE(*pair.client && *pair.server);
   Reader at_server(*(*pair.server)->transport);
   iovec text = Piece("part");
@@ -220,13 +218,13 @@ TEST_F(TlsTest, TamperedRecordIsAnError) {
   int fds[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
   int raw = fds[0];
-  Pair pair = Shake(loop_, ca_.Context(kAlice), Expect({kBob}), ca_.Context(kBob), {},
-                    {net::MakeSocketTransport(loop_, Fd(fds[0])),
-                     net::MakeSocketTransport(loop_, Fd(fds[1]))});
+  Pair pair = Shake(
+      loop_, ca_.Context(kAlice), Expect({kBob}), ca_.Context(kBob), {},
+      {net::MakeSocketTransport(loop_, Fd(fds[0])), net::MakeSocketTransport(loop_, Fd(fds[1]))});
   ASSERT_TRUE(*pair.client && *pair.server);
   Reader at_server(*(*pair.server)->transport);
-  const uint8_t forged[] = {0x17, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-                            16,   17, 18, 19, 20};
+  const uint8_t forged[] = {0x17, 3,  3,  0,  20, 1,  2,  3,  4,  5,  6,  7, 8,
+                            9,    10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20};
   ASSERT_EQ(::send(raw, forged, sizeof forged, 0), static_cast<ssize_t>(sizeof forged));
   RunUntil([&] { return at_server.end.has_value(); });
   EXPECT_EQ(*at_server.end, IoResult::Kind::kError);
@@ -330,8 +328,8 @@ TEST_F(TlsTest, WrongRoot) {
 
 TEST_F(TlsTest, ExpiredAndNotYetValid) {
   auto names = RequestNames{{kAlice}, {}, {}};
-  Pair pair = Connect(ca_.Context(ca_.Issue(names, Usage::kBoth, -600s, -10s)),
-                      ca_.Context(kBob), Expect({kBob}));
+  Pair pair = Connect(ca_.Context(ca_.Issue(names, Usage::kBoth, -600s, -10s)), ca_.Context(kBob),
+                      Expect({kBob}));
   EXPECT_THAT(ServerError(pair), HasSubstr("expired at"));
   pair = Connect(ca_.Context(ca_.Issue(names, Usage::kBoth, 600s, 900s)), ca_.Context(kBob),
                  Expect({kBob}));
@@ -346,15 +344,16 @@ TEST_F(TlsTest, KeyUsageForTheOtherRole) {
   Pair pair = Connect(ca_.Context(ca_.Issue(RequestNames{{kAlice}, {}, {}}, Usage::kServer)),
                       ca_.Context(kBob), Expect({kBob}));
   EXPECT_THAT(ServerError(pair), HasSubstr("extended key usage"));
-  pair = Connect(ca_.Context(kAlice),
-                 ca_.Context(ca_.Issue(RequestNames{{kBob}, {}, {}}, Usage::kClient)),
-                 Expect({kBob}));
+  pair =
+      Connect(ca_.Context(kAlice),
+              ca_.Context(ca_.Issue(RequestNames{{kBob}, {}, {}}, Usage::kClient)), Expect({kBob}));
   EXPECT_THAT(ClientError(pair), HasSubstr("extended key usage"));
 }
 
 TEST_F(TlsTest, IntermediateIsUsed) {
   auto key = PrivateKey::GenerateP256();
-  auto middle = SignIntermediate(ca_.authority, key->public_key(), "middle", Now() - 1h, Now() + 2h);
+  auto middle =
+      SignIntermediate(ca_.authority, key->public_key(), "middle", Now() - 1h, Now() + 2h);
   ASSERT_TRUE(middle);
   TestCa below{Authority{*middle, *key}};
   auto alice = below.Issue(kAlice);

@@ -68,9 +68,9 @@ Status CheckClient(const SubjectAltNames& sans, const TlsContext& context,
                    const PeerPolicy& policy) {
   // Two identities in one certificate would let its holder choose by whom it is taken for.
   if (sans.uri.size() != 1) {
-    return Fail(Code::kUnauthenticated,
-                "the client's certificate must carry exactly one SPIFFE id, it is for " +
-                    sans.ToString());
+    return Fail(
+        Code::kUnauthenticated,
+        "the client's certificate must carry exactly one SPIFFE id, it is for " + sans.ToString());
   }
   auto parts = ParseSpiffe(sans.uri[0]);
   if (!parts) {

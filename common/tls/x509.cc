@@ -114,8 +114,7 @@ Result<Certificate> Certificate::FromDer(std::span<const uint8_t> der) {
 }
 
 Result<std::vector<Certificate>> Certificate::ParsePem(std::string_view pem) {
-  bssl::UniquePtr<BIO> bio(
-      BIO_new_mem_buf(pem.data(), static_cast<ossl_ssize_t>(pem.size())));
+  bssl::UniquePtr<BIO> bio(BIO_new_mem_buf(pem.data(), static_cast<ossl_ssize_t>(pem.size())));
   std::vector<Certificate> out;
   for (;;) {
     bssl::UniquePtr<X509> cert(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
@@ -179,16 +178,14 @@ std::string Certificate::issuer() const {
 
 std::string Certificate::serial() const {
   if (!is_set()) return {};
-  bssl::UniquePtr<BIGNUM> n(
-      ASN1_INTEGER_to_BN(X509_get0_serialNumber(impl_->cert.get()), nullptr));
+  bssl::UniquePtr<BIGNUM> n(ASN1_INTEGER_to_BN(X509_get0_serialNumber(impl_->cert.get()), nullptr));
   bssl::UniquePtr<char> text(n ? BN_bn2dec(n.get()) : nullptr);
   return text ? std::string(text.get()) : std::string();
 }
 
 std::string Certificate::serial_hex() const {
   if (!is_set()) return {};
-  bssl::UniquePtr<BIGNUM> n(
-      ASN1_INTEGER_to_BN(X509_get0_serialNumber(impl_->cert.get()), nullptr));
+  bssl::UniquePtr<BIGNUM> n(ASN1_INTEGER_to_BN(X509_get0_serialNumber(impl_->cert.get()), nullptr));
   bssl::UniquePtr<char> text(n ? BN_bn2hex(n.get()) : nullptr);
   return text ? std::string(text.get()) : std::string();
 }
@@ -228,8 +225,9 @@ bool Certificate::Matches(const PrivateKey& key) const {
 bool Certificate::SelfSigned() const {
   if (!is_set()) return false;
   bssl::UniquePtr<EVP_PKEY> key(X509_get_pubkey(impl_->cert.get()));
-  bool self = key && X509_NAME_cmp(X509_get_subject_name(impl_->cert.get()),
-                                   X509_get_issuer_name(impl_->cert.get())) == 0 &&
+  bool self = key &&
+              X509_NAME_cmp(X509_get_subject_name(impl_->cert.get()),
+                            X509_get_issuer_name(impl_->cert.get())) == 0 &&
               X509_verify(impl_->cert.get(), key.get()) == 1;
   ERR_clear_error();
   return self;
@@ -247,7 +245,7 @@ bssl::UniquePtr<X509_STORE> MakeStore(const std::vector<Certificate>& roots) {
   return store;
 }
 
-Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509)* intermediates, Purpose purpose,
+Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509) * intermediates, Purpose purpose,
                   Time now, uint8_t* alert) {
   auto refuse = [&](uint8_t code, std::string why) -> Status {
     if (alert != nullptr) *alert = code;
@@ -285,9 +283,9 @@ Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509)* intermediates, 
                     who + " expired at " + FormatTime(cert.not_after()) + ", it is " +
                         FormatTime(now) + " (was it renewed? is a clock wrong?)");
     case X509_V_ERR_CERT_NOT_YET_VALID:
-      return refuse(SSL_AD_CERTIFICATE_EXPIRED,
-                    who + " is valid only from " + FormatTime(cert.not_before()) + ", it is " +
-                        FormatTime(now) + " (is a clock wrong?)");
+      return refuse(SSL_AD_CERTIFICATE_EXPIRED, who + " is valid only from " +
+                                                    FormatTime(cert.not_before()) + ", it is " +
+                                                    FormatTime(now) + " (is a clock wrong?)");
     case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
     case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
     case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
@@ -307,8 +305,7 @@ Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509)* intermediates, 
                         (purpose == Purpose::kServerAuth ? "server" : "client") +
                         " (extended key usage)");
     default:
-      return refuse(SSL_AD_BAD_CERTIFICATE,
-                    who + ": " + X509_verify_cert_error_string(error));
+      return refuse(SSL_AD_BAD_CERTIFICATE, who + ": " + X509_verify_cert_error_string(error));
   }
 }
 
@@ -319,6 +316,7 @@ Status VerifyChain(const std::vector<Certificate>& chain, const std::vector<Cert
   }
   bssl::UniquePtr<STACK_OF(X509)> rest(sk_X509_new_null());
   for (size_t i = 1; i < chain.size(); ++i) {
+    if (!chain[i].is_set()) continue;
     bssl::PushToStack(rest.get(), bssl::UpRef(chain[i].impl()->cert));
   }
   auto store = MakeStore(roots);

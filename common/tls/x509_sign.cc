@@ -30,8 +30,8 @@ Status AddName(GENERAL_NAMES* names, int type, std::string_view text) {
   bssl::UniquePtr<GENERAL_NAME> name(GENERAL_NAME_new());
   bssl::UniquePtr<ASN1_STRING> value(
       ASN1_STRING_type_new(type == GEN_IPADD ? V_ASN1_OCTET_STRING : V_ASN1_IA5STRING));
-  if (!name || !value || ASN1_STRING_set(value.get(), text.data(),
-                                         static_cast<ossl_ssize_t>(text.size())) != 1) {
+  if (!name || !value ||
+      ASN1_STRING_set(value.get(), text.data(), static_cast<ossl_ssize_t>(text.size())) != 1) {
     return Broken("cannot build a name");
   }
   GENERAL_NAME_set0_value(name.get(), type, value.release());
@@ -54,8 +54,8 @@ Result<bssl::UniquePtr<GENERAL_NAMES>> MakeNames(const RequestNames& wanted) {
   for (const auto& text : wanted.ip) {
     QANAT_ASSIGN_OR_RETURN(net::IpAddress ip, net::IpAddress::Parse(text));
     auto bytes = ip.bytes();
-    QANAT_RETURN_IF_ERROR(AddName(
-        names.get(), GEN_IPADD, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+    QANAT_RETURN_IF_ERROR(AddName(names.get(), GEN_IPADD,
+                                  {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
   }
   if (sk_GENERAL_NAME_num(names.get()) == 0) {
     return Fail(Code::kInvalidArgument, "a certificate needs at least one name");
@@ -92,8 +92,8 @@ bool SetBasicConstraints(X509* cert, bool ca, int path_length) {
     constraints->pathlen = ASN1_INTEGER_new();
     ASN1_INTEGER_set_int64(constraints->pathlen, path_length);
   }
-  return X509_add1_ext_i2d(cert, NID_basic_constraints, constraints.get(), 1,
-                           X509V3_ADD_DEFAULT) == 1;
+  return X509_add1_ext_i2d(cert, NID_basic_constraints, constraints.get(), 1, X509V3_ADD_DEFAULT) ==
+         1;
 }
 
 bool SetKeyIds(X509* cert, X509* issuer) {
@@ -217,8 +217,7 @@ Result<Csr> ParseCsr(std::string_view pem) {
   };
   if (pem.size() > 64 * 1024) return refuse("longer than 64 KiB");
   bssl::UniquePtr<BIO> bio(BIO_new_mem_buf(pem.data(), static_cast<ossl_ssize_t>(pem.size())));
-  bssl::UniquePtr<X509_REQ> request(
-      PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
+  bssl::UniquePtr<X509_REQ> request(PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
   if (!request) return refuse("not a CERTIFICATE REQUEST in PEM form");
   bssl::UniquePtr<EVP_PKEY> key(X509_REQ_get_pubkey(request.get()));
   if (!key) return refuse("its public key is not readable");
@@ -250,8 +249,7 @@ Result<Csr> ParseCsr(std::string_view pem) {
     if (OBJ_obj2nid(object) == NID_subject_alt_name) {
       if (have_names) return refuse("it has two lists of names");
       have_names = true;
-      bssl::UniquePtr<GENERAL_NAMES> names(
-          static_cast<GENERAL_NAMES*>(X509V3_EXT_d2i(extension)));
+      bssl::UniquePtr<GENERAL_NAMES> names(static_cast<GENERAL_NAMES*>(X509V3_EXT_d2i(extension)));
       if (!names) return refuse("its names are not readable");
       out.sans = ReadNames(names.get());
     } else {
@@ -269,8 +267,8 @@ Result<Authority> MakeRoot(const PrivateKey& key, std::string_view organization,
                            std::string_view common_name, Time not_before, Time not_after) {
   if (!key.is_set()) return Fail(Code::kInvalidArgument, "there is no key for the root");
   auto subject = MakeSubject(organization, common_name);
-  QANAT_ASSIGN_OR_RETURN(auto cert, Begin(subject.get(), subject.get(), key.public_key(),
-                                          not_before, not_after));
+  QANAT_ASSIGN_OR_RETURN(
+      auto cert, Begin(subject.get(), subject.get(), key.public_key(), not_before, not_after));
   if (!SetBasicConstraints(cert.get(), true, -1) || !SetUsage(cert.get(), {5, 6}) ||
       !SetKeyIds(cert.get(), nullptr)) {
     return Broken("cannot build the root certificate");
@@ -285,8 +283,8 @@ Result<Certificate> SignIntermediate(const Authority& issuer, const PublicKey& k
   QANAT_RETURN_IF_ERROR(CheckIssuer(issuer, not_before, not_after));
   auto subject = MakeSubject({}, common_name);
   X509* parent = issuer.certificate.impl()->cert.get();
-  QANAT_ASSIGN_OR_RETURN(auto cert, Begin(subject.get(), X509_get_subject_name(parent), key,
-                                          not_before, not_after));
+  QANAT_ASSIGN_OR_RETURN(
+      auto cert, Begin(subject.get(), X509_get_subject_name(parent), key, not_before, not_after));
   if (!SetBasicConstraints(cert.get(), true, 0) || !SetUsage(cert.get(), {5, 6}) ||
       !SetKeyIds(cert.get(), parent)) {
     return Broken("cannot build the intermediate certificate");
