@@ -32,13 +32,23 @@ static __always_inline int remember_origin(struct bpf_sock *sk, __u32 origin) {
 /* A socket of some namespace that is no pod of ours. Only the node's own sockets that head for one
  * of our pods are noted, for sockops; nothing is changed and nothing is ever refused. */
 static __always_inline int connect_from_elsewhere(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-                                                  __u64 cookie, const struct qanat_ip *dst) {
+                                                  __u64 cookie, const struct qanat_ip *src,
+                                                  const struct qanat_ip *dst) {
   __u32 zero = 0;
   struct qanat_config *cfg = bpf_map_lookup_elem(&config, &zero);
   if (!cfg || cfg->host_cookie != cookie) return 1;
   if (!bpf_map_lookup_elem(&pod_ips, dst)) return 1;
+  struct qanat_probe *probe = 0;
+  __u16 port = bpf_ntohs((__u16)QANAT_CTX(ctx, user_port));
+  if (port == QANAT_PORT_PROBE || port == QANAT_PORT_HBONE) {
+    struct qanat_tuple tuple = {*src, *dst, (__u16)QANAT_CTX(sk, src_port), port};
+    probe = bpf_map_lookup_elem(&probes, &tuple);
+  }
+  if (probe) /* the agent may itself run in a pod's cgroup */
+    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_CONNECT);
   /* Without a known root of the pods' cgroups a pod's process could not be told apart. */
-  if (!cfg->pod_roots[0].id || cgroup_kind(cfg)) return 1;
+  else if (!cfg->pod_roots[0].id || cgroup_kind(cfg))
+    return 1;
   if (remember_origin(sk, QANAT_ORIGIN_HOST)) count(0, QANAT_CNT_REFUSED_STORAGE);
   return 1;
 }
@@ -77,7 +87,7 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
   struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
   __u32 protocol = QANAT_CTX(ctx, protocol);
   int tcp = protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
-  if (!pod) return tcp ? connect_from_elsewhere(ctx, sk, cookie, dst) : 1;
+  if (!pod) return tcp ? connect_from_elsewhere(ctx, sk, cookie, src, dst) : 1;
 
   __u32 id = pod->id;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);

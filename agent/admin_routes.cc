@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/admin_routes.h"
+
+#include <nlohmann/json.hpp>
+
+#include "bpf/user/counters.h"
+
+namespace qanat::agent {
+namespace {
+
+using Json = nlohmann::json;
+
+admin::Response Dump(const Json& json) {
+  return admin::Json(200, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+Json CountersJson(const qanat_counters& counters) {
+  Json json = Json::object();
+  for (int i = 0; i < QANAT_COUNTERS; ++i)
+    json[std::string(bpf::CounterName(static_cast<qanat_counter>(i)))] = counters.value[i];
+  return json;
+}
+
+Json PodJson(const PodView& pod, Hooks& hooks) {
+  Json json = {{"uid", pod.uid},
+               {"name", pod.name},
+               {"namespace", pod.ns},
+               {"redirection", pod.redirection},
+               {"reason", pod.reason},
+               {"step", pod.step},
+               {"netns", pod.netns},
+               {"netnsCookie", pod.cookie},
+               {"ips", pod.ips},
+               {"id", pod.id},
+               {"enforced", pod.enforced},
+               {"cutOff", pod.cut_off},
+               {"leaving", pod.leaving},
+               {"listeners",
+                {{"15001", pod.slots.filled[QANAT_ROLE_OUTBOUND]},
+                 {"15006", pod.slots.filled[QANAT_ROLE_INBOUND]},
+                 {"15008", pod.slots.filled[QANAT_ROLE_HBONE]}}}};
+  Json proof = Json::array();
+  for (const ProofStep& step : pod.proof.steps)
+    proof.push_back({{"step", step.name}, {"passed", step.passed}, {"detail", step.detail}});
+  json["proof"] = std::move(proof);
+  if (pod.id != 0)
+    if (auto counters = hooks.maps().CountersOf(pod.id)) json["counters"] = CountersJson(*counters);
+  return json;
+}
+
+}  // namespace
+
+void AddAdminRoutes(admin::Server& server, std::string node_name,
+                    std::vector<bpf::Feature> features, Shown shown) {
+  server.Route("GET", "/healthz/ready", [shown](const admin::Request&) {
+    for (const auto& link : shown.hooks->NodeLinks())
+      if (!link.attached) return admin::Text(500, "not ready: hook " + link.name + " is not attached\n");
+    return admin::Text(200, "ready\n");
+  });
+  server.Route("GET", "/pods", [shown](const admin::Request&) {
+    Json pods = Json::array();
+    for (const PodView& pod : shown.enroller->View())
+      pods.push_back(PodJson(pod, *shown.hooks));
+    return Dump(pods);
+  });
+  server.Route("GET", "/capture", [node_name, features, shown](const admin::Request&) {
+    Json json = {{"node", node_name}, {"pins", shown.hooks->dir()}, {"abi", QANAT_ABI_VERSION}};
+    for (const auto& feature : features)
+      json["features"][feature.name] = {{"present", feature.present}, {"why", feature.why}};
+    for (const auto& link : shown.hooks->NodeLinks())
+      json["hooks"][link.name] = {{"attached", link.attached}, {"program", link.program_id}};
+    const zds::Stats& stats = shown.zds->stats();
+    const zds::Peer* newest = shown.zds->newest_peer();
+    json["zds"] = {{"connections", shown.zds->connections()},
+                   {"newestPid", newest ? newest->pid : 0},
+                   {"accepted", stats.accepted},
+                   {"refused", stats.refused},
+                   {"protocolErrors", stats.protocol_errors},
+                   {"timeouts", stats.timeouts}};
+    json["brokenPodFiles"] = shown.source->broken();
+    json["repairs"] = shown.enroller->repairs();
+    json["proofsFailed"] = shown.enroller->proofs_failed();
+    if (auto counters = shown.hooks->maps().CountersOf(0)) json["counters"] = CountersJson(*counters);
+    return Dump(json);
+  });
+}
+
+void AddMetrics(metrics::Registry& registry, Shown shown) {
+  using metrics::Kind;
+  using metrics::Sample;
+  registry.AddCallback(Kind::kCounter, "qanat_capture_events",
+                       "What the kernel programs did with pods' connections, by pod and event",
+                       [shown] {
+                         std::vector<Sample> samples;
+                         for (const PodView& pod : shown.enroller->View()) {
+                           if (pod.id == 0) continue;
+                           auto counters = shown.hooks->maps().CountersOf(pod.id);
+                           if (!counters) continue;
+                           for (int i = 0; i < QANAT_COUNTERS; ++i) {
+                             if (counters->value[i] == 0) continue;
+                             samples.push_back(
+                                 {{{"namespace", pod.ns},
+                                   {"pod", pod.name},
+                                   {"event", std::string(bpf::CounterName(static_cast<qanat_counter>(i)))}},
+                                  static_cast<double>(counters->value[i])});
+                           }
+                         }
+                         return samples;
+                       });
+  registry.AddCallback(Kind::kGauge, "qanat_pods", "Pods of this node by state of their capture", [shown] {
+    std::map<std::string, double> by_state = {{"enabled", 0}, {"pending", 0}, {"disabled", 0}, {"cut_off", 0}};
+    for (const PodView& pod : shown.enroller->View())
+      by_state[pod.cut_off ? "cut_off" : pod.redirection] += 1;
+    std::vector<Sample> samples;
+    for (const auto& [state, count] : by_state) samples.push_back({{{"state", state}}, count});
+    return samples;
+  });
+  registry.AddCallback(Kind::kCounter, "qanat_zds_connections", "ZDS connections by what became of them",
+                       [shown]() -> std::vector<Sample> {
+                         const zds::Stats& s = shown.zds->stats();
+                         return {{{{"result", "accepted"}}, static_cast<double>(s.accepted)},
+                                 {{{"result", "refused"}}, static_cast<double>(s.refused)},
+                                 {{{"result", "protocol_error"}}, static_cast<double>(s.protocol_errors)},
+                                 {{{"result", "timeout"}}, static_cast<double>(s.timeouts)}};
+                       });
+  registry.AddCallback(Kind::kCounter, "qanat_repairs", "Parts of the capture that were missing and put back",
+                       [shown]() -> std::vector<Sample> {
+                         return {{{}, static_cast<double>(shown.enroller->repairs())}};
+                       });
+  registry.AddCallback(Kind::kCounter, "qanat_proofs_failed", "Proofs of capture that failed",
+                       [shown]() -> std::vector<Sample> {
+                         return {{{}, static_cast<double>(shown.enroller->proofs_failed())}};
+                       });
+}
+
+}  // namespace qanat::agent

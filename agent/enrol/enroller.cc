@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps of enrolment and of leaving. Proxies: enroller_zds.cc; upkeep: enroller_reconcile.cc.
+#include "agent/enrol/enroller.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "agent/enrol/entry.h"
+#include "common/base/log.h"
+
+namespace qanat::agent {
+namespace {
+
+constexpr auto kFirstRetry = std::chrono::milliseconds(100);
+constexpr auto kLastRetry = std::chrono::seconds(5);
+
+}  // namespace
+
+Result<std::unique_ptr<Enroller>> Enroller::Create(event::EventLoop& loop, Hooks& hooks,
+                                                   EnrollerOptions options) {
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs host, netns::NetNs::Current());
+  QANAT_ASSIGN_OR_RETURN(uint64_t cookie, host.Cookie());
+  std::error_code error;
+  std::filesystem::create_directories(options.status_dir, error);
+  if (error) return Fail(Code::kIo, "create " + options.status_dir + ": " + error.message());
+  return std::unique_ptr<Enroller>(
+      new Enroller(loop, hooks, std::move(options), std::move(host), cookie));
+}
+
+Enroller::Enroller(event::EventLoop& loop, Hooks& hooks, EnrollerOptions options, netns::NetNs host,
+                   uint64_t host_cookie)
+    : loop_(loop), hooks_(hooks), options_(std::move(options)), store_(options_.state_dir),
+      host_(std::move(host)), host_cookie_(host_cookie), reconcile_(loop, [this] { Reconcile(); }),
+      fill_(loop, [this] { FillAll(); }) {}
+
+Enroller::~Enroller() = default;
+
+Status Enroller::Adopt() {
+  QANAT_ASSIGN_OR_RETURN(auto saved_pods, store_.Load());
+  // Peers of the earlier agent count until they have come back: their connections go on.
+  if (auto old = hooks_.maps().config.Lookup(0); old && *old)
+    for (const auto& peer : (*old)->peers)
+      if (peer.id != 0) peer_cgroups_.push_back(peer.id);
+  WriteConfig();
+  for (SavedPod& saved : saved_pods) {
+    const std::string uid = saved.pod.uid;
+    auto entry = std::make_unique<Entry>(loop_, [this, uid] {
+      if (Entry* e = Find(uid)) Advance(*e);
+    });
+    entry->pod = std::move(saved.pod);
+    entry->id = saved.id;
+    entry->cookie = saved.cookie;
+    entry->sysctls = std::move(saved.sysctls);
+    if (auto state = hooks_.maps().pod_state.Lookup(entry->id); state && *state)
+      entry->state = **state;
+    entry->membership = {true, {}};
+    // The pins may have been lost while the pod runs: closed first, explained later.
+    if (saved.enforced) entry->state.mode = QANAT_MODE_ENFORCED;
+    if (Status done = Prepare(*entry); !done) {
+      LOG_WARN("enrol", "{}: taken over, but: {}", entry->pod.FullName(), done.error().message);
+      entry->reason = done.error().message;
+    } else if (Status attached = Attach(*entry); !attached) {
+      entry->reason = attached.error().message;
+      if (saved.enforced) CutOff(*entry, attached.error().message);
+    }
+    entry->gone = true;  // until the source shows it
+    LOG_INFO("enrol", "{}: taken over ({})", entry->pod.FullName(),
+             entry->enforced() ? "enforced" : "not enforced");
+    entries_[uid] = std::move(entry);
+  }
+  return {};
+}
+
+void Enroller::Start() {
+  std::vector<std::string> uids;
+  for (auto& [uid, entry] : entries_) uids.push_back(uid);
+  for (const auto& uid : uids)
+    if (Entry* entry = Find(uid)) Advance(*entry);
+  reconcile_.Start(options_.reconcile_every);
+}
+
+Enroller::Entry* Enroller::Find(const std::string& uid) {
+  auto it = entries_.find(uid);
+  return it == entries_.end() ? nullptr : it->second.get();
+}
+
+void Enroller::OnPod(const Pod& pod) {
+  auto& slot = entries_[pod.uid];
+  if (!slot) {
+    const std::string uid = pod.uid;
+    slot = std::make_unique<Entry>(loop_, [this, uid] {
+      if (Entry* e = Find(uid)) Advance(*e);
+    });
+  }
+  Entry& entry = *slot;
+  const bool moved = entry.id != 0 && entry.pod.netns != pod.netns && !entry.pod.netns.empty();
+  const bool readdressed = entry.pod.ips != pod.ips;
+  if (moved) {  // same pod, new sandbox: nothing of the old one may be used for it
+    LOG_INFO("enrol", "{}: has a new network namespace", pod.FullName());
+    if (zds_) zds_->Del(pod.uid);
+    ReleaseKernelState(entry);
+  } else if (readdressed && entry.prepared) {
+    for (const auto& ip : entry.pod.ips) {
+      auto owner = hooks_.maps().pod_ips.Lookup(bpf::ToKernel(ip));
+      if (owner && *owner && **owner == entry.cookie) (void)hooks_.maps().pod_ips.Erase(bpf::ToKernel(ip));
+    }
+    entry.prepared = entry.attached = entry.proven = false;
+  }
+  entry.pod = pod;
+  entry.gone = entry.leaving = false;
+  entry.membership = DecideMembership(pod);
+  entry.backoff = {};
+  entry.retry.Stop();
+  // A finished pod has given its processes up; its namespace is about to go.
+  if (!entry.membership.in_mesh && entry.enforced() &&
+      (pod.phase == "Succeeded" || pod.phase == "Failed"))
+    entry.gone = true;
+  Advance(entry);
+  ServePending();
+}
+
+void Enroller::OnPodGone(const std::string& uid) {
+  Entry* entry = Find(uid);
+  if (!entry) return;
+  entry->gone = true;
+  entry->backoff = {};
+  Notify(*entry, Fail(Code::kNotFound, "the pod was deleted"));
+  Advance(*entry);
+}
+
+Facts Enroller::FactsOf(const Entry& e) const {
+  const zds::Peer* newest = Newest();
+  Facts f;
+  f.gone = e.gone;
+  f.wanted = e.membership.in_mesh;
+  f.prepared = e.prepared;
+  f.attached = e.attached;
+  f.proxy = newest != nullptr;
+  f.adding = e.adding;
+  f.acked = newest != nullptr && e.acked_by.count(newest->id) > 0;
+  f.filled = e.filled;
+  f.proving = e.proof != nullptr;
+  f.proven = e.proven;
+  f.enforced = e.enforced();
+  return f;
+}
+
+void Enroller::Advance(Entry& entry) {
+  if (entry.leaving) return;  // the reconciler watches its namespace
+  for (int guard = 0; guard < 16; ++guard) {
+    const Step step = NextStep(FactsOf(entry));
+    entry.step = step;
+    switch (step) {
+      case Step::kNone:
+        if (!entry.gone && !entry.membership.in_mesh) {
+          Explain(entry, entry.membership.reason);
+          Notify(entry, {});
+        }
+        if (entry.enforced() && !Newest())
+          Explain(entry, "no proxy is connected: connections are refused");
+        if (entry.enforced() && entry.proven && !entry.cut_off) {
+          Explain(entry, "");
+          Notify(entry, {});
+        }
+        WriteStatus(entry);
+        return;
+      case Step::kAwaitProxy:
+        Explain(entry, "no proxy (ztunnel) is connected to the ZDS socket");
+        WriteStatus(entry);
+        return;
+      case Step::kAwaitAck:
+      case Step::kAwaitProof:
+        WriteStatus(entry);
+        return;
+      case Step::kFill:
+        ScheduleFill();
+        WriteStatus(entry);
+        return;
+      case Step::kLeave:
+        Leave(entry);
+        return;
+      case Step::kForget:
+        Forget(entry);
+        return;
+      case Step::kPrepare:
+      case Step::kAttach:
+      case Step::kAdd:
+      case Step::kProve:
+      case Step::kFlip:
+      case Step::kRestore:
+        break;
+    }
+    Status done = Execute(entry, step);
+    if (done) continue;
+    Explain(entry, std::string(StepName(step)) + ": " + done.error().message);
+    WriteStatus(entry);
+    entry.backoff = entry.backoff == event::Duration{} ? event::Duration(kFirstRetry)
+                                                       : std::min<event::Duration>(entry.backoff * 2, kLastRetry);
+    entry.retry.Start(entry.backoff);
+    return;
+  }
+}
+
+Status Enroller::Execute(Entry& entry, Step step) {
+  switch (step) {
+    case Step::kPrepare: return Prepare(entry);
+    case Step::kAttach: return Attach(entry);
+    case Step::kAdd: return Add(entry);
+    case Step::kProve: return Prove(entry);
+    case Step::kFlip: return Flip(entry);
+    case Step::kRestore: return Restore(entry);
+    case Step::kNone:
+    case Step::kAwaitProxy:
+    case Step::kAwaitAck:
+    case Step::kFill:
+    case Step::kAwaitProof:
+    case Step::kLeave:
+    case Step::kForget: break;
+  }
+  return {};
+}
+
+Result<netns::NetNs> Enroller::OpenNs(const Entry& entry) const {
+  if (entry.pod.netns.empty()) return Fail(Code::kFailedPrecondition, "the pod has no network namespace yet");
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, netns::NetNs::Open(entry.pod.netns));
+  if (ns.id() == host_.id())
+    return Fail(Code::kInvalidArgument, entry.pod.netns + " is the node's own network namespace");
+  if (entry.cookie != 0) {
+    QANAT_ASSIGN_OR_RETURN(uint64_t cookie, ns.Cookie());
+    if (cookie != entry.cookie)
+      return Fail(Code::kNotFound, "the namespace at " + entry.pod.netns + " is another one now");
+  }
+  return ns;
+}
+
+Hooks::PodTarget Enroller::TargetOf(const Entry& entry, const netns::NetNs* ns) const {
+  return {entry.id, entry.pod.Ip4(), entry.pod.Ip6(), ns, entry.network.devices};
+}
+
+Result<uint32_t> Enroller::AllocateId() const {
+  std::set<uint32_t> used;
+  for (const auto& [uid, entry] : entries_) used.insert(entry->id);
+  for (uint32_t id : hooks_.PinnedPods()) used.insert(id);
+  for (uint32_t id = 1; id < QANAT_MAX_PODS; ++id)
+    if (!used.count(id)) return id;
+  return Fail(Code::kResourceExhausted, "all " + std::to_string(QANAT_MAX_PODS - 1) + " pod slots are taken");
+}
+
+Status Enroller::Prepare(Entry& entry) {
+  if (entry.pod.ips.empty()) return Fail(Code::kFailedPrecondition, "the pod has no address yet");
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
+  QANAT_ASSIGN_OR_RETURN(uint64_t cookie, ns.Cookie());
+  for (const auto& [uid, other] : entries_)
+    if (other.get() != &entry && other->prepared && other->cookie == cookie)
+      return Fail(Code::kAlreadyExists,
+                  "its network namespace belongs to pod " + other->pod.FullName() + " (" + uid + ")");
+  QANAT_ASSIGN_OR_RETURN(entry.network, InspectPod(ns, entry.pod.ips));
+  bpf::NodeMaps& maps = hooks_.maps();
+  if (entry.id == 0) {
+    QANAT_ASSIGN_OR_RETURN(entry.id, AllocateId());
+    auto left = maps.pod_state.Lookup(entry.id);
+    entry.state = {};
+    // Grants that named the slot's last owner are void.
+    entry.state.generation = left && *left ? (*left)->generation + 1 : 1;
+    EmptySlots(maps, entry.id);
+    (void)maps.counters.Zero(entry.id);
+  }
+  entry.cookie = cookie;
+  QANAT_RETURN_IF_ERROR(maps.pod_state.Update(entry.id, entry.state));
+  Status network = ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls);
+  Save(entry);  // also after a failure: what was changed must be known to be undone
+  QANAT_RETURN_IF_ERROR(std::move(network));
+  const qanat_pod pod{entry.id, entry.network.spoof_low, entry.network.spoof_high,
+                      bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
+  QANAT_RETURN_IF_ERROR(maps.pods.Update(cookie, pod));
+  for (const auto& ip : entry.pod.ips)
+    QANAT_RETURN_IF_ERROR(maps.pod_ips.Update(bpf::ToKernel(ip), cookie));
+  entry.prepared = true;
+  return {};
+}
+
+Status Enroller::Attach(Entry& entry) {
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
+  QANAT_RETURN_IF_ERROR(hooks_.AttachPod(TargetOf(entry, &ns)));
+  entry.attached = true;
+  return {};
+}
+
+Status Enroller::Prove(Entry& entry) {
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
+  const std::string uid = entry.pod.uid;
+  entry.proof = std::make_unique<Proof>(
+      loop_, hooks_.maps(), entry.id, entry.pod.ips, ns,
+      [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
+  return {};
+}
+
+void Enroller::OnProof(const std::string& uid, ProofReport report) {
+  Entry* entry = Find(uid);
+  if (!entry) return;
+  // The proof calls us: it dies after this round.
+  loop_.Post([proof = std::shared_ptr<Proof>(std::move(entry->proof))] {});
+  entry->proof.reset();
+  entry->report = std::move(report);
+  if (entry->report.passed()) {
+    entry->proven = true;
+    entry->proven_at = loop_.now();
+    entry->backoff = {};
+    EndCutOffIfProven(*entry);
+    Advance(*entry);
+    return;
+  }
+  ++proofs_failed_;
+  const std::string failure = entry->report.FirstFailure();
+  LOG_WARN("enrol", "{}: proof failed: {}", entry->pod.FullName(), failure);
+  Explain(*entry, "proof failed: " + failure);
+  if (entry->enforced() && !entry->report.captured()) {
+    // Not captured is worse than not served: repair, and if there is nothing to repair, cut off.
+    const uint64_t before = repairs_;
+    Status node = hooks_.EnsureNodeLinks();
+    Status repaired = node ? Repair(*entry) : std::move(node);
+    if (!repaired)
+      CutOff(*entry, repaired.error().message);
+    else if (repairs_ == before)
+      CutOff(*entry, failure);
+  }
+  entry->proven = false;
+  WriteStatus(*entry);
+  entry->backoff = entry->backoff == event::Duration{}
+                       ? event::Duration(kFirstRetry)
+                       : std::min<event::Duration>(entry->backoff * 2, kLastRetry);
+  entry->retry.Start(entry->backoff);
+}
+
+Status Enroller::SetMode(Entry& entry, qanat_mode mode) {
+  qanat_pod_state next = entry.state;
+  next.mode = mode;
+  QANAT_RETURN_IF_ERROR(hooks_.maps().pod_state.Update(entry.id, next));
+  entry.state = next;
+  return {};
+}
+
+Status Enroller::Flip(Entry& entry) {
+  // Saved first: an agent that dies in between comes back and closes the pod, never forgets it.
+  qanat_pod_state flipped = entry.state;
+  flipped.mode = QANAT_MODE_ENFORCED;
+  std::swap(entry.state, flipped);
+  Save(entry);
+  std::swap(entry.state, flipped);
+  QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_ENFORCED));
+  Explain(entry, "");
+  LOG_INFO("enrol", "{}: enrolled (id {}, proof passed)", entry.pod.FullName(), entry.id);
+  Notify(entry, {});
+  return {};
+}
+
+Status Enroller::Restore(Entry& entry) {
+  LOG_INFO("enrol", "{}: leaves the mesh: {}", entry.pod.FullName(), entry.membership.reason);
+  entry.proof.reset();
+  if (entry.id != 0) QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_OFF));
+  if (zds_) zds_->Del(entry.pod.uid);
+  if (auto ns = OpenNs(entry)) {
+    if (Status restored = RestorePodNetwork(*ns, entry.sysctls); !restored)
+      LOG_WARN("enrol", "{}: {}", entry.pod.FullName(), restored.error().message);
+  }
+  ReleaseKernelState(entry);
+  return {};
+}
+
+// Everything that the kernel knows of the pod; the namespace itself is not touched.
+void Enroller::ReleaseKernelState(Entry& entry) {
+  bpf::NodeMaps& maps = hooks_.maps();
+  entry.proof.reset();
+  if (entry.id != 0) {
+    hooks_.DetachPod(entry.id);
+    EmptySlots(maps, entry.id);
+    entry.state.mode = QANAT_MODE_OFF;
+    ++entry.state.generation;
+    (void)maps.pod_state.Update(entry.id, entry.state);
+  }
+  if (entry.cookie != 0) {
+    (void)maps.pods.Erase(entry.cookie);
+    (void)maps.budgets.Erase(entry.cookie);
+    for (const auto& ip : entry.pod.ips) {
+      auto owner = maps.pod_ips.Lookup(bpf::ToKernel(ip));
+      // The address may be another pod's by now.
+      if (owner && *owner && **owner == entry.cookie) (void)maps.pod_ips.Erase(bpf::ToKernel(ip));
+    }
+  }
+  entry.id = 0;
+  entry.cookie = 0;
+  entry.state = {};
+  entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off = false;
+  entry.acked_by.clear();
+  entry.sysctls.clear();
+  entry.report = {};
+  store_.Remove(entry.pod.uid);
+}
+
+void Enroller::Leave(Entry& entry) {
+  if (zds_) zds_->Del(entry.pod.uid);
+  entry.proof.reset();
+  entry.adding = false;
+  if (!entry.enforced()) {  // it never was captured: nothing to hold closed
+    if (auto ns = OpenNs(entry)) (void)RestorePodNetwork(*ns, entry.sysctls);
+    Forget(entry);
+    return;
+  }
+  if (!OpenNs(entry)) {
+    Forget(entry);
+    return;
+  }
+  // Its processes may outlive the pod object: closed until the namespace is gone.
+  entry.leaving = true;
+  entry.filled = false;
+  EmptySlots(hooks_.maps(), entry.id);
+  ::unlink((options_.status_dir + "/" + entry.pod.uid + ".json").c_str());
+  entry.written.clear();
+  LOG_INFO("enrol", "{}: deleted; stays closed until its namespace is gone", entry.pod.FullName());
+}
+
+void Enroller::Forget(Entry& entry) {
+  LOG_INFO("enrol", "{}: forgotten", entry.pod.FullName());
+  const std::string uid = entry.pod.uid;
+  ReleaseKernelState(entry);
+  ::unlink((options_.status_dir + "/" + uid + ".json").c_str());
+  auto it = entries_.find(uid);
+  if (it == entries_.end()) return;
+  // A timer of the entry may be what called us.
+  loop_.Post([dead = std::shared_ptr<Entry>(std::move(it->second))] {});
+  entries_.erase(it);
+}
+
+}  // namespace qanat::agent

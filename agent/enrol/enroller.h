@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Brings each pod of the node into the state it should have: captured and proven, or plain. Steps
+// come from decision.h; what fails is retried with backoff and says why in the pod's status. Once
+// enforced, a pod is never open: what cannot be repaired is cut off.
+//
+// One loop, one thread. Owned by App; the ZDS server and the pod source call into it.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/enrol/decision.h"
+#include "agent/enrol/state_store.h"
+#include "agent/pods/source.h"
+#include "agent/redirect/hooks.h"
+#include "agent/redirect/listeners.h"
+#include "agent/redirect/proof.h"
+#include "agent/zds/server.h"
+#include "common/event/event_loop.h"
+
+namespace qanat::agent {
+
+struct EnrollerOptions {
+  std::string status_dir;
+  std::string state_dir;
+  std::string cgroup_root;
+  std::vector<std::string> pod_roots;  // cgroup directories below which pods live
+  event::Duration reconcile_every = std::chrono::seconds(2);
+  event::Duration reprove_every = std::chrono::seconds(30);
+  event::Duration cni_timeout = std::chrono::seconds(30);
+};
+
+// What /pods shows and status files say.
+struct PodView {
+  std::string uid, name, ns, redirection, reason, step, netns;
+  std::vector<std::string> ips;
+  uint32_t id = 0;
+  uint64_t cookie = 0;
+  bool enforced = false, cut_off = false, leaving = false;
+  SlotReport slots;
+  ProofReport proof;
+};
+
+class Enroller final : public PodListener, public zds::Owner {
+ public:
+  using Waiter = std::function<void(Status)>;
+  static Result<std::unique_ptr<Enroller>> Create(event::EventLoop& loop, Hooks& hooks,
+                                                  EnrollerOptions options);
+  ~Enroller();
+
+  // Takes over what an earlier agent left: enforced pods are closed before anything else happens.
+  Status Adopt();
+  // Once, before the first proxy can connect.
+  void SetZds(zds::Server* zds) { zds_ = zds; }
+  void Start();  // begins the periodic reconciliation
+
+  // For CNI ADD: calls `done` when the pod is enrolled and proven, at once when it is not in the
+  // mesh, with the reason when it takes too long. `netns` empty: not compared.
+  void AwaitEnrolled(const std::string& ns, const std::string& name, const std::string& netns,
+                     Waiter done);
+
+  void OnPod(const Pod& pod) override;
+  void OnPodGone(const std::string& uid) override;
+
+  Status OnPeer(const zds::Peer& peer) override;
+  std::vector<zds::SnapshotItem> Snapshot() override;
+  void OnSnapshotAck(const zds::Peer& peer, const std::string& uid, const Status& status) override;
+  void OnPeerReady(const zds::Peer& peer) override;
+  void OnPeerGone(uint64_t peer_id) override;
+
+  std::vector<PodView> View() const;
+  uint64_t repairs() const { return repairs_; }
+  uint64_t proofs_failed() const { return proofs_failed_; }
+
+ private:
+  struct Entry;
+  struct Pending;
+  Enroller(event::EventLoop& loop, Hooks& hooks, EnrollerOptions options, netns::NetNs host,
+           uint64_t host_cookie);
+
+  void Advance(Entry& entry);
+  Status Execute(Entry& entry, Step step);
+  Facts FactsOf(const Entry& entry) const;
+
+  Status Prepare(Entry& entry);
+  Status Attach(Entry& entry);
+  Status Add(Entry& entry);
+  Status Prove(Entry& entry);
+  Status Flip(Entry& entry);
+  Status Restore(Entry& entry);
+  void Leave(Entry& entry);
+  void Forget(Entry& entry);  // destroys the entry
+  void ReleaseKernelState(Entry& entry);
+
+  void ScheduleFill();
+  void FillAll();
+  void OnProof(const std::string& uid, ProofReport report);
+
+  void Reconcile();
+  void ReconcilePod(Entry& entry, bool node_ok, const std::string& node_reason);
+  Status Repair(Entry& entry);
+  void CutOff(Entry& entry, const std::string& why);
+  void EndCutOffIfProven(Entry& entry);
+  void SweepGrants();
+  void WriteConfig();
+
+  Result<netns::NetNs> OpenNs(const Entry& entry) const;
+  Hooks::PodTarget TargetOf(const Entry& entry, const netns::NetNs* ns) const;
+  Result<uint32_t> AllocateId() const;
+  Status SetMode(Entry& entry, qanat_mode mode);
+  void Save(const Entry& entry);
+  void Explain(Entry& entry, std::string reason);
+  void WriteStatus(Entry& entry);
+  void Notify(Entry& entry, const Status& status);
+  void ServePending();
+  Entry* Find(const std::string& uid);
+  PodView ViewOf(const Entry& entry) const;
+  const zds::Peer* Newest() const { return zds_ ? zds_->newest_peer() : nullptr; }
+
+  event::EventLoop& loop_;
+  Hooks& hooks_;
+  EnrollerOptions options_;
+  StateStore store_;
+  netns::NetNs host_;
+  uint64_t host_cookie_;
+  zds::Server* zds_ = nullptr;
+  std::map<std::string, std::unique_ptr<Entry>> entries_;  // by uid
+  std::vector<uint64_t> peer_cgroups_;                     // newest first
+  std::vector<std::unique_ptr<Pending>> pending_;          // CNI calls for pods not known yet
+  event::Timer reconcile_;
+  event::Timer fill_;
+  event::Duration fill_backoff_{};
+  unsigned ticks_ = 0;
+  uint64_t repairs_ = 0;
+  uint64_t proofs_failed_ = 0;
+};
+
+}  // namespace qanat::agent

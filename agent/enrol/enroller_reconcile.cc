@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+// Upkeep: what should be there is looked at again and again; what is missing is repaired, or the pod
+// is cut off and says so. Also the status files and the callers who wait.
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "agent/enrol/entry.h"
+#include "bpf/user/mounts.h"
+#include "common/base/log.h"
+
+namespace qanat::agent {
+namespace {
+
+constexpr unsigned kScanEvery = 5;  // ticks between two looks at all of the proxy's descriptors
+
+uint64_t MonotonicNs() {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1000000000ull + static_cast<uint64_t>(t.tv_nsec);
+}
+
+}  // namespace
+
+void Enroller::Reconcile() {
+  ++ticks_;
+  WriteConfig();
+  Status node = hooks_.EnsureNodeLinks();
+  if (!node) LOG_ERROR("enrol", "node hooks: {}", node.error().message);
+  std::vector<std::string> uids;
+  for (auto& [uid, entry] : entries_) uids.push_back(uid);
+  for (const auto& uid : uids)
+    if (Entry* entry = Find(uid))
+      ReconcilePod(*entry, node.has_value(), node ? "" : node.error().message);
+  if (ticks_ % kScanEvery == 0) ScheduleFill();
+  SweepGrants();
+  ServePending();
+  reconcile_.Start(options_.reconcile_every);
+}
+
+void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_reason) {
+  const auto now = loop_.now();
+  for (auto it = entry.waiters.begin(); it != entry.waiters.end();) {
+    if (it->second > now) {
+      ++it;
+      continue;
+    }
+    Waiter waiter = std::move(it->first);
+    it = entry.waiters.erase(it);
+    waiter(Fail(Code::kDeadlineExceeded, entry.reason.empty() ? "not enrolled in time" : entry.reason));
+  }
+  if (entry.leaving) {
+    if (!OpenNs(entry)) Forget(entry);
+    return;
+  }
+  if (entry.gone || !entry.membership.in_mesh || !entry.prepared) return;
+  Status repaired = node_ok ? Repair(entry) : Fail(Code::kUnavailable, node_reason);
+  if (!repaired) {
+    if (repaired.error().code == Code::kNotFound) {  // the namespace has gone: the source will say
+      Explain(entry, repaired.error().message);
+      WriteStatus(entry);
+      return;
+    }
+    if (entry.enforced()) CutOff(entry, repaired.error().message);
+    return;
+  }
+  const SlotReport slots = ReadSlots(hooks_.maps(), entry.id);
+  bool lost = false;
+  for (uint32_t role = 0; role < QANAT_ROLES; ++role) lost |= slots.filled[role] < entry.state.workers[role];
+  if (lost && entry.filled) {
+    LOG_WARN("enrol", "{}: the proxy's listeners are gone from their slots", entry.pod.FullName());
+    entry.filled = false;
+    entry.proven = false;
+  }
+  if (entry.enforced() && !slots.complete())
+    Explain(entry, Newest() ? "the proxy does not listen in the pod: connections are refused"
+                            : "no proxy is connected: connections are refused");
+  const bool due = entry.proven && now - entry.proven_at > options_.reprove_every;
+  if (due || entry.cut_off) entry.proven = false;
+  if (entry.cut_off) {
+    // The hooks are back and in mode CUT they refuse by themselves; the routing rule would also
+    // stop the probes that must show it.
+    if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
+  }
+  if (!entry.retry.armed()) Advance(entry);
+}
+
+// Everything of the pod that can be put back is. The error says what could not.
+Status Enroller::Repair(Entry& entry) {
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
+  auto network = InspectPod(ns, entry.pod.ips);
+  if (network) {
+    entry.network.devices = network->devices;
+  } else if (!entry.enforced()) {
+    return tl::unexpected(network.error());
+  }
+  if (Status present = CheckPodNetwork(ns, entry.pod.ips); !present) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), present.error().message);
+    QANAT_RETURN_IF_ERROR(ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls));
+  }
+  const Hooks::PodTarget target = TargetOf(entry, &ns);
+  if (Status attached = hooks_.CheckPod(target); !attached && entry.attached) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), attached.error().message);
+    QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
+    entry.proven = false;
+  }
+  const qanat_pod want{entry.id, entry.network.spoof_low, entry.network.spoof_high,
+                       bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
+  auto have = hooks_.maps().pods.Lookup(entry.cookie);
+  if (!have || !*have || std::memcmp(&**have, &want, sizeof want) != 0) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: its entry in the pods map", entry.pod.FullName());
+    QANAT_RETURN_IF_ERROR(hooks_.maps().pods.Update(entry.cookie, want));
+  }
+  auto state = hooks_.maps().pod_state.Lookup(entry.id);
+  if (!state || !*state || std::memcmp(&**state, &entry.state, sizeof entry.state) != 0) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: its state in the kernel", entry.pod.FullName());
+    QANAT_RETURN_IF_ERROR(hooks_.maps().pod_state.Update(entry.id, entry.state));
+  }
+  return {};
+}
+
+void Enroller::CutOff(Entry& entry, const std::string& why) {
+  Explain(entry, "cut off: " + why);
+  if (!entry.cut_off)
+    LOG_ERROR("enrol", "{}: cut off, its capture is broken: {}", entry.pod.FullName(), why);
+  entry.cut_off = true;
+  (void)SetMode(entry, QANAT_MODE_CUT);
+  if (auto ns = OpenNs(entry))
+    if (Status cut = CutOffTcp(*ns); !cut)
+      LOG_ERROR("enrol", "{}: {}", entry.pod.FullName(), cut.error().message);
+  WriteStatus(entry);
+}
+
+void Enroller::EndCutOffIfProven(Entry& entry) {
+  if (!entry.cut_off || !entry.proven) return;
+  if (Status mode = SetMode(entry, QANAT_MODE_ENFORCED); !mode) return;
+  if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
+  entry.cut_off = false;
+  LOG_INFO("enrol", "{}: capture works again, no longer cut off", entry.pod.FullName());
+}
+
+// Grants whose connect neither succeeded nor failed in time (the source's namespace died with it).
+void Enroller::SweepGrants() {
+  bpf::NodeMaps& maps = hooks_.maps();
+  const uint64_t now = MonotonicNs();
+  std::map<uint64_t, uint32_t> live;
+  bool removed = false;
+  for (const qanat_tuple& tuple : maps.grants.Keys()) {
+    auto grant = maps.grants.Lookup(tuple);
+    if (!grant || !*grant) continue;
+    if (now > (*grant)->time_ns && now - (*grant)->time_ns > 5 * QANAT_GRANT_LIFETIME_NS) {
+      (void)maps.grants.Erase(tuple);
+      removed = true;
+    } else {
+      ++live[(*grant)->source];
+    }
+  }
+  if (!removed) return;
+  for (uint64_t source : maps.budgets.Keys()) {
+    auto budget = maps.budgets.Lookup(source);
+    if (!budget || !*budget) continue;
+    qanat_budget corrected = **budget;
+    corrected.in_flight = live[source];
+    (void)maps.budgets.Update(source, corrected);
+  }
+}
+
+void Enroller::Save(const Entry& entry) {
+  SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls};
+  if (Status done = store_.Save(saved); !done)
+    LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(), done.error().message);
+}
+
+void Enroller::Explain(Entry& entry, std::string reason) {
+  if (entry.reason == reason) return;
+  entry.reason = std::move(reason);
+  if (!entry.reason.empty() && entry.membership.in_mesh)
+    LOG_INFO("enrol", "{}: {}", entry.pod.FullName(), entry.reason);
+}
+
+PodView Enroller::ViewOf(const Entry& e) const {
+  PodView v;
+  v.uid = e.pod.uid;
+  v.name = e.pod.name;
+  v.ns = e.pod.ns;
+  v.netns = e.pod.netns;
+  for (const auto& ip : e.pod.ips) v.ips.push_back(ip.ToString());
+  v.id = e.id;
+  v.cookie = e.cookie;
+  v.enforced = e.enforced();
+  v.cut_off = e.cut_off;
+  v.leaving = e.leaving;
+  v.redirection = e.enforced() ? "enabled" : e.membership.in_mesh ? "pending" : "disabled";
+  v.reason = e.reason;
+  v.step = StepName(e.step);
+  v.proof = e.report;
+  if (e.id != 0) v.slots = ReadSlots(hooks_.maps(), e.id);
+  return v;
+}
+
+std::vector<PodView> Enroller::View() const {
+  std::vector<PodView> out;
+  for (const auto& [uid, entry] : entries_) out.push_back(ViewOf(*entry));
+  return out;
+}
+
+void Enroller::WriteStatus(Entry& entry) {
+  if (entry.gone) return;
+  nlohmann::json proof = nlohmann::json::object();
+  for (const ProofStep& step : entry.report.steps)
+    proof[step.name] = step.passed ? "passed" : step.detail;
+  const PodView view = ViewOf(entry);
+  const nlohmann::json json = {{"uid", view.uid},
+                               {"redirection", view.redirection},
+                               {"reason", view.reason},
+                               {"proof", std::move(proof)}};
+  std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text == entry.written) return;
+  if (Status done = WriteFileAtomically(options_.status_dir + "/" + view.uid + ".json", text); !done) {
+    LOG_WARN("enrol", "{}", done.error().message);
+    return;
+  }
+  entry.written = std::move(text);
+}
+
+void Enroller::AwaitEnrolled(const std::string& ns, const std::string& name,
+                             const std::string& netns, Waiter done) {
+  pending_.push_back(std::make_unique<Pending>(
+      Pending{ns, name, netns, std::move(done), loop_.now() + options_.cni_timeout}));
+  ServePending();
+}
+
+void Enroller::ServePending() {
+  std::vector<std::unique_ptr<Pending>> waiting = std::move(pending_);
+  pending_.clear();
+  for (auto& call : waiting) {
+    Entry* match = nullptr;
+    for (auto& [uid, entry] : entries_)
+      if (!entry->gone && entry->pod.ns == call->ns && entry->pod.name == call->name) match = entry.get();
+    if (!match || (match->pod.netns.empty() && match->membership.in_mesh)) {
+      if (loop_.now() >= call->deadline)
+        call->done(Fail(Code::kNotFound, "pod " + call->ns + "/" + call->name +
+                                             " is not known to the agent (no pod file, or it is broken)"));
+      else
+        pending_.push_back(std::move(call));
+      continue;
+    }
+    if (!match->membership.in_mesh) {
+      call->done({});
+      continue;
+    }
+    if (!call->netns.empty()) {
+      auto asked = netns::NetNs::Open(call->netns);
+      auto known = netns::NetNs::Open(match->pod.netns);
+      if (!asked || !known || asked->id() != known->id()) {
+        call->done(Fail(Code::kInvalidArgument,
+                        "network namespace " + call->netns + " is not that of the pod (" +
+                            match->pod.netns + ")"));
+        continue;
+      }
+    }
+    if (match->enforced() && match->proven) {
+      call->done({});
+      continue;
+    }
+    match->waiters.emplace_back(std::move(call->done), call->deadline);
+  }
+}
+
+void Enroller::Notify(Entry& entry, const Status& status) {
+  auto waiters = std::move(entry.waiters);
+  entry.waiters.clear();
+  for (auto& [waiter, deadline] : waiters) waiter(status);
+}
+
+}  // namespace qanat::agent

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/enrol/state_store.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "bpf/include/abi.h"
+#include "common/base/fd.h"
+#include "common/base/log.h"
+
+namespace qanat::agent {
+namespace {
+
+using Json = nlohmann::json;
+
+}  // namespace
+
+Status WriteFileAtomically(const std::string& path, std::string_view content) {
+  const std::string temporary = path + ".new";
+  Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!fd) return FailErrno("create " + temporary);
+  while (!content.empty()) {
+    const ssize_t n = ::write(fd.get(), content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return FailErrno("write " + temporary);
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  fd.Reset();
+  if (::rename(temporary.c_str(), path.c_str()) != 0) return FailErrno("rename to " + path);
+  return {};
+}
+
+std::string FormatSavedPod(const SavedPod& saved) {
+  Json json = {{"uid", saved.pod.uid},
+               {"name", saved.pod.name},
+               {"namespace", saved.pod.ns},
+               {"serviceAccount", saved.pod.service_account},
+               {"netns", saved.pod.netns},
+               {"ips", Json::array()},
+               {"id", saved.id},
+               {"cookie", saved.cookie},
+               {"enforced", saved.enforced},
+               {"sysctls", saved.sysctls}};
+  for (const auto& ip : saved.pod.ips) json["ips"].push_back(ip.ToString());
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Result<SavedPod> ParseSavedPod(std::string_view text) {
+  SavedPod saved;
+  QANAT_ASSIGN_OR_RETURN(saved.pod, ParsePod(text));
+  const Json json = Json::parse(text, nullptr, false);
+  auto number = [&](const char* key) -> Result<uint64_t> {
+    auto it = json.find(key);
+    if (it == json.end() || !it->is_number_unsigned())
+      return Fail(Code::kInvalidArgument, std::string("saved pod: \"") + key + "\" is no number");
+    return it->get<uint64_t>();
+  };
+  QANAT_ASSIGN_OR_RETURN(uint64_t id, number("id"));
+  if (id == 0 || id >= QANAT_MAX_PODS) return Fail(Code::kInvalidArgument, "saved pod: \"id\" out of range");
+  saved.id = static_cast<uint32_t>(id);
+  QANAT_ASSIGN_OR_RETURN(saved.cookie, number("cookie"));
+  auto enforced = json.find("enforced");
+  // When in doubt the pod stays closed.
+  saved.enforced = enforced == json.end() || !enforced->is_boolean() || enforced->get<bool>();
+  auto sysctls = json.find("sysctls");
+  if (sysctls != json.end() && sysctls->is_object())
+    for (const auto& [name, value] : sysctls->items())
+      if (value.is_string()) saved.sysctls[name] = value.get<std::string>();
+  return saved;
+}
+
+Result<std::vector<SavedPod>> StateStore::Load() {
+  std::error_code error;
+  std::filesystem::create_directories(dir_, error);
+  std::vector<SavedPod> out;
+  for (std::filesystem::directory_iterator it(dir_, error), end; !error && it != end;
+       it.increment(error)) {
+    if (it->path().extension() != ".json") continue;
+    std::ifstream in(it->path(), std::ios::binary);
+    const std::string text(std::istreambuf_iterator<char>(in), {});
+    auto saved = ParseSavedPod(text);
+    if (saved)
+      out.push_back(std::move(*saved));
+    else
+      LOG_ERROR("enrol", "{}: {}", it->path().string(), saved.error().message);
+  }
+  if (error) return Fail(Code::kIo, "read " + dir_ + ": " + error.message());
+  return out;
+}
+
+Status StateStore::Save(const SavedPod& pod) {
+  return WriteFileAtomically(dir_ + "/" + pod.pod.uid + ".json", FormatSavedPod(pod));
+}
+
+void StateStore::Remove(const std::string& uid) { ::unlink((dir_ + "/" + uid + ".json").c_str()); }
+
+}  // namespace qanat::agent

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/redirect/hooks.h"
+
+#include <bpf/bpf.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+#include "bpf/user/mounts.h"
+#include "bpf/user/skeleton.h"
+#include "common/base/log.h"
+#include "node_hooks.skel.h"
+#include "pod_hooks.skel.h"
+
+namespace qanat::agent {
+namespace {
+
+using bpf::AttachType;
+using bpf::Link;
+
+int LibbpfLog(libbpf_print_level level, const char* format, va_list args) {
+  if (level == LIBBPF_DEBUG) return 0;
+  char line[1024];
+  std::vsnprintf(line, sizeof line, format, args);
+  std::string_view text(line);
+  while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+  LOG_WARN("bpf", "{}", text);
+  return 0;
+}
+
+template <typename T>
+void SetIp(T& out, const net::IpAddress& ip) {
+  const qanat_ip value = bpf::ToKernel(ip);
+  std::memcpy(&out, &value, sizeof value);
+}
+
+std::string PodLink(uint32_t id, const std::string& what) {
+  return "pod-" + std::to_string(id) + "-" + what;
+}
+
+// One attached link under `path`: the pinned one with its program replaced, or a new one.
+template <typename AttachNew>
+Status EnsureLink(const std::string& path, int program, AttachNew attach_new) {
+  if (::access(path.c_str(), F_OK) == 0) {
+    auto pinned = Link::OpenPinned(path);
+    if (pinned) {
+      auto info = pinned->Info();
+      if (info && info->attached && pinned->Replace(program)) return {};
+    }
+    ::unlink(path.c_str());  // what it was attached to is gone
+  }
+  QANAT_ASSIGN_OR_RETURN(Link link, attach_new());
+  return link.Pin(path);
+}
+
+uint32_t ProgramId(int fd) {
+  bpf_prog_info info{};
+  uint32_t length = sizeof info;
+  return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
+}
+
+}  // namespace
+
+struct Hooks::NodePrograms {
+  explicit NodePrograms(bpf::Skeleton<node_hooks> s) : skeleton(std::move(s)) {}
+  bpf::Skeleton<node_hooks> skeleton;
+  struct Entry {
+    const char* name;
+    bpf_program* program;
+    AttachType type;
+  };
+  std::vector<Entry> Entries() const {
+    auto& p = skeleton->progs;
+    return {{"connect4", p.qanat_connect4, AttachType::kConnect4},
+            {"connect6", p.qanat_connect6, AttachType::kConnect6},
+            {"bind4", p.qanat_bind4, AttachType::kBind4},
+            {"bind6", p.qanat_bind6, AttachType::kBind6},
+            {"sockops", p.qanat_sockops, AttachType::kSockOps}};
+  }
+};
+
+Hooks::Hooks(std::string dir, int cgroup, bool guard)
+    : dir_(std::move(dir)), cgroup_(cgroup), guard_(guard) {}
+Hooks::~Hooks() = default;
+
+Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::string& cgroup_root,
+                                           bool guard) {
+  libbpf_set_print(LibbpfLog);
+  QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(dir + "/maps"));
+  QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(dir + "/links"));
+  const int cgroup = ::open(cgroup_root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (cgroup < 0) return FailErrno("open the root cgroup " + cgroup_root);
+  std::unique_ptr<Hooks> hooks(new Hooks(dir, cgroup, guard));
+  QANAT_RETURN_IF_ERROR(hooks->LoadNode());
+  return hooks;
+}
+
+Status Hooks::LoadNode() {
+  auto skeleton = bpf::Skeleton<node_hooks>::Open(dir_ + "/maps");
+  if (!skeleton) return tl::unexpected(skeleton.error());
+  if (Status loaded = skeleton->Load(); !loaded)
+    return Fail(loaded.error().Annotate(
+        "the capture programs (maps of another version? drain the node and run qanat-agent --cleanup)"));
+  node_ = std::make_unique<NodePrograms>(std::move(*skeleton));
+  {
+    // The per-pod object has maps of its own (the listeners): pin them all before any pod.
+    auto pod = bpf::Skeleton<pod_hooks>::Open(dir_ + "/maps");
+    if (!pod) return tl::unexpected(pod.error());
+    if (!guard_) bpf_program__set_autoload((*pod)->progs.qanat_guard, false);
+    QANAT_RETURN_IF_ERROR(pod->Load());
+  }
+  QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(dir_ + "/maps"));
+  return EnsureNodeLinks();
+}
+
+Status Hooks::EnsureNodeLinks() {
+  for (const auto& entry : node_->Entries()) {
+    const int program = bpf_program__fd(entry.program);
+    const std::string path = LinkPath(entry.name);
+    auto pinned = Link::OpenPinned(path);
+    if (pinned) {
+      auto info = pinned->Info();
+      if (info && info->attached && info->program_id == ProgramId(program)) continue;
+    }
+    Status done = EnsureLink(path, program, [&] { return Link::Attach(program, entry.type, cgroup_.get()); });
+    if (!done) return Fail(done.error().Annotate(entry.name));
+  }
+  return {};
+}
+
+std::vector<Hooks::LinkState> Hooks::NodeLinks() const {
+  std::vector<LinkState> out;
+  for (const auto& entry : node_->Entries()) {
+    LinkState state{entry.name};
+    if (auto link = Link::OpenPinned(LinkPath(entry.name))) {
+      if (auto info = link->Info()) {
+        state.attached = info->attached;
+        state.program_id = info->program_id;
+      }
+    }
+    out.push_back(std::move(state));
+  }
+  return out;
+}
+
+Status Hooks::AttachPod(const PodTarget& pod) {
+  auto skeleton = bpf::Skeleton<pod_hooks>::Open(dir_ + "/maps");
+  if (!skeleton) return tl::unexpected(skeleton.error());
+  pod_hooks* s = skeleton->get();
+  s->rodata->lookup_pod_id = pod.id;
+  SetIp(s->rodata->lookup_ip4, pod.ip4);
+  SetIp(s->rodata->lookup_ip6, pod.ip6);
+  s->rodata->guard_pod_id = pod.id;
+  if (!guard_) bpf_program__set_autoload(s->progs.qanat_guard, false);
+  QANAT_RETURN_IF_ERROR(skeleton->Load());
+
+  const int lookup = bpf_program__fd(s->progs.qanat_sk_lookup);
+  Status done = EnsureLink(LinkPath(PodLink(pod.id, "lookup")), lookup,
+                           [&] { return Link::Attach(lookup, AttachType::kSkLookup, pod.ns->fd()); });
+  if (!done) return Fail(done.error().Annotate("sk_lookup"));
+  if (!guard_) return {};
+  const int guard = bpf_program__fd(s->progs.qanat_guard);
+  for (uint32_t device : pod.devices) {
+    done = EnsureLink(LinkPath(PodLink(pod.id, "guard-" + std::to_string(device))), guard,
+                      [&]() -> Result<Link> {
+                        Result<Link> link = Fail(Code::kInternal, "not attached");
+                        QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
+                          link = Link::Attach(guard, AttachType::kTcxEgress, static_cast<int>(device));
+                          return {};
+                        }));
+                        return link;
+                      });
+    if (!done) return Fail(done.error().Annotate("second guard"));
+  }
+  return {};
+}
+
+Status Hooks::CheckPod(const PodTarget& pod) const {
+  auto check = [&](const std::string& name) -> Status {
+    auto link = Link::OpenPinned(LinkPath(name));
+    if (!link) return Fail(Code::kFailedPrecondition, "link " + name + " is gone");
+    auto info = link->Info();
+    if (!info || !info->attached) return Fail(Code::kFailedPrecondition, "link " + name + " is detached");
+    return {};
+  };
+  QANAT_RETURN_IF_ERROR(check(PodLink(pod.id, "lookup")));
+  if (guard_)
+    for (uint32_t device : pod.devices)
+      QANAT_RETURN_IF_ERROR(check(PodLink(pod.id, "guard-" + std::to_string(device))));
+  return {};
+}
+
+void Hooks::DetachPod(uint32_t id) {
+  const std::string prefix = PodLink(id, "");
+  std::vector<std::filesystem::path> doomed;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/links", error))
+    if (entry.path().filename().string().rfind(prefix, 0) == 0) doomed.push_back(entry.path());
+  for (const auto& path : doomed) std::filesystem::remove(path, error);
+}
+
+std::vector<uint32_t> Hooks::PinnedPods() const {
+  std::set<uint32_t> ids;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/links", error)) {
+    unsigned id = 0;
+    if (std::sscanf(entry.path().filename().c_str(), "pod-%u-", &id) == 1) ids.insert(id);
+  }
+  return {ids.begin(), ids.end()};
+}
+
+Status Hooks::RemovePins(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::remove_all(dir, error);
+  if (error) return Fail(Code::kIo, "remove pins below " + dir + ": " + error.message());
+  return {};
+}
+
+}  // namespace qanat::agent

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads, attaches, pins and replaces the programs. Pins keep everything working without us; a new
+// agent replaces the program behind each pinned link, so that nothing is ever unattached.
+//
+//   DIR/maps/NAME            every map
+//   DIR/links/connect4 ...   the node's cgroup links
+//   DIR/links/pod-ID-lookup  sk_lookup of a pod; pod-ID-guard-IFINDEX its second guard
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bpf/user/link.h"
+#include "bpf/user/node_maps.h"
+#include "common/base/result.h"
+#include "common/net/address.h"
+#include "common/netns/netns.h"
+
+namespace qanat::agent {
+
+class Hooks {
+ public:
+  // `cgroup_root`: mount point of cgroup2. `guard`: whether this kernel has tcx.
+  static Result<std::unique_ptr<Hooks>> Open(const std::string& dir, const std::string& cgroup_root,
+                                             bool guard);
+  ~Hooks();
+
+  bpf::NodeMaps& maps() { return maps_; }
+  const std::string& dir() const { return dir_; }
+  bool has_guard() const { return guard_; }
+
+  // The node's links are attached with our programs; repairs what is not. An error says which.
+  Status EnsureNodeLinks();
+  struct LinkState {
+    std::string name;
+    bool attached = false;
+    uint32_t program_id = 0;
+  };
+  std::vector<LinkState> NodeLinks() const;
+
+  struct PodTarget {
+    uint32_t id = 0;
+    net::IpAddress ip4, ip6;
+    const netns::NetNs* ns = nullptr;
+    std::vector<uint32_t> devices;
+  };
+  // Loads this pod's programs and attaches them, or replaces the programs of links that are there.
+  Status AttachPod(const PodTarget& pod);
+  // Are they still attached?
+  Status CheckPod(const PodTarget& pod) const;
+  void DetachPod(uint32_t id);
+  // Ids of pods that have pins.
+  std::vector<uint32_t> PinnedPods() const;
+
+  // Takes every pin below `dir` away; links detach with their last reference.
+  static Status RemovePins(const std::string& dir);
+
+ private:
+  struct NodePrograms;
+  Hooks(std::string dir, int cgroup, bool guard);
+  Status LoadNode();
+  std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
+
+  std::string dir_;
+  Fd cgroup_;
+  bool guard_;
+  std::unique_ptr<NodePrograms> node_;
+  bpf::NodeMaps maps_;
+};
+
+}  // namespace qanat::agent

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The proxy's in-pod listeners, found in the proxy's own descriptor table (pidfd_getfd) and put
+// into the SOCKMAP. Works with any proxy: it needs to know nothing of the capture.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "agent/zds/connection.h"
+#include "bpf/include/abi.h"
+#include "bpf/user/node_maps.h"
+#include "common/base/fd.h"
+#include "common/base/result.h"
+
+namespace qanat::agent {
+
+struct FoundListener {
+  // A copy keeps the proxy's listener alive: close it as soon as it is in the map.
+  Fd fd;
+  uint64_t netns_cookie = 0;
+  uint64_t socket_cookie = 0;
+  uint32_t role = 0;  // qanat_role
+};
+
+// Every listening TCP socket of the process on 15001, 15006 or 15008, with 15001 and 15006 made
+// transparent and 15001 given the capture mark (see listeners.cc for why).
+Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer);
+
+struct SlotReport {
+  std::array<uint32_t, QANAT_ROLES> filled{};  // live listeners per role
+  bool complete() const { return filled[0] > 0 && filled[1] > 0 && filled[2] > 0; }
+};
+
+// Writes the pod's listeners into its slots (only where they differ), sets state->workers and
+// stores it, and empties what is left over. The caller owns *state.
+Result<SlotReport> FillSlots(bpf::NodeMaps& maps, uint32_t pod_id, uint64_t netns_cookie,
+                             const std::vector<FoundListener>& found, qanat_pod_state* state);
+// Live listeners per role as the map has them now.
+SlotReport ReadSlots(const bpf::NodeMaps& maps, uint32_t pod_id);
+void EmptySlots(bpf::NodeMaps& maps, uint32_t pod_id);
+
+}  // namespace qanat::agent
