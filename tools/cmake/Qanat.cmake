@@ -15,6 +15,10 @@ if(QANAT_SANITIZE STREQUAL "address")
   target_compile_options(qanat_options INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr,function)
   target_link_options(qanat_options INTERFACE -fsanitize=address,undefined)
+  if(QANAT_FUZZ)
+    # Coverage in the libraries themselves: without it a fuzzer sees nothing of what it tries.
+    target_compile_options(qanat_options INTERFACE -fsanitize=fuzzer-no-link)
+  endif()
 elseif(QANAT_SANITIZE STREQUAL "thread")
   target_compile_options(qanat_options INTERFACE -fsanitize=thread)
   target_link_options(qanat_options INTERFACE -fsanitize=thread)
