@@ -147,7 +147,9 @@ TEST(EnvoyGolden, Policies) { Check("policies", *SmallWorld("policies"), {"app",
 TEST(EnvoyGolden, VirtualService) {
   Check("virtual-service", *SmallWorld("virtual-service"), {"app", "waypoint"});
 }
-TEST(EnvoyGolden, HttpRoute) { Check("http-route", *SmallWorld("http-route"), {"app", "waypoint"}); }
+TEST(EnvoyGolden, HttpRoute) {
+  Check("http-route", *SmallWorld("http-route"), {"app", "waypoint"});
+}
 TEST(EnvoyGolden, Traffic) { Check("traffic", *SmallWorld("traffic"), {"app", "waypoint"}); }
 
 }  // namespace

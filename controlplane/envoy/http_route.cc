@@ -72,9 +72,7 @@ class HttpRouteRoutes {
 
   bool Fill(const HttpRouteMatch::Named& match, envoy::type::matcher::v3::StringMatcher* out) {
     switch (match.kind) {
-      case Kind::kExact:
-        out->set_exact(match.value);
-        return true;
+      case Kind::kExact: out->set_exact(match.value); return true;
       case Kind::kPrefix:
         out->set_prefix(match.value);
         return !match.value.empty() || NoMatch("an empty prefix");
@@ -92,9 +90,7 @@ class HttpRouteRoutes {
 
   bool Fill(const HttpRouteMatch& match, route_v3::RouteMatch* out) {
     switch (match.path_kind) {
-      case Kind::kExact:
-        out->set_path(match.path);
-        break;
+      case Kind::kExact: out->set_path(match.path); break;
       case Kind::kPrefix: {
         // A prefix of whole segments: /a matches /a and /a/b, not /ab.
         const std::string prefix = WithoutSlash(match.path);
@@ -138,7 +134,8 @@ class HttpRouteRoutes {
     };
     // The Gateway API: what asks for something that is not supported must not be passed without it.
     if (has(HttpRouteFilter::Type::kUnsupported)) {
-      Tell("UnsupportedValue", "a filter that is not supported: its requests are answered with 500");
+      Tell("UnsupportedValue",
+           "a filter that is not supported: its requests are answered with 500");
       SetDirectResponse(500, "", route);
       return;
     }
@@ -167,8 +164,7 @@ class HttpRouteRoutes {
                       route->mutable_route());
           }
           break;
-        case HttpRouteFilter::Type::kUnsupported:
-          break;
+        case HttpRouteFilter::Type::kUnsupported: break;
       }
     }
     SetHeaderOps(request, response, route);
@@ -295,8 +291,8 @@ bool AddHttpRoutes(Scope& scope, const ServedPort& served, route_v3::VirtualHost
   std::vector<RankedRoute> routes;
   bool any = false;
   for (const HttpRoute* object : scope.world().HttpRoutesFor(*served.service)) {
-    const bool for_this_port = std::any_of(
-        object->parents.begin(), object->parents.end(), [&](const ParentRef& parent) {
+    const bool for_this_port =
+        std::any_of(object->parents.begin(), object->parents.end(), [&](const ParentRef& parent) {
           return parent.kind == "Service" && (parent.group.empty() || parent.group == "core") &&
                  NamespacedName{parent.ns, parent.name} == served.service->meta.key() &&
                  (parent.port == 0 || parent.port == served.port->port);

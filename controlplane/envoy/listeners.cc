@@ -225,12 +225,9 @@ google::protobuf::Map<std::string, OnMatch>* MatchExactly(
 
 void ChooseChain(const ServedPort& served, OnMatch* on_match) {
   switch (served.kind) {
-    case PortKind::kHttp:
-      return ChooseChain(served.HttpName(), on_match);
-    case PortKind::kTcp:
-      return ChooseChain(served.TcpName(), on_match);
-    case PortKind::kEither:
-      break;
+    case PortKind::kHttp: return ChooseChain(served.HttpName(), on_match);
+    case PortKind::kTcp: return ChooseChain(served.TcpName(), on_match);
+    case PortKind::kEither: break;
   }
   Matcher* by_protocol = on_match->mutable_matcher();
   auto* map = MatchExactly("application_protocol", inputs::ApplicationProtocolInput(), by_protocol);
@@ -266,9 +263,9 @@ void FillMatcher(const Scope& scope, Matcher* matcher) {
   input.set_key(std::string(envoy_names::kConnectAuthority));
   auto* authorities = MatchExactly("authority", input, matcher);
   for (const ServedPort& served : scope.ports()) {
-    ChooseChain(served,
-                &(*authorities)[served.service->hostname + ":" +
-                                std::to_string(served.port->port)]);
+    ChooseChain(
+        served,
+        &(*authorities)[served.service->hostname + ":" + std::to_string(served.port->port)]);
   }
 }
 

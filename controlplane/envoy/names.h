@@ -22,7 +22,8 @@ inline constexpr std::string_view kLocalPrincipal = "io.istio.local_principal";
 inline constexpr std::string_view kConnectAuthority = "io.istio.connect_authority";
 // Well known to Envoy: what the original_dst listener filter restores on an internal connection,
 // and which names a TLS connection to an upstream must prove.
-inline constexpr std::string_view kOriginalDstLocal = "envoy.filters.listener.original_dst.local_ip";
+inline constexpr std::string_view kOriginalDstLocal =
+    "envoy.filters.listener.original_dst.local_ip";
 inline constexpr std::string_view kOriginalDstRemote =
     "envoy.filters.listener.original_dst.remote_ip";
 inline constexpr std::string_view kUpstreamSans = "envoy.network.upstream_subject_alt_names";

@@ -36,16 +36,11 @@ bool Matches(const TextMatch& match, std::string value) {
     text = Lower(text);
   }
   switch (match.kind) {
-    case TextMatch::Kind::kExact:
-      return value == text;
-    case TextMatch::Kind::kPrefix:
-      return value.starts_with(text);
-    case TextMatch::Kind::kSuffix:
-      return value.ends_with(text);
-    case TextMatch::Kind::kRegex:
-      return re2::RE2::FullMatch(value, text);
-    case TextMatch::Kind::kPresent:
-      return true;
+    case TextMatch::Kind::kExact: return value == text;
+    case TextMatch::Kind::kPrefix: return value.starts_with(text);
+    case TextMatch::Kind::kSuffix: return value.ends_with(text);
+    case TextMatch::Kind::kRegex: return re2::RE2::FullMatch(value, text);
+    case TextMatch::Kind::kPresent: return true;
   }
   return false;
 }
@@ -53,10 +48,8 @@ bool Matches(const TextMatch& match, std::string value) {
 bool Holds(const Condition& condition, const Request& request) {
   using Kind = Condition::Kind;
   switch (condition.kind) {
-    case Kind::kAny:
-      return true;
-    case Kind::kNever:
-      return false;
+    case Kind::kAny: return true;
+    case Kind::kNever: return false;
     case Kind::kAnd:
       for (const auto& part : condition.parts) {
         if (!Holds(part, request)) return false;
@@ -67,10 +60,8 @@ bool Holds(const Condition& condition, const Request& request) {
         if (Holds(part, request)) return true;
       }
       return false;
-    case Kind::kNot:
-      return !Holds(condition.parts.front(), request);
-    case Kind::kPeer:
-      return Matches(condition.match, request.peer);
+    case Kind::kNot: return !Holds(condition.parts.front(), request);
+    case Kind::kPeer: return Matches(condition.match, request.peer);
     case Kind::kHeader: {
       if (condition.name == ":method") return Matches(condition.match, request.method);
       if (condition.name == ":authority") return Matches(condition.match, request.authority);
@@ -401,14 +392,16 @@ TEST_F(PolicyTest, ABrokenValueNeverLetsMoreThroughThanAnyMeaningOfIt) {
   const std::vector<std::string> paths = {"/api/*", "/admin", "*", "*/orders"};
   const std::vector<std::string> namespaces = {"shop", "sh*", "other", "*"};
   const std::vector<Request> requests = {
-      {}, {.remote_ip = "192.168.1.1"}, {.path = "/admin"},
+      {},
+      {.remote_ip = "192.168.1.1"},
+      {.path = "/admin"},
       {.peer = "spiffe://cluster.local/ns/other/sa/x"},
       {.peer = "spiffe://cluster.local/ns/other/sa/x", .remote_ip = "1.2.3.4", .path = "/x"}};
   for (int round = 0; round < 2000; ++round) {
     policy_.rules.assign(1, {});
-    std::vector<std::vector<std::string>*> lists = {
-        &source().ip_blocks,    &source().not_ip_blocks, &operation().paths,
-        &operation().not_paths, &source().namespaces,    &source().not_namespaces};
+    std::vector<std::vector<std::string>*> lists = {&source().ip_blocks,  &source().not_ip_blocks,
+                                                    &operation().paths,   &operation().not_paths,
+                                                    &source().namespaces, &source().not_namespaces};
     const std::vector<const std::vector<std::string>*> vocabularies = {
         &ips, &ips, &paths, &paths, &namespaces, &namespaces};
     for (size_t i = 0; i < lists.size(); ++i) {

@@ -26,7 +26,8 @@ inline void SetDuration(google::protobuf::Duration* duration, std::chrono::milli
   duration->set_nanos(static_cast<int32_t>(value.count() % 1000) * 1'000'000);
 }
 
-inline void SetText(google::protobuf::Struct* fields, const std::string& key, std::string_view value) {
+inline void SetText(google::protobuf::Struct* fields, const std::string& key,
+                    std::string_view value) {
   if (!value.empty()) (*fields->mutable_fields())[key].set_string_value(std::string(value));
 }
 

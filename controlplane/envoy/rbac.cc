@@ -22,21 +22,11 @@ using NetworkRbac = envoy::extensions::filters::network::rbac::v3::RBAC;
 
 void Fill(const TextMatch& match, envoy::type::matcher::v3::StringMatcher* out) {
   switch (match.kind) {
-    case TextMatch::Kind::kExact:
-      out->set_exact(match.text);
-      break;
-    case TextMatch::Kind::kPrefix:
-      out->set_prefix(match.text);
-      break;
-    case TextMatch::Kind::kSuffix:
-      out->set_suffix(match.text);
-      break;
-    case TextMatch::Kind::kRegex:
-      out->mutable_safe_regex()->set_regex(match.text);
-      break;
-    case TextMatch::Kind::kPresent:
-      out->mutable_safe_regex()->set_regex(".+");
-      break;
+    case TextMatch::Kind::kExact: out->set_exact(match.text); break;
+    case TextMatch::Kind::kPrefix: out->set_prefix(match.text); break;
+    case TextMatch::Kind::kSuffix: out->set_suffix(match.text); break;
+    case TextMatch::Kind::kRegex: out->mutable_safe_regex()->set_regex(match.text); break;
+    case TextMatch::Kind::kPresent: out->mutable_safe_regex()->set_regex(".+"); break;
   }
   if (match.ignore_case) out->set_ignore_case(true);
 }
@@ -60,65 +50,43 @@ void Fill(const net::Cidr& block, envoy::config::core::v3::CidrRange* out) {
 void Encode(const Condition& condition, rbac::Permission* out) {
   using Kind = Condition::Kind;
   switch (condition.kind) {
-    case Kind::kAny:
-      out->set_any(true);
-      return;
+    case Kind::kAny: out->set_any(true); return;
     case Kind::kAnd:
       for (const auto& part : condition.parts) Encode(part, out->mutable_and_rules()->add_rules());
       return;
     case Kind::kOr:
       for (const auto& part : condition.parts) Encode(part, out->mutable_or_rules()->add_rules());
       return;
-    case Kind::kNot:
-      Encode(condition.parts.front(), out->mutable_not_rule());
-      return;
-    case Kind::kHeader:
-      Fill(condition, out->mutable_header());
-      return;
-    case Kind::kPath:
-      Fill(condition.match, out->mutable_url_path()->mutable_path());
-      return;
-    case Kind::kDestinationIp:
-      Fill(condition.block, out->mutable_destination_ip());
-      return;
+    case Kind::kNot: Encode(condition.parts.front(), out->mutable_not_rule()); return;
+    case Kind::kHeader: Fill(condition, out->mutable_header()); return;
+    case Kind::kPath: Fill(condition.match, out->mutable_url_path()->mutable_path()); return;
+    case Kind::kDestinationIp: Fill(condition.block, out->mutable_destination_ip()); return;
     case Kind::kPeer:
     case Kind::kRemoteIp:
-    case Kind::kNever:
-      out->mutable_not_rule()->set_any(true);
-      return;
+    case Kind::kNever: out->mutable_not_rule()->set_any(true); return;
   }
 }
 
 void Encode(const Condition& condition, rbac::Principal* out) {
   using Kind = Condition::Kind;
   switch (condition.kind) {
-    case Kind::kAny:
-      out->set_any(true);
-      return;
+    case Kind::kAny: out->set_any(true); return;
     case Kind::kAnd:
       for (const auto& part : condition.parts) Encode(part, out->mutable_and_ids()->add_ids());
       return;
     case Kind::kOr:
       for (const auto& part : condition.parts) Encode(part, out->mutable_or_ids()->add_ids());
       return;
-    case Kind::kNot:
-      Encode(condition.parts.front(), out->mutable_not_id());
-      return;
-    case Kind::kHeader:
-      Fill(condition, out->mutable_header());
-      return;
+    case Kind::kNot: Encode(condition.parts.front(), out->mutable_not_id()); return;
+    case Kind::kHeader: Fill(condition, out->mutable_header()); return;
     case Kind::kPeer:
       out->mutable_filter_state()->set_key(std::string(envoy_names::kPeerPrincipal));
       Fill(condition.match, out->mutable_filter_state()->mutable_string_match());
       return;
-    case Kind::kRemoteIp:
-      Fill(condition.block, out->mutable_remote_ip());
-      return;
+    case Kind::kRemoteIp: Fill(condition.block, out->mutable_remote_ip()); return;
     case Kind::kPath:
     case Kind::kDestinationIp:
-    case Kind::kNever:
-      out->mutable_not_id()->set_any(true);
-      return;
+    case Kind::kNever: out->mutable_not_id()->set_any(true); return;
   }
 }
 

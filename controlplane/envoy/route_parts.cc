@@ -9,6 +9,7 @@
 
 #include "controlplane/envoy/names.h"
 #include "controlplane/envoy/proto_util.h"
+#include "controlplane/envoy/text.h"
 
 namespace qanat::controlplane {
 namespace {
@@ -23,13 +24,6 @@ std::string Literal(std::string_view value) {
   std::string literal;
   for (const char c : value) literal.append(c == '%' ? "%%" : std::string(1, c));
   return literal;
-}
-
-bool IsToken(std::string_view name) {
-  return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || std::string_view("!#$%&'*+-.^_`|~").find(static_cast<char>(c)) !=
-                                  std::string_view::npos;
-  });
 }
 
 template <typename Message>
@@ -71,14 +65,12 @@ HeaderOps CheckedOps(Scope& scope, const ObjectMeta& meta, int line, const Heade
                      std::string* host) {
   HeaderOps checked;
   const auto usable = [&](const std::string& name, const std::string& value) {
-    std::string lower = name;
-    std::transform(lower.begin(), lower.end(), lower.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    const std::string lower = Lower(name);
     if (lower == "host" || lower == ":authority") {
       if (host && !value.empty()) *host = value;
       if (host && !value.empty()) return false;
-    } else if (IsToken(name) && value.find_first_of(std::string_view("\r\n\0", 3)) ==
-                                    std::string::npos) {
+    } else if (IsHeaderName(name) &&
+               value.find_first_of(std::string_view("\r\n\0", 3)) == std::string::npos) {
       return true;
     }
     scope.Tell(meta, line, "UnsupportedValue",
@@ -127,8 +119,7 @@ void SetHashPolicy(const Scope& scope, const std::vector<RouteTarget>& targets, 
   if (!settings.load_balancer) return;
   const LoadBalancerPolicy& balancer = *settings.load_balancer;
   switch (balancer.hash) {
-    case LoadBalancerPolicy::HashKey::kNone:
-      return;
+    case LoadBalancerPolicy::HashKey::kNone: return;
     case LoadBalancerPolicy::HashKey::kHeader:
       if (balancer.hash_name.empty()) return;
       action->add_hash_policy()->mutable_header()->set_header_name(balancer.hash_name);
@@ -176,8 +167,8 @@ void SetRetry(const RetryParts& parts, route_v3::RouteAction* action) {
   }
   constexpr std::string_view kByCode = "retriable-status-codes";
   if (joined.empty()) {
-    joined = parts.codes.empty() && codes.empty() ? std::string(kDefaultRetryOn)
-                                                  : std::string(kByCode);
+    joined =
+        parts.codes.empty() && codes.empty() ? std::string(kDefaultRetryOn) : std::string(kByCode);
     if (codes.empty()) codes.insert(503);
   } else if (!codes.empty() && joined.find(kByCode) == std::string::npos) {
     joined.append(",").append(kByCode);
@@ -204,21 +195,11 @@ void SetRetry(const RetryParts& parts, route_v3::RouteAction* action) {
 void SetResponseCode(uint32_t status, route_v3::RedirectAction* redirect) {
   using Redirect = route_v3::RedirectAction;
   switch (status) {
-    case 302:
-      redirect->set_response_code(Redirect::FOUND);
-      break;
-    case 303:
-      redirect->set_response_code(Redirect::SEE_OTHER);
-      break;
-    case 307:
-      redirect->set_response_code(Redirect::TEMPORARY_REDIRECT);
-      break;
-    case 308:
-      redirect->set_response_code(Redirect::PERMANENT_REDIRECT);
-      break;
-    default:
-      redirect->set_response_code(Redirect::MOVED_PERMANENTLY);
-      break;
+    case 302: redirect->set_response_code(Redirect::FOUND); break;
+    case 303: redirect->set_response_code(Redirect::SEE_OTHER); break;
+    case 307: redirect->set_response_code(Redirect::TEMPORARY_REDIRECT); break;
+    case 308: redirect->set_response_code(Redirect::PERMANENT_REDIRECT); break;
+    default: redirect->set_response_code(Redirect::MOVED_PERMANENTLY); break;
   }
 }
 

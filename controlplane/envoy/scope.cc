@@ -29,13 +29,10 @@ PortKind KindOf(const ServicePort& port) {
   switch (port.app_protocol) {
     case AppProtocol::kHttp1:
     case AppProtocol::kHttp2:
-    case AppProtocol::kGrpc:
-      return PortKind::kHttp;
+    case AppProtocol::kGrpc: return PortKind::kHttp;
     case AppProtocol::kTcp:
-    case AppProtocol::kTls:
-      return PortKind::kTcp;
-    case AppProtocol::kUnknown:
-      return PortKind::kEither;
+    case AppProtocol::kTls: return PortKind::kTcp;
+    case AppProtocol::kUnknown: return PortKind::kEither;
   }
   return PortKind::kEither;
 }
@@ -60,7 +57,8 @@ Scope::Scope(const World& world, const WaypointKey& waypoint) : world_(world), w
     }
   }
   std::sort(ports_.begin(), ports_.end(), [](const ServedPort& a, const ServedPort& b) {
-    return std::tie(a.service->hostname, a.port->port) < std::tie(b.service->hostname, b.port->port);
+    return std::tie(a.service->hostname, a.port->port) <
+           std::tie(b.service->hostname, b.port->port);
   });
   for (const ServedPort& served : ports_) {
     std::vector<const Subset*> subsets = SubsetsOf(*served.service);
@@ -140,8 +138,8 @@ std::string Scope::ClusterFor(const std::string& host, uint16_t port, const std:
 void Scope::Tell(const ObjectMeta& object, int line, std::string reason, std::string message) {
   SourceLocation location = object.location;
   if (line != 0) location.line = line;
-  notices_.insert({object.kind, object.key(), std::move(location), std::move(reason),
-                   std::move(message)});
+  notices_.insert(
+      {object.kind, object.key(), std::move(location), std::move(reason), std::move(message)});
 }
 
 void Scope::Emit(std::string_view type_url, std::string name,
@@ -150,15 +148,14 @@ void Scope::Emit(std::string_view type_url, std::string name,
   resources_[std::string(type_url)].insert_or_assign(std::move(name), std::move(resource));
 }
 
-WaypointConfig Scope::Take() {
-  return {std::move(resources_), {notices_.begin(), notices_.end()}};
-}
+WaypointConfig Scope::Take() { return {std::move(resources_), {notices_.begin(), notices_.end()}}; }
 
 WaypointConfig BuildWaypoint(const World& world, const WaypointKey& waypoint) {
   Scope scope(world, waypoint);
   EmitRoutes(scope);
   EmitListeners(scope);
   EmitClusters(scope);
+  EmitEndpoints(scope);
   return scope.Take();
 }
 

@@ -79,6 +79,7 @@ class Scope {
 // The parts, in the order in which they run: routes decide which clusters there are.
 void EmitRoutes(Scope& scope);
 void EmitListeners(Scope& scope);
-void EmitClusters(Scope& scope);  // with their endpoints
+void EmitClusters(Scope& scope);
+void EmitEndpoints(Scope& scope);
 
 }  // namespace qanat::controlplane

@@ -48,8 +48,7 @@ std::shared_ptr<const World> WorldOfText(const std::vector<std::string>& texts) 
 std::shared_ptr<const World> ShopWorld() {
   const std::string folder = "deploy/samples/shop";
   std::vector<std::string> files;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(QANAT_SOURCE_DIR "/" + folder)) {
+  for (const auto& entry : std::filesystem::directory_iterator(QANAT_SOURCE_DIR "/" + folder)) {
     if (entry.path().extension() != ".yaml") continue;
     files.push_back(folder + "/" + entry.path().filename().string());
   }
@@ -58,8 +57,8 @@ std::shared_ptr<const World> ShopWorld() {
 }
 
 std::shared_ptr<const World> SmallWorld(const std::string& name) {
-  return WorldOf({"controlplane/envoy/testdata/base.yaml",
-                  "controlplane/envoy/testdata/" + name + ".yaml"});
+  return WorldOf(
+      {"controlplane/envoy/testdata/base.yaml", "controlplane/envoy/testdata/" + name + ".yaml"});
 }
 
 }  // namespace qanat::controlplane

@@ -41,12 +41,12 @@ ResourceSet ResourcesOf(const std::vector<std::string>& texts) {
 }
 
 std::string Pod(const std::string& name, const std::string& ip, const std::string& version) {
-  return "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + name + "\n  namespace: app\n  uid: " +
-         name + "\n  labels: {app: web, version: " + version +
+  return "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + name +
+         "\n  namespace: app\n  uid: " + name + "\n  labels: {app: web, version: " + version +
          "}\n  annotations: {ambient.istio.io/redirection: enabled}\n"
          "spec: {nodeName: node2, serviceAccountName: web, containers: [{name: c}]}\n"
-         "status: {phase: Running, podIP: " + ip + ", podIPs: [{ip: " + ip +
-         "}], conditions: [{type: Ready, status: \"True\"}]}\n";
+         "status: {phase: Running, podIP: " +
+         ip + ", podIPs: [{ip: " + ip + "}], conditions: [{type: Ready, status: \"True\"}]}\n";
 }
 
 TEST(Translate, TheFourTypesAreAlwaysThere) {
@@ -113,17 +113,16 @@ spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}
 }
 
 TEST(Translate, PoliciesOfOthersDoNotHoldHere) {
-  for (const char* target : {
-           "targetRefs: [{group: \"\", kind: Service, name: other}]",
-           "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: other}]",
-           "targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: "
-           "qanat-waypoint}]",  // not from the root namespace
-           "selector: {matchLabels: {app: web}}",
-           "action: ALLOW"}) {
-    const std::string policy =
-        std::string("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
-                    "metadata: {name: p, namespace: app}\nspec:\n  ") +
-        target + "\n";
+  for (const char* target :
+       {"targetRefs: [{group: \"\", kind: Service, name: other}]",
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: other}]",
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: "
+        "qanat-waypoint}]",  // not from the root namespace
+        "selector: {matchLabels: {app: web}}", "action: ALLOW"}) {
+    const std::string policy = std::string(
+                                   "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+                                   "metadata: {name: p, namespace: app}\nspec:\n  ") +
+                               target + "\n";
     EXPECT_THAT(Changes(ResourcesOf({Base()}), ResourcesOf({Base(), policy})), IsEmpty()) << target;
   }
 }

@@ -60,17 +60,14 @@ class VirtualServiceRoutes {
   bool Fill(const std::string& field, const StringMatch& match,
             envoy::type::matcher::v3::StringMatcher* out) {
     switch (match.kind) {
-      case StringMatch::Kind::kExact:
-        out->set_exact(match.value);
-        return true;
+      case StringMatch::Kind::kExact: out->set_exact(match.value); return true;
       case StringMatch::Kind::kPrefix:
         out->set_prefix(match.value);
         return !match.value.empty() || NoMatch(field, match.value);
       case StringMatch::Kind::kRegex:
         out->mutable_safe_regex()->set_regex(match.value);
         return IsRegex(match.value) || NoMatch(field, match.value);
-      case StringMatch::Kind::kPresent:
-        break;  // the caller says it without a value
+      case StringMatch::Kind::kPresent: break;  // the caller says it without a value
     }
     return true;
   }
@@ -107,8 +104,9 @@ class VirtualServiceRoutes {
       return false;
     }
     if (!match.source_labels.empty() || !match.source_namespace.empty()) {
-      Tell("sourceLabels and sourceNamespace: a waypoint does not know the caller's labels: the "
-           "match never matches; use an AuthorizationPolicy, or match a header");
+      Tell(
+          "sourceLabels and sourceNamespace: a waypoint does not know the caller's labels: the "
+          "match never matches; use an AuthorizationPolicy, or match a header");
       return false;
     }
     if (!FillPath(match, out)) return false;
@@ -141,17 +139,12 @@ class VirtualServiceRoutes {
       return true;
     }
     switch (match.uri->kind) {
-      case StringMatch::Kind::kExact:
-        out->set_path(match.uri->value);
-        return true;
-      case StringMatch::Kind::kPrefix:
-        out->set_prefix(match.uri->value);
-        return true;
+      case StringMatch::Kind::kExact: out->set_path(match.uri->value); return true;
+      case StringMatch::Kind::kPrefix: out->set_prefix(match.uri->value); return true;
       case StringMatch::Kind::kRegex:
         out->mutable_safe_regex()->set_regex(match.uri->value);
         return IsRegex(match.uri->value) || NoMatch("uri", match.uri->value);
-      case StringMatch::Kind::kPresent:
-        break;
+      case StringMatch::Kind::kPresent: break;
     }
     return true;
   }
@@ -167,8 +160,7 @@ class VirtualServiceRoutes {
       Forward(http, route);
     }
     std::string host;
-    const HeaderOps request =
-        CheckedOps(scope_, object_.meta, line_, http.headers.request, &host);
+    const HeaderOps request = CheckedOps(scope_, object_.meta, line_, http.headers.request, &host);
     const HeaderOps response =
         CheckedOps(scope_, object_.meta, line_, http.headers.response, nullptr);
     SetHeaderOps(request, response, route);
@@ -334,8 +326,7 @@ class VirtualServiceRoutes {
 }  // namespace
 
 bool AddVirtualServiceRoutes(Scope& scope, const ServedPort& served, route_v3::VirtualHost* host) {
-  const VirtualService* object =
-      scope.world().VirtualServiceFor(*served.service, scope.waypoint());
+  const VirtualService* object = scope.world().VirtualServiceFor(*served.service, scope.waypoint());
   if (!object || object->http.empty()) return false;
   VirtualServiceRoutes(scope, served, *object).AddTo(host);
   return true;
