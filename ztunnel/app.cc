@@ -306,19 +306,4 @@ void App::Finish() {
       });
 }
 
-template <typename T>
-void App::Gather(std::function<T(Worker&)> collect, std::function<void(std::vector<T>)> done) {
-  auto results = std::make_shared<std::vector<T>>();
-  const size_t expected = workers_.size();
-  for (auto& worker : workers_) {
-    worker->loop().Post([this, raw = worker.get(), collect, done, results, expected] {
-      auto result = std::make_shared<T>(collect(*raw));
-      loop_.Post([results, result, expected, done] {
-        results->push_back(std::move(*result));
-        if (results->size() == expected) done(std::move(*results));
-      });
-    });
-  }
-}
-
 }  // namespace qanat::ztunnel

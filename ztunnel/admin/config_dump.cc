@@ -6,28 +6,13 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/tls/crypto.h"
 #include "ztunnel/admin/json.h"
 
 namespace qanat::ztunnel {
 namespace {
 
 using nlohmann::ordered_json;
-
-std::string Base64(std::string_view in) {
-  static constexpr char kAlphabet[] =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t i = 0; i < in.size(); i += 3) {
-    uint32_t group = 0;
-    for (size_t j = 0; j < 3; ++j) {
-      group = group << 8 | (i + j < in.size() ? static_cast<uint8_t>(in[i + j]) : 0u);
-    }
-    for (size_t j = 0; j < 4; ++j) {
-      out.push_back(i + j > in.size() ? '=' : kAlphabet[group >> (18 - 6 * j) & 63]);
-    }
-  }
-  return out;
-}
 
 std::string Time(identity::SystemTime time) {
   return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
@@ -226,7 +211,7 @@ ordered_json PolicyJson(const model::Policy& policy) {
 ordered_json Certificates(const std::vector<identity::CertificateInfo>& list) {
   ordered_json out = ordered_json::array();
   for (const auto& info : list) {
-    out.push_back({{"pem", Base64(info.pem)},
+    out.push_back({{"pem", tls::Base64Encode(info.pem)},
                    {"serialNumber", info.serial},
                    {"validFrom", Time(info.not_before)},
                    {"expirationTime", Time(info.not_after)}});
