@@ -180,6 +180,8 @@ void Exchange::RouteRequest() {
                                                      HeadView(head_))}});
   }
   if (const auto* direct = std::get_if<DirectResponse>(&route->action)) {
+    // The control plane's last route: policy has been asked, and nothing matched.
+    if (direct->status == 404) record_.reason = model::Reason::kNoRoute;
     return LocalReply(static_cast<int>(direct->status), direct->body, "direct_response");
   }
   forward_ = &std::get<ForwardAction>(route->action);
