@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/bpf/bed.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdexcept>
+#include <thread>
+
+#include "bpf/user/mounts.h"
+#include "common/net/address.h"
+
+namespace qanat::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool System(const std::string& command) { return std::system(command.c_str()) == 0; }
+
+void Must(const std::string& command) {
+  if (!System(command)) throw std::runtime_error("failed: " + command);
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void WriteFile(const std::string& path, const std::string& text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+}
+
+void EnterCgroup(const std::string& dir) {
+  fs::create_directories(dir);
+  WriteFile(dir + "/cgroup.procs", std::to_string(::getpid()));
+}
+
+void EnterNetns(const std::string& name) {
+  const int fd = ::open(("/run/netns/" + name).c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || ::setns(fd, CLONE_NEWNET) != 0) ::_exit(98);
+  ::close(fd);
+}
+
+}  // namespace
+
+Process& Process::operator=(Process&& other) noexcept {
+  if (this != &other) {
+    Kill(9);
+    pid_ = other.pid_;
+    other.pid_ = -1;
+  }
+  return *this;
+}
+
+void Process::Kill(int signal) {
+  if (pid_ <= 0) return;
+  ::kill(pid_, signal);
+  ::waitpid(pid_, nullptr, 0);
+  pid_ = -1;
+}
+
+void Process::Signal(int signal) const {
+  if (pid_ > 0) ::kill(pid_, signal);
+}
+
+bool Process::Running() {
+  if (pid_ <= 0) return false;
+  if (::waitpid(pid_, nullptr, WNOHANG) == pid_) pid_ = -1;
+  return pid_ > 0;
+}
+
+Bed::Bed(std::string name) : name_(std::move(name)) {
+  if (::geteuid() != 0) throw std::runtime_error("these tests need root");
+  dir_ = "/tmp/" + name_;
+  auto root = bpf::FindCgroup2();
+  if (!root) throw std::runtime_error(root.error().message);
+  cgroup_ = *root + "/" + name_;
+  RemoveAll();  // leftovers of a run that was killed
+  fs::create_directories(dir_ + "/pods");
+  fs::create_directories(dir_ + "/status");
+  for (const char* group : {"agent", "ztunnel", "pods", "host"}) fs::create_directories(CgroupDir(group));
+  const std::string node = node_ns(), out = out_ns();
+  for (const auto& ns : {node, out}) Must("ip netns add " + ns + " && ip -n " + ns + " link set lo up");
+  Must("ip netns exec " + node + " sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+  Must("ip -n " + node + " link add br0 type bridge && ip -n " + node + " link set br0 up");
+  Must("ip -n " + node + " addr add 10.66.1.1/24 dev br0 && ip -n " + node +
+       " addr add fd66:1::1/64 dev br0 nodad");
+  Must("ip -n " + node + " link add up0 type veth peer name eth0 netns " + out);
+  Must("ip -n " + node + " addr add 10.66.9.1/24 dev up0 && ip -n " + node +
+       " addr add fd66:9::1/64 dev up0 nodad && ip -n " + node + " link set up0 up");
+  Must("ip -n " + out + " addr add 10.66.9.9/24 dev eth0 && ip -n " + out +
+       " addr add fd66:9::9/64 dev eth0 nodad && ip -n " + out + " link set eth0 up");
+  Must("ip -n " + out + " route add default via 10.66.9.1 && ip -n " + out +
+       " route add default via fd66:9::1");
+}
+
+Bed::~Bed() {
+  agent_.Kill(15);
+  peer_.Kill(9);
+  RemoveAll();
+}
+
+void Bed::RemoveAll() {
+  System("for n in $(ip netns list | cut -d' ' -f1 | grep '^" + name_ + "-'); do ip netns del $n; done");
+  std::error_code ignored;
+  fs::remove_all("/sys/fs/bpf/" + name_, ignored);
+  for (int round = 0; round < 20 && fs::exists(cgroup_); ++round) {
+    System("find " + cgroup_ + " -depth -type d -exec rmdir {} + 2>/dev/null");
+    if (fs::exists(cgroup_)) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  fs::remove_all(dir_, ignored);
+}
+
+std::string Bed::CgroupDir(const std::string& name) const { return cgroup_ + "/" + name; }
+
+Bed::PodInfo Bed::MakePod(const std::string& name, int last) {
+  PodInfo pod;
+  pod.name = name;
+  pod.uid = "uid-" + name;
+  pod.netns = name_ + "-" + name;
+  pod.ip4 = "10.66.1." + std::to_string(last);
+  pod.ip6 = "fd66:1::" + std::to_string(last);
+  const std::string node = node_ns(), ns = pod.netns;
+  Must("ip netns add " + ns + " && ip -n " + ns + " link set lo up");
+  Must("ip -n " + node + " link add v" + name + " type veth peer name eth0 netns " + ns);
+  Must("ip -n " + node + " link set v" + name + " master br0 up && ip -n " + ns + " link set eth0 up");
+  Must("ip -n " + ns + " addr add " + pod.ip4 + "/24 dev eth0 && ip -n " + ns + " addr add " + pod.ip6 +
+       "/64 dev eth0 nodad");
+  Must("ip -n " + ns + " route add default via 10.66.1.1 && ip -n " + ns + " route add default via fd66:1::1");
+  return pod;
+}
+
+void Bed::DeletePodNs(const PodInfo& pod) { System("ip netns del " + pod.netns); }
+
+void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_path) {
+  nlohmann::json json = {{"uid", pod.uid},
+                         {"name", pod.name},
+                         {"namespace", "shop"},
+                         {"serviceAccount", "sa-" + pod.name},
+                         {"labels", nlohmann::json::object()},
+                         {"annotations", nlohmann::json::object()},
+                         {"namespaceLabels", nlohmann::json::object()},
+                         {"hostNetwork", false},
+                         {"netns", netns_path.empty() ? "/run/netns/" + pod.netns : netns_path},
+                         {"ips", {pod.ip4, pod.ip6}},
+                         {"phase", "Running"}};
+  if (in_mesh) json["namespaceLabels"]["istio.io/dataplane-mode"] = "ambient";
+  WriteFile(dir_ + "/tmp.json", json.dump());
+  fs::rename(dir_ + "/tmp.json", dir_ + "/pods/" + pod.uid + ".json");
+}
+
+void Bed::HidePod(const PodInfo& pod) { fs::remove(dir_ + "/pods/" + pod.uid + ".json"); }
+
+void Bed::StartAgent(std::vector<std::string> extra) {
+  if (!extra.empty() || agent_arguments_.empty()) {
+    agent_arguments_ = {QANAT_AGENT_PATH,
+                        "--node-name", "n1",
+                        "--pod-source", "folder:" + dir_ + "/pods",
+                        "--status-dir", dir_ + "/status",
+                        "--zds-socket", zds_socket(),
+                        "--cni-socket", dir_ + "/cni.sock",
+                        "--bpf-dir", bpf_dir(),
+                        "--reconcile-ms", "200"};
+    for (auto& argument : extra) agent_arguments_.push_back(argument);
+  }
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    EnterCgroup(CgroupDir("agent"));
+    EnterNetns(node_ns());
+    const int log = ::open(log_path().c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+    ::dup2(log, 1);
+    ::dup2(log, 2);
+    std::vector<char*> argv;
+    for (auto& argument : agent_arguments_) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    ::execv(argv[0], argv.data());
+    ::_exit(97);
+  }
+  agent_ = Process(pid);
+  if (!WaitFor([&] { return Admin("/healthz/ready").find("ready") != std::string::npos; }))
+    throw std::runtime_error("the agent does not become ready:\n" + Log());
+}
+
+void Bed::StopAgent(int signal) { agent_.Kill(signal); }
+
+int Bed::CleanupAgent() {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    EnterNetns(node_ns());
+    std::vector<char*> argv;
+    for (auto& argument : agent_arguments_) argv.push_back(argument.data());
+    char flag[] = "--cleanup";
+    argv.push_back(flag);
+    argv.push_back(nullptr);
+    ::execv(argv[0], argv.data());
+    ::_exit(97);
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+void Bed::StartPeer(int workers) {
+  peer_ = Spawn({node_ns(), "ztunnel"}, [this, workers] { RunZdsPeer(zds_socket(), workers); });
+}
+
+std::string Bed::StatusText(const PodInfo& pod) const {
+  return ReadFile(dir_ + "/status/" + pod.uid + ".json");
+}
+
+std::string Bed::Redirection(const PodInfo& pod) const {
+  auto json = nlohmann::json::parse(StatusText(pod), nullptr, false);
+  return json.is_object() ? json.value("redirection", "") : "";
+}
+
+std::string Bed::Log() const { return ReadFile(log_path()); }
+
+bool Bed::WaitFor(const std::function<bool()>& condition, int milliseconds) const {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return true;
+}
+
+bool Bed::WaitEnabled(const PodInfo& pod) const {
+  return WaitFor([&] { return Redirection(pod) == "enabled"; });
+}
+
+std::string Bed::Admin(const std::string& path) const {
+  return Run({node_ns(), "host"}, [&]() -> std::string {
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in to{AF_INET, htons(15030), {htonl(INADDR_LOOPBACK)}, {}};
+    timeval limit{2, 0};
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return "";
+    const std::string request = "GET " + path + " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    (void)!::write(fd, request.data(), request.size());
+    std::string answer;
+    char buffer[4096];
+    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+    const size_t body = answer.find("\r\n\r\n");
+    return body == std::string::npos ? "" : answer.substr(body + 4);
+  });
+}
+
+uint64_t Bed::Counter(const PodInfo& pod, const std::string& name) const {
+  const std::string text = Admin("/pods");
+  auto json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_array()) throw std::runtime_error("/pods is not JSON: " + text);
+  for (const auto& entry : json)
+    if (entry["uid"] == pod.uid && entry.contains("counters")) return entry["counters"].at(name);
+  throw std::runtime_error("no counters of " + pod.uid);
+}
+
+std::string Bed::CmdAdd(const PodInfo& pod) const {
+  return Run({node_ns(), "host"}, [&]() -> std::string {
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un to{};
+    to.sun_family = AF_UNIX;
+    std::snprintf(to.sun_path, sizeof to.sun_path, "%s/cni.sock", dir_.c_str());
+    if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return "error: connect";
+    const std::string body = nlohmann::json{{"Netns", "/run/netns/" + pod.netns},
+                                            {"PodName", pod.name},
+                                            {"PodNamespace", "shop"},
+                                            {"IPs", {{{"IP", pod.ip4}}}}}
+                                 .dump();
+    const std::string request = "POST /cmdadd HTTP/1.1\r\nHost: cni\r\nContent-Type: application/json\r\n"
+                                "Connection: close\r\nContent-Length: " +
+                                std::to_string(body.size()) + "\r\n\r\n" + body;
+    (void)!::write(fd, request.data(), request.size());
+    std::string answer;
+    char buffer[4096];
+    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+    return answer;
+  });
+}
+
+Process Bed::Spawn(const Where& where, const std::function<void()>& body) const {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::signal(SIGPIPE, SIG_IGN);
+    EnterCgroup(CgroupDir(where.cgroup.empty() ? "pods/other" : where.cgroup));
+    EnterNetns(where.netns);
+    try {
+      body();
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "child: %s\n", e.what());
+    }
+    ::_exit(0);
+  }
+  return Process(pid);
+}
+
+std::string Bed::Run(const Where& where, const std::function<std::string()>& body) const {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
+  Process child = Spawn(where, [&] {
+    const std::string result = body();
+    (void)!::write(ends[1], result.data(), result.size());
+  });
+  ::close(ends[1]);
+  std::string result;
+  char buffer[65536];
+  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;) result.append(buffer, static_cast<size_t>(n));
+  ::close(ends[0]);
+  return result;
+}
+
+bool Bed::Sh(const std::string& netns, const std::string& command) const {
+  return System("ip netns exec " + netns + " sh -c '" + command + "'");
+}
+
+}  // namespace qanat::test
