@@ -159,7 +159,8 @@ struct Builder {
     why->add_option("--method", options.method, "HTTP method (default GET)");
     why->add_option("--path", options.path, "HTTP path (default /)");
     why->add_option("--header,-H", options.headers, "HTTP header 'name: value'; repeatable")
-        ->allow_extra_args(false);
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     Formatted(why);
   }
 
@@ -177,6 +178,8 @@ struct Builder {
 
   void All() {
     app.require_subcommand(1);
+    // The last one wins, as scripts that add to a given command line expect.
+    app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     app.set_version_flag("--version", "qanatctl " QANAT_VERSION);
     app.footer(std::string("Examples:\n  qanatctl local up deploy/samples/shop\n"
                            "  qanatctl status\n  qanatctl why shop/deploy/loadgen "

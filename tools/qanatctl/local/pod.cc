@@ -37,6 +37,9 @@ namespace {
 
 constexpr char kAccountDir[] = "/var/run/secrets/kubernetes.io/serviceaccount";
 constexpr std::chrono::milliseconds kEnrolTimeout{30000};
+// Between a pod's removal from the Services and its SIGTERM: kube-proxy and the mesh hear of it
+// first, so that a rolling update loses no connection.
+constexpr std::chrono::milliseconds kHeadStart{250};
 
 std::string Now() { return log::Timestamp().substr(0, 19) + "Z"; }
 
@@ -47,7 +50,8 @@ Pod::Pod(PodWorld& world, PodPlan plan, const NodePlan& node)
       plan_(std::move(plan)),
       node_(node),
       retry_(world.loop, [this] { Start(); }),
-      end_timer_(world.loop, [this] { Cleanup(); }) {
+      end_timer_(world.loop, [this] { Cleanup(); }),
+      stop_timer_(world.loop, [this] { StopContainers(); }) {
   PodFacts& facts = status_.facts;
   facts.ns = plan_.ns;
   facts.name = plan_.name;
@@ -438,6 +442,7 @@ void Pod::StartProbes(Container& c) {
 
 void Pod::OnContainer(Container& c) {
   if (state_ == State::kEnding) {
+    if (stop_timer_.armed()) return;
     const bool all_down = std::all_of(containers_.begin(), containers_.end(), [](const auto& x) {
       return x->program->pid() == 0;
     });
@@ -515,17 +520,25 @@ void Pod::End() {
   ready_ = status_.ready = false;
   status_.terminating = true;
   bool running = false;
-  const std::chrono::milliseconds grace(std::clamp(plan_.spec.grace_s, 0, 30) * 1000);
   for (const auto& c : containers_) {
     c->readiness.reset();
     c->liveness.reset();
     c->startup.reset();
     running = running || c->program->pid() != 0;
+  }
+  stop_timer_.Start(running ? kHeadStart : std::chrono::milliseconds(0));
+  world_.changed(*this);
+}
+
+void Pod::StopContainers() {
+  const std::chrono::milliseconds grace(std::clamp(plan_.spec.grace_s, 0, 30) * 1000);
+  bool running = false;
+  for (const auto& c : containers_) {
+    running = running || c->program->pid() != 0;
     c->program->Stop(grace);
   }
   end_timer_.Start(running ? grace + std::chrono::milliseconds(500)
                            : std::chrono::milliseconds(0));
-  world_.changed(*this);
 }
 
 void Pod::Cleanup() {

@@ -92,6 +92,7 @@ class Pod {
   void CheckInit();
   void Evaluate();
   void Fail(const std::string& why, std::chrono::milliseconds retry);
+  void StopContainers();
   void Cleanup();
   Result<SpawnSpec> ContainerSpawn(Container& container);
   Result<SpawnSpec> WaypointSpawn();
@@ -110,6 +111,7 @@ class Pod {
   std::unique_ptr<ctl::HttpCall> enrol_call_;
   event::Timer retry_;
   event::Timer end_timer_;
+  event::Timer stop_timer_;
   std::chrono::milliseconds enrol_delay_{200};
   bool ready_ = false;
   std::string problem_;

@@ -52,21 +52,29 @@ Status Redirect(const SpawnSpec& spec, int input) {
   return {};
 }
 
+[[noreturn]] void GiveUp(int report, const Error& error) {
+  [[maybe_unused]] ssize_t n = write(report, error.message.data(), error.message.size());
+  _exit(127);
+}
+
 // In the child. Returns only on failure.
-Status Become(const SpawnSpec& spec, int input) {
+Status Become(const SpawnSpec& spec, int input, int report) {
   ResetSignals();
   setsid();
   RaiseFileLimit();
   if (!spec.cgroup.empty()) QANAT_RETURN_IF_ERROR(EnterCgroup(spec.cgroup, 0));
   QANAT_RETURN_IF_ERROR(Redirect(spec, input));
   auto run = [&]() -> Status {
-    if (spec.sandbox) QANAT_RETURN_IF_ERROR(EnterSandbox(*spec.sandbox));
+    if (spec.sandbox) {
+      // No way back from here: half a sandbox has neither the rights nor the files to return.
+      if (Status entered = EnterSandbox(*spec.sandbox); !entered) GiveUp(report, entered.error());
+    }
     std::vector<char*> argv = Pointers(spec.argv);
     std::vector<char*> env = Pointers(spec.env);
     environ = env.data();  // also decides where execvp looks
     syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */);
     execvp(argv[0], argv.data());
-    return FailErrno("exec " + spec.argv[0]);
+    GiveUp(report, FailErrno("exec " + spec.argv[0]).value());
   };
   if (spec.netns.empty()) return run();
   QANAT_ASSIGN_OR_RETURN(auto netns, netns::NetNs::Open(spec.netns));
@@ -104,10 +112,7 @@ Result<pid_t> Spawn(const SpawnSpec& spec) {
   const pid_t pid = fork();
   if (pid < 0) return FailErrno("fork");
   if (pid == 0) {
-    Status failed = Become(spec, input.get());
-    const std::string text = failed.error().message;
-    [[maybe_unused]] ssize_t n = write(write_end.get(), text.data(), text.size());
-    _exit(127);
+    GiveUp(write_end.get(), Become(spec, input.get(), write_end.get()).error());
   }
   write_end.Reset();
   std::string message;
