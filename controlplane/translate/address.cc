@@ -65,6 +65,14 @@ void AddService(const std::string& key, const std::vector<std::pair<uint16_t, ui
   }
 }
 
+void Put(const std::string& uid, std::vector<std::string> aliases, const pb::Address& address,
+         AddressTable& out) {
+  for (const auto& [service, ports] : address.workload().services()) {
+    out.members[service].push_back(uid);
+  }
+  out.resources.insert_or_assign(uid, MakeResource(kAddressType, uid, std::move(aliases), address));
+}
+
 void SetLocality(const World& world, const std::string& node_name, pb::Workload& out) {
   const Node* node = world.FindNode(node_name);
   if (node == nullptr) return;
@@ -82,7 +90,7 @@ bool SelectedByEntry(const ServiceEntry& entry, const Pod& pod) {
          entry.workload_selector->Matches(pod.meta.labels);
 }
 
-void TranslatePod(const World& world, const Pod& pod, ResourcesByName& out) {
+void TranslatePod(const World& world, const Pod& pod, AddressTable& out) {
   if (pod.terminal() || pod.ips.empty()) return;
   pb::Address address;
   pb::Workload& w = *address.mutable_workload();
@@ -137,10 +145,10 @@ void TranslatePod(const World& world, const Pod& pod, ResourcesByName& out) {
   w.set_status(pod.ready && !pod.terminating ? pb::HEALTHY : pb::UNHEALTHY);
   SetLocality(world, pod.node, w);
   std::string uid = w.uid();
-  out.insert_or_assign(uid, MakeResource(kAddressType, uid, std::move(aliases), address));
+  Put(uid, std::move(aliases), address, out);
 }
 
-void TranslateService(const World& world, const Service& service, ResourcesByName& out) {
+void TranslateService(const World& world, const Service& service, AddressTable& out) {
   if (service.type == Service::Type::kExternalName) return;
   pb::Address address;
   pb::Service& s = *address.mutable_service();
@@ -199,10 +207,11 @@ void TranslateService(const World& world, const Service& service, ResourcesByNam
   }
   s.set_canonical(true);  // a Kubernetes Service wins over ServiceEntries of its host name
   std::string name = service.meta.ns + "/" + service.hostname;
-  out.insert_or_assign(name, MakeResource(kAddressType, name, std::move(aliases), address));
+  out.resources.insert_or_assign(
+      name, MakeResource(kAddressType, name, std::move(aliases), address));
 }
 
-void TranslateSlice(const World& world, const EndpointSlice& slice, ResourcesByName& out) {
+void TranslateSlice(const World& world, const EndpointSlice& slice, AddressTable& out) {
   if (slice.service.empty() || slice.address_type == "FQDN") return;
   const Service* service = world.FindService({slice.meta.ns, slice.service});
   if (service == nullptr || service->type == Service::Type::kExternalName) return;
@@ -234,14 +243,14 @@ void TranslateSlice(const World& world, const EndpointSlice& slice, ResourcesByN
       }
       AddService(service->meta.ns + "/" + service->hostname, ports, w);
       std::string uid = w.uid();
-      out.insert_or_assign(uid, MakeResource(kAddressType, uid, {}, address));
+      Put(uid, {}, address, out);
     }
   }
 }
 
 void TranslateEntryEndpoint(const World& world, const ServiceEntry& entry,
                             const ServiceEntry::Endpoint& endpoint, const std::string* only_host,
-                            ResourcesByName& out) {
+                            AddressTable& out) {
   pb::Address address;
   pb::Workload& w = *address.mutable_workload();
   std::vector<std::string> aliases;
@@ -288,10 +297,10 @@ void TranslateEntryEndpoint(const World& world, const ServiceEntry& entry,
     if (only_host == nullptr || *only_host == host) AddService(entry.meta.ns + "/" + host, ports, w);
   }
   std::string uid = w.uid();
-  out.insert_or_assign(uid, MakeResource(kAddressType, uid, std::move(aliases), address));
+  Put(uid, std::move(aliases), address, out);
 }
 
-void TranslateEntry(const World& world, const ServiceEntry& entry, ResourcesByName& out) {
+void TranslateEntry(const World& world, const ServiceEntry& entry, AddressTable& out) {
   using Resolution = ServiceEntry::Resolution;
   for (const std::string& host : entry.hosts) {
     pb::Address address;
@@ -328,7 +337,7 @@ void TranslateEntry(const World& world, const ServiceEntry& entry, ResourcesByNa
     }
     std::string name = entry.meta.ns + "/" + host;
     // Two entries for one host in one namespace: the older one, which comes first.
-    out.emplace(name, MakeResource(kAddressType, name, std::move(aliases), address));
+    out.resources.emplace(name, MakeResource(kAddressType, name, std::move(aliases), address));
     const bool dns =
         entry.resolution == Resolution::kDns || entry.resolution == Resolution::kDnsRoundRobin;
     if (dns && entry.endpoints.empty() && !entry.workload_selector && !wildcard) {
@@ -344,8 +353,8 @@ void TranslateEntry(const World& world, const ServiceEntry& entry, ResourcesByNa
 
 }  // namespace
 
-ResourcesByName TranslateAddresses(const World& world) {
-  ResourcesByName out;
+AddressTable TranslateAddresses(const World& world) {
+  AddressTable out;
   for (const Pod& pod : world.objects().pods) TranslatePod(world, pod, out);
   for (const Service& service : world.objects().services) TranslateService(world, service, out);
   for (const EndpointSlice& slice : world.objects().endpoint_slices) {

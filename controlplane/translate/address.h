@@ -8,7 +8,12 @@
 
 namespace qanat::controlplane {
 
-// Names: a workload's uid, or "namespace/hostname" of a service. Aliases: "network/ip".
-ResourcesByName TranslateAddresses(const World& world);
+struct AddressTable {
+  // Names: a workload's uid, or "namespace/hostname" of a service. Aliases: "network/ip".
+  ResourcesByName resources;
+  // Name of a service -> names of its workloads: who asks for a service on demand gets these too.
+  std::map<std::string, std::vector<std::string>, std::less<>> members;
+};
+AddressTable TranslateAddresses(const World& world);
 
 }  // namespace qanat::controlplane

@@ -138,7 +138,7 @@ status: {phase: Running, podIP: 10.90.0.1}
 )";
 
 TEST(Address, Workload) {
-  const ResourcesByName out = TranslateAddresses(*WorldOf(kShop));
+  const ResourcesByName out = TranslateAddresses(*WorldOf(kShop)).resources;
   ExpectGolden<istio::workload::Address>(out, "Kubernetes//Pod/shop/web-6d9f-abcde", R"(
     workload {
       uid: "Kubernetes//Pod/shop/web-6d9f-abcde"
@@ -183,7 +183,7 @@ TEST(Address, Workload) {
 }
 
 TEST(Address, Service) {
-  const ResourcesByName out = TranslateAddresses(*WorldOf(kShop));
+  const ResourcesByName out = TranslateAddresses(*WorldOf(kShop)).resources;
   ExpectGolden<istio::workload::Address>(out, "shop/web.shop.svc.cluster.local", R"(
     service {
       name: "web" namespace: "shop" hostname: "web.shop.svc.cluster.local"
@@ -208,11 +208,11 @@ TEST(Address, Service) {
 }
 
 TEST(Address, SameWorldSameBytesAndVersionsFollowContent) {
-  const ResourcesByName a = TranslateAddresses(*WorldOf(kShop));
-  const ResourcesByName b = TranslateAddresses(*WorldOf(kShop));
+  const ResourcesByName a = TranslateAddresses(*WorldOf(kShop)).resources;
+  const ResourcesByName b = TranslateAddresses(*WorldOf(kShop)).resources;
   std::string changed = kShop;
   changed.replace(changed.find("version: v2"), 11, "version: v3");
-  const ResourcesByName c = TranslateAddresses(*WorldOf(changed));
+  const ResourcesByName c = TranslateAddresses(*WorldOf(changed)).resources;
   ASSERT_EQ(a.size(), b.size());
   for (const auto& [name, resource] : a) EXPECT_EQ(*resource.wire, *b.at(name).wire);
   EXPECT_NE(a.at("Kubernetes//Pod/shop/web-6d9f-abcde").version,
@@ -235,7 +235,7 @@ const char* kReady = "status: {addresses: [{type: IPAddress, value: 10.96.0.99}]
 
 istio::workload::Service ServiceIn(const std::string& yaml) {
   return Decode<istio::workload::Address>(
-             TranslateAddresses(*WorldOf(yaml)).at("shop/web.shop.svc.cluster.local"))
+             TranslateAddresses(*WorldOf(yaml)).resources.at("shop/web.shop.svc.cluster.local"))
       .service();
 }
 
@@ -258,7 +258,7 @@ TEST(Waypoint, ReadyOneIsReferredToByHostName) {
   EXPECT_EQ(service.waypoint().hbone_mtls_port(), 15008u);
   EXPECT_EQ(StatusOf(yaml, "Service", "web"), "istio.io/WaypointBound=True WaypointAccepted\n");
   // The waypoint has a service of its own although no object says so, and never a waypoint.
-  const ResourcesByName out = TranslateAddresses(*WorldOf(yaml));
+  const ResourcesByName out = TranslateAddresses(*WorldOf(yaml)).resources;
   const auto own = Decode<istio::workload::Address>(out.at("shop/w.shop.svc.cluster.local"));
   EXPECT_EQ(own.service().addresses_size(), 1);
   EXPECT_FALSE(own.service().has_waypoint());
@@ -552,7 +552,7 @@ TEST(Shapes, UserYamlTranslatesAndIsAnswered) {
 }
 
 TEST(Entries, ServiceEntryAndOpaqueSlices) {
-  const ResourcesByName out = TranslateAddresses(*WorldOf(R"(
+  const AddressTable table = TranslateAddresses(*WorldOf(R"(
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: ext, namespace: shop}
@@ -580,6 +580,9 @@ addressType: IPv4
 ports: [{name: x, port: 8080}]
 endpoints: [{addresses: [203.0.113.4]}]
 )"));
+  const ResourcesByName& out = table.resources;
+  EXPECT_THAT(table.members.at("shop/api.example.com"),
+              ElementsAre("Kubernetes/networking.istio.io/ServiceEntry/shop/ext/198.51.100.7"));
   ExpectGolden<istio::workload::Address>(out, "shop/api.example.com", R"(service {
       name: "ext" namespace: "shop" hostname: "api.example.com"
       addresses { address: "\300\000\002\n" } addresses { address: "\300\000\002\200" length: 25 }

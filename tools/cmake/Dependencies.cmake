@@ -18,6 +18,8 @@ pkg_check_modules(MNL REQUIRED IMPORTED_TARGET libmnl)
 pkg_check_modules(FYAML REQUIRED IMPORTED_TARGET libfyaml)
 pkg_check_modules(ZLIB REQUIRED IMPORTED_TARGET zlib)
 if(QANAT_CONTROLPLANE)
+  find_package(ZLIB REQUIRED)  # gRPC's targets name these
+  find_package(OpenSSL REQUIRED)
   find_package(gRPC CONFIG REQUIRED)
 endif()
 
