@@ -41,19 +41,9 @@ std::string PodLink(uint32_t id, const std::string& what) {
   return "pod-" + std::to_string(id) + "-" + what;
 }
 
-// One attached link under `path`: the pinned one with its program replaced, or a new one.
-template <typename AttachNew>
-Status EnsureLink(const std::string& path, int program, AttachNew attach_new) {
-  if (::access(path.c_str(), F_OK) == 0) {
-    auto pinned = Link::OpenPinned(path);
-    if (pinned) {
-      auto info = pinned->Info();
-      if (info && info->attached && pinned->Replace(program)) return {};
-    }
-    ::unlink(path.c_str());  // what it was attached to is gone
-  }
-  QANAT_ASSIGN_OR_RETURN(Link link, attach_new());
-  return link.Pin(path);
+bool IsAttached(const Link& link) {
+  auto info = link.Info();
+  return info && info->attached;
 }
 
 uint32_t ProgramId(int fd) {
@@ -116,16 +106,37 @@ Status Hooks::LoadNode() {
   return EnsureNodeLinks();
 }
 
+// One attached and pinned link of that name with this program: ours, the one that an earlier agent
+// pinned, or a new one.
+Status Hooks::EnsureLink(const std::string& name, int program,
+                         const std::function<Result<Link>()>& attach) {
+  const std::string path = LinkPath(name);
+  auto held = links_.find(name);
+  if (held == links_.end()) {
+    if (auto pinned = Link::OpenPinned(path)) held = links_.emplace(name, std::move(*pinned)).first;
+  }
+  if (held != links_.end() && !IsAttached(held->second)) {  // what it was attached to is gone
+    links_.erase(held);
+    held = links_.end();
+    ::unlink(path.c_str());
+  }
+  if (held == links_.end()) {
+    QANAT_ASSIGN_OR_RETURN(Link link, attach());
+    held = links_.emplace(name, std::move(link)).first;
+  } else if (auto info = held->second.Info(); !info || info->program_id != ProgramId(program)) {
+    QANAT_RETURN_IF_ERROR(held->second.Replace(program));
+  }
+  if (Link::OpenPinned(path)) return {};
+  std::error_code ignored;
+  std::filesystem::create_directories(dir_ + "/links", ignored);
+  return held->second.Pin(path);
+}
+
 Status Hooks::EnsureNodeLinks() {
   for (const auto& entry : node_->Entries()) {
     const int program = bpf_program__fd(entry.program);
-    const std::string path = LinkPath(entry.name);
-    auto pinned = Link::OpenPinned(path);
-    if (pinned) {
-      auto info = pinned->Info();
-      if (info && info->attached && info->program_id == ProgramId(program)) continue;
-    }
-    Status done = EnsureLink(path, program, [&] { return Link::Attach(program, entry.type, cgroup_.get()); });
+    Status done = EnsureLink(entry.name, program,
+                             [&] { return Link::Attach(program, entry.type, cgroup_.get()); });
     if (!done) return Fail(done.error().Annotate(entry.name));
   }
   return {};
@@ -135,8 +146,8 @@ std::vector<Hooks::LinkState> Hooks::NodeLinks() const {
   std::vector<LinkState> out;
   for (const auto& entry : node_->Entries()) {
     LinkState state{entry.name};
-    if (auto link = Link::OpenPinned(LinkPath(entry.name))) {
-      if (auto info = link->Info()) {
+    if (auto link = links_.find(entry.name); link != links_.end()) {
+      if (auto info = link->second.Info()) {
         state.attached = info->attached;
         state.program_id = info->program_id;
       }
@@ -158,13 +169,13 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   QANAT_RETURN_IF_ERROR(skeleton->Load());
 
   const int lookup = bpf_program__fd(s->progs.qanat_sk_lookup);
-  Status done = EnsureLink(LinkPath(PodLink(pod.id, "lookup")), lookup,
+  Status done = EnsureLink(PodLink(pod.id, "lookup"), lookup,
                            [&] { return Link::Attach(lookup, AttachType::kSkLookup, pod.ns->fd()); });
   if (!done) return Fail(done.error().Annotate("sk_lookup"));
   if (!guard_) return {};
   const int guard = bpf_program__fd(s->progs.qanat_guard);
   for (uint32_t device : pod.devices) {
-    done = EnsureLink(LinkPath(PodLink(pod.id, "guard-" + std::to_string(device))), guard,
+    done = EnsureLink(PodLink(pod.id, "guard-" + std::to_string(device)), guard,
                       [&]() -> Result<Link> {
                         Result<Link> link = Fail(Code::kInternal, "not attached");
                         QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
@@ -195,6 +206,8 @@ Status Hooks::CheckPod(const PodTarget& pod) const {
 
 void Hooks::DetachPod(uint32_t id) {
   const std::string prefix = PodLink(id, "");
+  for (auto it = links_.lower_bound(prefix); it != links_.end() && it->first.rfind(prefix, 0) == 0;)
+    it = links_.erase(it);
   std::vector<std::filesystem::path> doomed;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/links", error))

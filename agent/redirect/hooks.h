@@ -7,6 +7,8 @@
 //   DIR/links/pod-ID-lookup  sk_lookup of a pod; pod-ID-guard-IFINDEX its second guard
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,11 +63,15 @@ class Hooks {
   Hooks(std::string dir, int cgroup, bool guard);
   Status LoadNode();
   std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
+  Status EnsureLink(const std::string& name, int program,
+                    const std::function<Result<bpf::Link>()>& attach);
 
   std::string dir_;
   Fd cgroup_;
   bool guard_;
   std::unique_ptr<NodePrograms> node_;
+  // By name. Held besides the pins: a removed pin alone then detaches nothing while we live.
+  std::map<std::string, bpf::Link> links_;
   bpf::NodeMaps maps_;
 };
 
