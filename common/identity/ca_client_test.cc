@@ -48,7 +48,8 @@ class CaClientTest : public ::testing::Test {
     auto certificate = tls::SignLeaf(ca_.authority, leaf);
     EXPECT_TRUE(certificate) << certificate.error().message;
     std::vector<std::string> chain = {certificate->ToPem()};
-    if (!no_root_) chain.push_back((other_root_ ? *other_root_ : ca_).authority.certificate.ToPem());
+    if (!no_root_)
+      chain.push_back((other_root_ ? *other_root_ : ca_).authority.certificate.ToPem());
     return chain;
   }
   Result<CertificatePtr> Get(CaOptions options = {}) {
@@ -156,9 +157,9 @@ TEST(BuildCertificate, ExpiredIsRefused) {
   const auto ca = tls::testing::TestCa::Make();
   auto leaf = ca.Issue({{kFrontend.ToString()}, {}, {}}, tls::Usage::kBoth,
                        std::chrono::seconds(-600), std::chrono::seconds(-60));
-  auto built = BuildCertificate(kFrontend,
-                                {leaf.certificate.ToPem(), ca.authority.certificate.ToPem()},
-                                leaf.key.ToPem(), {}, tls::testing::Now());
+  auto built =
+      BuildCertificate(kFrontend, {leaf.certificate.ToPem(), ca.authority.certificate.ToPem()},
+                       leaf.key.ToPem(), {}, tls::testing::Now());
   EXPECT_FALSE(built);
 }
 

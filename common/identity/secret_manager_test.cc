@@ -42,7 +42,8 @@ class SimulatedClock final : public Clock {
 class FakeCa final : public CaClient {
  public:
   struct Pending final : Fetch {
-    Pending(FakeCa& c, model::Identity i, Done d) : ca(c), identity(std::move(i)), done(std::move(d)) {
+    Pending(FakeCa& c, model::Identity i, Done d)
+        : ca(c), identity(std::move(i)), done(std::move(d)) {
       ca.pending.push_back(this);
       ca.most = std::max(ca.most, ca.pending.size());
     }
@@ -60,8 +61,7 @@ class FakeCa final : public CaClient {
     ASSERT_FALSE(pending.empty());
     auto certificate = std::make_shared<WorkloadCertificate>();
     certificate->identity = pending[0]->identity;
-    certificate->chain.push_back(
-        {"", std::to_string(++serial), clock.Now(), clock.Now() + life});
+    certificate->chain.push_back({"", std::to_string(++serial), clock.Now(), clock.Now() + life});
     auto done = std::move(pending[0]->done);
     done(CertificatePtr(certificate));
   }
@@ -81,11 +81,12 @@ model::Identity Id(const std::string& sa) { return {"cluster.local", "ns", sa}; 
 class SecretManagerTest : public ::testing::Test {
  protected:
   SecretManagerTest()
-      : manager_(clock_, ca_,
-                 [this](const model::Identity& id, CertificatePtr c) {
-                   updates_.push_back(id.sa + (c ? "=" + c->chain[0].serial : "=none"));
-                 },
-                 SecretManager::Options{.seed = 1}) {}
+      : manager_(
+            clock_, ca_,
+            [this](const model::Identity& id, CertificatePtr c) {
+              updates_.push_back(id.sa + (c ? "=" + c->chain[0].serial : "=none"));
+            },
+            SecretManager::Options{.seed = 1}) {}
   SecretManager::Ready Expect(std::vector<std::string>& log) {
     return [&log](Result<CertificatePtr> r) {
       log.push_back(r ? (*r)->chain[0].serial : r.error().message);

@@ -66,8 +66,9 @@ class DeltaClientTest : public ::testing::Test {
     observer.on_nack = [this](std::string_view, std::string_view e) { nacks_.emplace_back(e); };
     Node node;
     node.id = "ztunnel~1.1.1.1~a.b~b.svc.cluster.local";
-    client_ = std::make_unique<DeltaClient>(loop_, *channel_, node, observer,
-                                            grpc::Backoff::Policy{milliseconds(10), milliseconds(80)});
+    client_ =
+        std::make_unique<DeltaClient>(loop_, *channel_, node, observer,
+                                      grpc::Backoff::Policy{milliseconds(10), milliseconds(80)});
     types(*client_);
     client_->Start();
   }
@@ -106,9 +107,8 @@ class DeltaClientTest : public ::testing::Test {
                std::map<std::string, std::string> resources,
                std::vector<std::string> removed = {}) {
     ASSERT_NE(stream_, nullptr);
-    stream_->Send(
-        Response(type, std::move(nonce), std::move(resources), std::move(removed))
-            .SerializeAsString());
+    stream_->Send(Response(type, std::move(nonce), std::move(resources), std::move(removed))
+                      .SerializeAsString());
   }
 
   event::EventLoop loop_;
@@ -226,8 +226,8 @@ TEST_F(DeltaClientTest, AServerThatNeverAnswersIsNotHammered) {
 TEST_F(DeltaClientTest, StreamBrokenInsideAResponsePublishesWhatCame) {
   MakeWorkload();
   RunUntil([&] { return requests_.size() == 2; });
-  auto bytes = Response(kAddressType, "n1", {{"a", "1"}, {"b", std::string(1000, 'b')}})
-                   .SerializeAsString();
+  auto bytes =
+      Response(kAddressType, "n1", {{"a", "1"}, {"b", std::string(1000, 'b')}}).SerializeAsString();
   stream_->SendRaw(TestServer::Call::Frame(bytes).substr(0, 400));
   RunUntil([&] { return !address_.log.empty(); });
   EXPECT_THAT(address_.log, ElementsAre("+a@v1"));

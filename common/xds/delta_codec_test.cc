@@ -33,18 +33,13 @@ TEST(DeltaRequest, IsWhatEnvoyReads) {
   ASSERT_TRUE(bytes);
   DeltaDiscoveryRequest parsed;
   ASSERT_TRUE(parsed.ParseFromString(*bytes));
-  EXPECT_EQ(parsed.node().id(), "ztunnel~10.91.1.5~ztunnel-x.qanat-system~"
-                                "qanat-system.svc.cluster.local");
+  EXPECT_EQ(parsed.node().id(),
+            "ztunnel~10.91.1.5~ztunnel-x.qanat-system~"
+            "qanat-system.svc.cluster.local");
   EXPECT_EQ(parsed.node().metadata().fields().at("CLUSTER_ID").string_value(), "Kubernetes");
-  EXPECT_EQ(parsed.node()
-                .metadata()
-                .fields()
-                .at("LABELS")
-                .struct_value()
-                .fields()
-                .at("a")
-                .string_value(),
-            "b");
+  EXPECT_EQ(
+      parsed.node().metadata().fields().at("LABELS").struct_value().fields().at("a").string_value(),
+      "b");
   EXPECT_EQ(parsed.node().user_agent_version(), "");
   EXPECT_EQ(parsed.type_url(), "type.googleapis.com/istio.workload.Address");
   EXPECT_THAT(parsed.resource_names_subscribe(), ElementsAre("a", ""));
@@ -146,8 +141,8 @@ TEST(DeltaResponse, MalformedInputIsAnErrorNotACrash) {
 
 TEST(Node, EnvironmentMetadata) {
   Node node;
-  AddEnvironmentMetadata({"ISTIO_META_CLUSTER_ID=c1", "ISTIO_METAJSON_LABELS={\"a\":\"b\"}", "PATH=/",
-                          "ISTIO_META_=x", "ISTIO_META_DNS"},
+  AddEnvironmentMetadata({"ISTIO_META_CLUSTER_ID=c1", "ISTIO_METAJSON_LABELS={\"a\":\"b\"}",
+                          "PATH=/", "ISTIO_META_=x", "ISTIO_META_DNS"},
                          node);
   EXPECT_THAT(node.metadata, ElementsAre(std::pair("CLUSTER_ID", "c1")));
   EXPECT_THAT(node.metadata_json, ElementsAre(std::pair("LABELS", "{\"a\":\"b\"}")));
