@@ -55,7 +55,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
       loop_(transport_->loop()),
       local_(transport_->local_address()),
       peer_(transport_->peer_address()),
-      callbacks_(std::move(callbacks)),
+      callbacks_(std::make_shared<Callbacks>(std::move(callbacks))),
       decoder_(max_header_list_),
       wake_(loop_, [this] { Wake(); }),
       flush_(loop_, [this] { Flush(); }),
@@ -238,6 +238,8 @@ void Core::Retire(Stream& stream) {
   if (!stream.retired) {
     stream.retired = true;
     --active_;
+    // A stream that lived may have some frames cross its end.
+    busywork_.Refund(4);
     change_pending_ = true;
     WakeSoon();
   }
@@ -489,7 +491,8 @@ void Core::Wake() {
   if (phase_ != Phase::kOpen) return;
   if (std::exchange(change_pending_, false)) {
     CheckDrained();
-    if (callbacks_.on_change) callbacks_.on_change();
+    std::shared_ptr<Callbacks> callbacks = callbacks_;
+    if (callbacks->on_change) callbacks->on_change();
   }
 }
 
@@ -612,7 +615,7 @@ void Core::Over() {
   ping_deadline_.Stop();
   transport_->SetEvents(nullptr);
   loop_.DeferDelete(std::move(transport_));
-  auto closed = std::exchange(callbacks_.on_closed, nullptr);
+  auto closed = std::exchange(callbacks_->on_closed, nullptr);
   CloseReason reason = reason_;
   if (closed) closed(reason);  // may destroy the handle
 }
@@ -624,7 +627,7 @@ void Core::CloseNow(std::string_view why) {
 }
 
 void Core::Abandon() {
-  callbacks_ = {};
+  callbacks_ = std::make_shared<Callbacks>();
   if (phase_ == Phase::kOpen) CloseNow("closed");
   Over();
   // Promised calls must happen even if nobody wakes this session again.

@@ -29,6 +29,7 @@ class TokenBucket {
  public:
   TokenBucket(double burst, double per_second) : tokens_(burst), burst_(burst), rate_(per_second) {}
   bool Take(event::TimePoint now);
+  void Refund(double tokens) { tokens_ = tokens_ + tokens < burst_ ? tokens_ + tokens : burst_; }
 
  private:
   double tokens_;
@@ -149,7 +150,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   event::EventLoop& loop_;
   const net::SocketAddress local_;
   const net::SocketAddress peer_;
-  Callbacks callbacks_;
+  std::shared_ptr<Callbacks> callbacks_;  // shared: a callback may end the session that holds it
   Phase phase_ = Phase::kOpen;
   bool stopped_ = false;  // phase_ != kOpen, as the frame reader wants it
   CloseReason reason_;
@@ -183,7 +184,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool transport_ended_ = false;  // our FIN is out
   bool change_pending_ = false;
 
-  TokenBucket resets_{200, 100};
+  TokenBucket resets_{500, 250};
   TokenBucket busywork_{1000, 200};
 
   event::Timer wake_;

@@ -57,7 +57,10 @@ H2Error Core::OnFrameStart(const FrameHeader& header) {
     case kRstStream: return expect(true, 4);
     case kSettings:
       if (on_stream) return Because(H2Error::kProtocolError, "SETTINGS on a stream");
-      if (header.has(kFlagAck)) return expect(false, 0);
+      if (header.has(kFlagAck)) {
+        if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many SETTINGS");
+        return expect(false, 0);
+      }
       if (header.length % 6 != 0) return H2Error::kFrameSizeError;
       if (header.length > kMaxSettings || !Busywork()) {
         return Because(H2Error::kEnhanceYourCalm, "too many SETTINGS");
@@ -65,9 +68,7 @@ H2Error Core::OnFrameStart(const FrameHeader& header) {
       return H2Error::kNoError;
     case kPushPromise: return Because(H2Error::kProtocolError, "PUSH_PROMISE is disabled");
     case kPing:
-      if (!header.has(kFlagAck) && !Busywork()) {
-        return Because(H2Error::kEnhanceYourCalm, "too many PINGs");
-      }
+      if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many PINGs");
       return expect(false, 8);
     case kGoaway:
       if (on_stream) return Because(H2Error::kProtocolError, "GOAWAY on a stream");
@@ -346,13 +347,13 @@ H2Error Core::Request(uint32_t id, Headers headers, bool too_large, bool end_str
     Reject(stream, 400, {});
     return H2Error::kNoError;
   }
-  if (!callbacks_.on_connect) {
+  std::shared_ptr<Callbacks> callbacks = callbacks_;
+  if (!callbacks->on_connect) {
     Reject(stream, 503, {});
     return H2Error::kNoError;
   }
-  // A copy: the handler may destroy the session, and with it the function that is running.
-  auto on_connect = callbacks_.on_connect;
-  on_connect({std::move(head.authority), std::move(head.rest)}, Responder(std::move(stream)));
+  callbacks->on_connect({std::move(head.authority), std::move(head.rest)},
+                        Responder(std::move(stream)));
   return H2Error::kNoError;
 }
 

@@ -14,6 +14,7 @@ struct Tunnel {
   std::unique_ptr<ClientSession> session;
   std::unique_ptr<event::Timer> idle;
   bool leaving = false;  // drains: never offered again
+  bool over = false;
 };
 
 // One stream that somebody wants: waits for a tunnel, then for the peer's answer.
@@ -38,6 +39,7 @@ class Handle final : public PendingConnect {
 };
 
 struct Entry {
+  bool queued = false;  // Sweep() will look at it
   std::list<Tunnel> tunnels;
   std::unique_ptr<event::Deferred> dial;
   std::unique_ptr<event::Timer> dial_deadline;
@@ -56,11 +58,10 @@ struct Pool::Impl {
   Impl(event::EventLoop& l, PoolOptions o, Dial d)
       : loop(l), options(std::move(o)), dial(std::move(d)), sweep(l, [this] { Sweep(); }) {}
 
+  using Entries = std::map<PoolKey, Entry>;
+
   // Waiting streams go to a tunnel with room; for the others one is dialed.
-  void Serve(const PoolKey& key) {
-    auto found = entries.find(key);
-    if (found == entries.end()) return;
-    Entry& entry = found->second;
+  void Serve(const PoolKey& key, Entry& entry) {
     while (!entry.waiting.empty()) {
       if (!entry.waiting.front()->done) {  // cancelled
         entry.waiting.pop_front();
@@ -73,7 +74,6 @@ struct Pool::Impl {
       Open(*tunnel, std::move(want));
     }
     if (!entry.waiting.empty() && !entry.dial) StartDial(key, entry);
-    SweepSoon();
   }
 
   Tunnel* Roomiest(Entry& entry) {
@@ -106,14 +106,21 @@ struct Pool::Impl {
   }
 
   void Wait(const std::shared_ptr<Want>& want) {
-    entries[want->key].waiting.push_back(want);
-    Due(want->key);
+    auto it = entries.try_emplace(want->key).first;
+    it->second.waiting.push_back(want);
+    Due(it);
   }
 
-  // Serve() from the loop, not from inside of a caller or a session.
+  // Have Sweep() look at it, from the loop and not from inside of a caller or a session.
+  void Due(Entries::iterator it) {
+    if (!it->second.queued) {
+      it->second.queued = true;
+      due.push_back(it);
+    }
+    if (!sweep.armed()) sweep.Start({});
+  }
   void Due(const PoolKey& key) {
-    due.push_back(key);
-    SweepSoon();
+    if (auto it = entries.find(key); it != entries.end()) Due(it);
   }
 
   void StartDial(const PoolKey& key, Entry& entry) {
@@ -139,8 +146,8 @@ struct Pool::Impl {
     entry.dial_deadline.reset();
     if (result) {
       entry.tunnels.emplace_back();
-      AddSession(key, entry.tunnels.back(), std::move(*result));
-      Serve(key);
+      AddSession(found, entry.tunnels.back(), std::move(*result));
+      Serve(key, entry);
       return;
     }
     ++stats.failed;
@@ -152,57 +159,54 @@ struct Pool::Impl {
     }
     LOG_DEBUG("pool", "tunnel to {} failed: {}", Wanted(key), error.message);
     auto waiting = std::exchange(entry.waiting, {});
-    SweepSoon();
+    Due(found);
     for (auto& want : waiting) {
       auto done = std::exchange(want->done, nullptr);
       if (done) done(tl::unexpected(ClientSession::ConnectFailure{error, false}));
     }
   }
 
-  void AddSession(const PoolKey& key, Tunnel& tunnel, net::TransportPtr transport) {
-    Tunnel* at = &tunnel;  // list nodes stay where they are
-    tunnel.idle = std::make_unique<event::Timer>(loop, [this, at] {
+  // Entries stay where they are as long as they have a tunnel, list nodes anyway.
+  void AddSession(Entries::iterator it, Tunnel& tunnel, net::TransportPtr transport) {
+    Tunnel* at = &tunnel;
+    tunnel.idle = std::make_unique<event::Timer>(loop, [this, it, at] {
       at->leaving = true;
       at->session->Drain();
-      SweepSoon();
+      Due(it);
     });
+    tunnel.idle->Start(options.idle_release);
     tunnel.session = std::make_unique<ClientSession>(
         std::move(transport), options.session,
-        ClientSession::Events{[this, key, at] { Changed(key, *at); },
-                              [this, at](const CloseReason& reason) {
-                                at->leaving = true;
+        ClientSession::Events{[this, it, at] { Changed(it, *at); },
+                              [this, it, at](const CloseReason& reason) {
+                                at->leaving = at->over = true;
                                 if (!reason.message.empty()) {
-                                  LOG_DEBUG("pool", "tunnel ended: {}", reason.message);
+                                  LOG_DEBUG("pool", "tunnel to {} ended: {}", Wanted(it->first),
+                                            reason.message);
                                 }
-                                SweepSoon();
+                                Due(it);
                               }});
-    tunnel.idle->Start(options.idle_release);
   }
 
-  void Changed(const PoolKey& key, Tunnel& tunnel) {
+  void Changed(Entries::iterator it, Tunnel& tunnel) {
     if (tunnel.session->streams() == 0 && !tunnel.leaving) {
       if (!tunnel.idle->armed()) tunnel.idle->Start(options.idle_release);
     } else {
       tunnel.idle->Stop();
     }
-    Due(key);
-  }
-
-  void SweepSoon() {
-    if (!sweep.armed()) sweep.Start({});
+    if (!it->second.waiting.empty() || tunnel.leaving) Due(it);
   }
 
   void Sweep() {
-    auto keys = std::exchange(due, {});
-    for (const PoolKey& key : keys) Serve(key);
-    for (auto it = entries.begin(); it != entries.end();) {
+    for (Entries::iterator it : std::exchange(due, {})) {
       Entry& entry = it->second;
-      entry.tunnels.remove_if([](Tunnel& t) { return t.leaving && t.session->closed(); });
-      entry.waiting.remove_if([](const std::shared_ptr<Want>& want) { return !want->done; });
+      entry.queued = false;
+      entry.tunnels.remove_if([](Tunnel& t) { return t.over; });
+      Serve(it->first, entry);
       // A dial that nobody waits for any more is finished all the same: the next is likely to want
       // it.
       bool unused = entry.tunnels.empty() && entry.waiting.empty() && !entry.dial;
-      it = unused ? entries.erase(it) : std::next(it);
+      if (unused && !entry.queued) entries.erase(it);
     }
   }
 
@@ -224,8 +228,8 @@ struct Pool::Impl {
   event::EventLoop& loop;
   PoolOptions options;
   Dial dial;
-  std::map<PoolKey, Entry> entries;
-  std::vector<PoolKey> due;
+  Entries entries;
+  std::vector<Entries::iterator> due;
   PoolStats stats;
   bool stopping = false;
   event::Timer sweep;
@@ -237,6 +241,8 @@ Pool::Pool(event::EventLoop& loop, PoolOptions options, Dial dial)
 Pool::~Pool() {
   // Calls from here on find an empty pool.
   impl_->stopping = true;
+  impl_->due.clear();
+  impl_->sweep.Stop();
   auto entries = std::exchange(impl_->entries, {});
   for (auto& [key, entry] : entries) {
     entry.dial.reset();
@@ -264,14 +270,14 @@ std::unique_ptr<PendingConnect> Pool::Connect(const PoolKey& key, ConnectRequest
 }
 
 void Pool::Drain(const std::function<bool(const PoolKey&)>& which) {
-  for (auto& [key, entry] : impl_->entries) {
-    if (!which(key)) continue;
-    for (Tunnel& tunnel : entry.tunnels) {
+  for (auto it = impl_->entries.begin(); it != impl_->entries.end(); ++it) {
+    if (!which(it->first)) continue;
+    for (Tunnel& tunnel : it->second.tunnels) {
       tunnel.leaving = true;
       tunnel.idle->Stop();
       tunnel.session->Drain();
     }
-    impl_->Due(key);
+    impl_->Due(it);
   }
 }
 
@@ -291,9 +297,9 @@ void Pool::Close(const std::function<bool(const PoolKey&)>& which, std::string_v
       tunnel.idle->Stop();
       tunnel.session->Close(why);
     }
+    impl_->Due(found);
     impl_->FailWaiting(entry, why);
   }
-  impl_->SweepSoon();
 }
 
 PoolStats Pool::stats() const {
