@@ -150,6 +150,9 @@ TEST(EnvoyGolden, VirtualService) {
 TEST(EnvoyGolden, HttpRoute) {
   Check("http-route", *SmallWorld("http-route"), {"app", "waypoint"});
 }
+TEST(EnvoyGolden, ConsistentHash) {
+  Check("consistent-hash", *SmallWorld("consistent-hash"), {"app", "waypoint"});
+}
 TEST(EnvoyGolden, Traffic) { Check("traffic", *SmallWorld("traffic"), {"app", "waypoint"}); }
 
 }  // namespace

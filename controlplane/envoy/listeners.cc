@@ -318,9 +318,10 @@ listener_v3::Listener MainInternal(Scope& scope) {
     proxy.set_stat_prefix("none");
     proxy.set_cluster("none");
     AddNetworkFilter("envoy.filters.network.tcp_proxy", proxy, chain);
-    auto* map = MatchExactly("port", inputs::DestinationPortInput(),
-                             listener.mutable_filter_chain_matcher());
-    ChooseChain("none", &(*map)["0"]);
+    inputs::FilterStateInput input;
+    input.set_key(std::string(envoy_names::kConnectAuthority));
+    auto* map = MatchExactly("authority", input, listener.mutable_filter_chain_matcher());
+    ChooseChain("none", &(*map)["no service has chosen this waypoint"]);
     return listener;
   }
   FillMatcher(scope, listener.mutable_filter_chain_matcher());

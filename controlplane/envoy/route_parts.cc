@@ -115,7 +115,11 @@ void SetHashPolicy(const Scope& scope, const std::vector<RouteTarget>& targets, 
   const ServicePort* service_port = service->FindPort(port);
   if (!service_port) service_port = service->ports.empty() ? nullptr : &service->ports.front();
   if (!service_port) return;
-  const TrafficSettings settings = scope.SettingsOf({service, service_port, nullptr, true});
+  const Subset* subset = nullptr;
+  for (const Subset* candidate : scope.SubsetsOf(*service)) {
+    if (candidate->name == targets.front().subset) subset = candidate;
+  }
+  const TrafficSettings settings = scope.SettingsOf({service, service_port, subset, true});
   if (!settings.load_balancer) return;
   const LoadBalancerPolicy& balancer = *settings.load_balancer;
   switch (balancer.hash) {

@@ -29,6 +29,7 @@ struct RouteTarget {
   HeaderOps request;
   HeaderOps response;
   const Service* service = nullptr;  // nullptr: unknown
+  std::string subset;
 };
 // At least one target.
 void SetTargets(const std::vector<RouteTarget>& targets, route_v3::Route* route);

@@ -224,6 +224,7 @@ class VirtualServiceRoutes {
     const World& world = scope_.world();
     const std::string host = world.ResolveHost(destination.host, object_.meta.ns);
     target.service = world.FindServiceByHostname(host);
+    target.subset = destination.subset;
     uint16_t port = destination.port;
     if (port == 0) {
       const bool only_one = target.service && target.service->ports.size() == 1;

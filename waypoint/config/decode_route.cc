@@ -385,6 +385,21 @@ Result<Route> DecodeRoute(const route::Route& in, const std::string& where,
   return out;
 }
 
+// In the place of a route that cannot be served. What it would have matched is not passed on to the
+// routes after it; if that cannot be told either, nothing is.
+Route Refused(const route::Route& in) {
+  Route out;
+  out.name = in.name();
+  out.origin = MetadataString(in.metadata(), "istio", "config");
+  if (auto match = DecodeMatch(in.match())) {
+    out.match = std::move(*match);
+  } else {
+    out.match.path.value = "";  // a prefix: everything
+  }
+  out.action = DirectResponse{503, ""};
+  return out;
+}
+
 }  // namespace
 
 Result<std::shared_ptr<const Fault>> DecodeFault(const HttpFault& in) {
@@ -451,7 +466,12 @@ Result<std::shared_ptr<const RouteTable>> DecodeRouteTable(const route::RouteCon
     }
     for (const auto& r : vh.routes()) {
       auto decoded = DecodeRoute(r, where + " route " + r.name(), restricted);
-      if (!decoded) return fail(decoded.error().Annotate("route " + r.name()));
+      if (!decoded) {
+        // Policies travel in this resource, too: one route that we cannot serve must not keep them
+        // from taking effect. It alone is answered with 503, and told.
+        restricted.push_back(decoded.error().Annotate(where + ": route " + r.name()).message);
+        decoded = Refused(r);
+      }
       host.routes.push_back(std::move(*decoded));
     }
     out->hosts.push_back(std::move(host));
