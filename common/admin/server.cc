@@ -74,7 +74,7 @@ struct Server::Impl {
   Impl(event::EventLoop& l, Options o) : loop(l), options(o) {}
   ~Impl();
 
-  void Accept(Fd fd);
+  void Accept(Fd fd, net::SocketAddress peer);
   void Answer(Request request, Responder responder);
   const std::vector<admin::Route>* Match(const std::string& path) const;
 
@@ -91,7 +91,7 @@ struct Server::Impl {
 struct Server::Impl::Client final : event::Deferred,
                                     private http::ServerEvents,
                                     private http::StreamEvents {
-  Client(Impl& s, Fd fd) : server(s) {
+  Client(Impl& s, Fd fd, net::SocketAddress address) : server(s), peer(address) {
     connection = http::MakeHttp1Server(net::MakeSocketTransport(s.loop, std::move(fd)), this,
                                        ConnectionOptions(s.options));
   }
@@ -103,6 +103,7 @@ struct Server::Impl::Client final : event::Deferred,
   }
   void OnRequest(http::ServerStream& stream, http::RequestHead head, bool end) override {
     request = {};
+    request.peer = peer;
     request.method = std::move(head.method);
     request.path = http::PercentDecode(head.PathOnly(), false);
     request.query = std::string(head.Query());
@@ -138,6 +139,7 @@ struct Server::Impl::Client final : event::Deferred,
   }
 
   Impl& server;
+  const net::SocketAddress peer;
   http::ServerConnectionPtr connection;
   Request request;
   std::shared_ptr<Responder::State> state;
@@ -150,12 +152,12 @@ Server::Impl::~Impl() {
   for (const std::string& path : unix_paths) ::unlink(path.c_str());
 }
 
-void Server::Impl::Accept(Fd fd) {
+void Server::Impl::Accept(Fd fd, net::SocketAddress peer) {
   if (clients.size() >= options.max_connections) {
     LOG_WARN("admin", "more than {} connections: refusing one", options.max_connections);
     return;
   }
-  auto client = std::make_unique<Client>(*this, std::move(fd));
+  auto client = std::make_unique<Client>(*this, std::move(fd), peer);
   Client* key = client.get();
   clients.emplace(key, std::move(client));
 }
@@ -200,8 +202,8 @@ Server::~Server() = default;
 Result<net::SocketAddress> Server::Listen(const net::ListenOptions& options) {
   QANAT_ASSIGN_OR_RETURN(Fd fd, net::Listen(options));
   impl_->acceptors.push_back(std::make_unique<net::Acceptor>(
-      impl_->loop, std::move(fd), [impl = impl_.get()](Fd accepted, net::SocketAddress) {
-        impl->Accept(std::move(accepted));
+      impl_->loop, std::move(fd), [impl = impl_.get()](Fd accepted, net::SocketAddress peer) {
+        impl->Accept(std::move(accepted), peer);
       }));
   return impl_->acceptors.back()->local_address();
 }
@@ -210,7 +212,7 @@ Status Server::ListenUnix(const std::string& path, unsigned mode) {
   QANAT_ASSIGN_OR_RETURN(Fd fd, http::ListenUnix(path, mode));
   impl_->acceptors.push_back(std::make_unique<net::Acceptor>(
       impl_->loop, std::move(fd), [impl = impl_.get()](Fd accepted, net::SocketAddress) {
-        impl->Accept(std::move(accepted));
+        impl->Accept(std::move(accepted), {});
       }));
   impl_->unix_paths.push_back(path);
   return {};

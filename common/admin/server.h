@@ -26,6 +26,7 @@ struct Request {
   std::string query;  // as sent
   http::HeaderList headers;
   std::string body;
+  net::SocketAddress peer;  // none on a unix socket
   std::optional<std::string> Parameter(std::string_view name) const;
 };
 
