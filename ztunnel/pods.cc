@@ -38,13 +38,13 @@ Result<Fd> ListenIn(const netns::NetNs& netns, const Config& config, uint16_t po
   options.address = net::SocketAddress(*net::IpAddress::Parse(v6 ? "::" : "0.0.0.0"), port);
   options.dual_stack = v6;
   options.reuse_port = config.reuse_port;
-  options.transparent = config.orig_src.value_or(true);
+  options.transparent = true;
   options.mark = config.packet_mark;
   options.netns = &netns;
   auto listener = net::Listen(options);
   // Without CAP_NET_ADMIN in the pod's user namespace transparency is out of reach; the capture by
   // address rewriting works without (stock: best effort unless ENABLE_ORIG_SRC=true).
-  if (!listener && listener.error().sys_errno == EPERM && !config.orig_src && options.transparent) {
+  if (!listener && listener.error().sys_errno == EPERM && !config.orig_src.value_or(false)) {
     options.transparent = false;
     listener = net::Listen(options);
   }

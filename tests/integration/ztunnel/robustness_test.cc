@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Garbage on every port, peers that lie, reconnects, readiness and the end.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+
+#include <future>
+
+#include "common/hbone/client_session.h"
+#include "common/tls/tls_transport.h"
+#include "tests/integration/ztunnel/bed.h"
+
+namespace qanat::ztunnel::test {
+namespace {
+
+using testing::HasSubstr;
+
+class RobustnessTest : public Bed {
+ protected:
+  void SetUp() override {
+    frontend = &AddPod(1);
+    backend = &AddPod(2);
+    outside = &AddPod(9, Capture::kNone);
+    Announce("frontend", *frontend, "n1");
+    Announce("backend", *backend, "n2");
+    n1 = &AddNode("n1");
+    n2 = &AddNode("n2");
+    ASSERT_EQ(n1->Enrol("frontend", *frontend), "");
+    ASSERT_EQ(n2->Enrol("backend", *backend), "");
+    ASSERT_EQ(n1->agent().SnapshotSent(), "");
+    ASSERT_EQ(n2->agent().SnapshotSent(), "");
+    echo = std::make_unique<Server>(backend->netns(), backend->At(8080), Server::Echo());
+  }
+  bool Talks() {
+    Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+    return tcp.connected() && tcp.Send("x") && tcp.Read(1) == "x";
+  }
+  // One CONNECT over a tunnel made by hand, as a peer of another kind would. Returns the status,
+  // 0 when there was no answer, -1 when TLS failed.
+  int ConnectByHand(tls::TlsContextPtr context, const std::string& authority) {
+    event::EventLoop loop;
+    int status = -1;
+    bool over = false;
+    std::unique_ptr<hbone::ClientSession> session;
+    std::unique_ptr<hbone::PendingConnect> pending;
+    net::ConnectOptions to;
+    to.to = At(backend->At(15008));
+    to.netns = &outside->netns();
+    tls::HandshakeOptions options;
+    options.peer.uris = {"spiffe://cluster.local/ns/shop/sa/backend"};
+    tls::TlsConnector connector(loop, to, context, options, [&](Result<tls::TlsConnection> made) {
+      if (!made) {
+        over = true;
+        return;
+      }
+      hbone::ClientSession::Events events;
+      events.on_closed = [&](const hbone::CloseReason&) { over = true; };
+      session = std::make_unique<hbone::ClientSession>(std::move(made->transport),
+                                                       hbone::SessionOptions(), events);
+      pending = session->Connect({authority, {}}, [&](hbone::ClientSession::ConnectResult r) {
+        status = r ? r->status : 0;
+        over = true;
+      });
+    });
+    for (int i = 0; i < 1000 && !over; ++i) loop.RunOnce(std::chrono::milliseconds(10));
+    pending.reset();
+    session.reset();
+    return status;
+  }
+
+  PodNet *frontend, *backend, *outside;
+  Node *n1, *n2;
+  std::unique_ptr<Server> echo;
+};
+
+TEST_F(RobustnessTest, GarbageOnTheProxyPorts) {
+  const std::string garbage = "GET / HTTP/1.1\r\n\r\n" + std::string(100000, '\xff');
+  for (int round = 0; round < 20; ++round) {
+    for (int port : {15001, 15006, 15008}) {
+      Tcp tcp = ConnectFrom(outside->netns(), backend->At(port));
+      ASSERT_TRUE(tcp.connected());
+      tcp.Send(garbage);
+      EXPECT_THAT(tcp.Next(), testing::AnyOf("eof", "reset", "data")) << port;
+    }
+  }
+  EXPECT_TRUE(Eventually([&] {
+    return n2->Metric("qanat_inbound_tunnel_errors_total", {"tls_failure"}) == 20;
+  }));
+  EXPECT_EQ(n2->Metric("qanat_connections_refused_total", {"source", "self_call"}), 20);
+  EXPECT_EQ(n2->Metric("qanat_connections_refused_total", {"destination", "self_call"}), 20);
+  EXPECT_TRUE(Talks());
+}
+
+TEST_F(RobustnessTest, TunnelsByHand) {
+  const auto known = control_plane_.ContextFor("spiffe://cluster.local/ns/bank/sa/teller");
+  EXPECT_EQ(ConnectByHand(known, backend->At(8080)), 200);
+  EXPECT_EQ(ConnectByHand(known, frontend->At(8080)), 400);      // not this workload's address
+  EXPECT_EQ(ConnectByHand(known, backend->At(15008)), 503);      // the proxy's own port
+  EXPECT_EQ(ConnectByHand(known, backend->At(9)), 503);          // nobody listens
+  EXPECT_EQ(ConnectByHand(known, "nonsense"), 400);
+  auto deny = TestMesh::MakePolicy("deny", istio::security::DENY);
+  deny.add_rules()->add_clauses()->add_matches()->add_namespaces()->set_exact("bank");
+  Put(deny);
+  EXPECT_TRUE(Eventually([&] { return ConnectByHand(known, backend->At(8080)) == 401; }));
+}
+
+TEST_F(RobustnessTest, PeersWithoutTheRightCertificate) {
+  // With TLS 1.3 the client learns of the refusal after its own handshake: no answer comes.
+  const auto foreign =
+      control_plane_.ForeignContextFor("spiffe://cluster.local/ns/shop/sa/frontend");
+  EXPECT_LE(ConnectByHand(foreign, backend->At(8080)), 0);
+  const auto other_domain = control_plane_.ContextFor("spiffe://evil.example/ns/shop/sa/frontend");
+  EXPECT_LE(ConnectByHand(other_domain, backend->At(8080)), 0);
+  EXPECT_TRUE(Eventually([&] {
+    return n2->Metric("qanat_inbound_tunnel_errors_total", {}) >= 2;
+  }));
+  EXPECT_EQ(echo->accepted(), 0);
+}
+
+// The far end has another identity than the control plane announced for that address.
+TEST_F(RobustnessTest, AnImpostorAtTheFarEndGetsNothing) {
+  Announce("backend", *backend, "n2",
+           [](TestMesh::Workload& w) { w.set_service_account("somebody-else"); });
+  EXPECT_TRUE(Eventually([&] {
+    Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+    tcp.Send("x");
+    return tcp.Next(8000) == "reset";
+  }, 20000));
+}
+
+TEST_F(RobustnessTest, GarbageFromTheAgent) {
+  EXPECT_THAT(n1->agent().SendRaw("\xff\xff garbage"), HasSubstr("failure to read message"));
+  ASSERT_TRUE(n1->agent().Accept());  // it comes back
+  EXPECT_EQ(n1->Metric("qanat_zds_protocol_errors_total"), 1);
+  EXPECT_TRUE(Talks());  // the pods were kept meanwhile
+  EXPECT_THAT(n1->Ready(), HasSubstr("pending: zds"));
+  // What the new connection does not name is removed at its end.
+  EXPECT_EQ(n1->agent().SnapshotSent(), "");
+  EXPECT_TRUE(Eventually([&] { return n1->Metric("workload_manager_active_proxy_count") == 0; }));
+  EXPECT_THAT(n1->Ready(), HasSubstr("ready"));
+}
+
+TEST_F(RobustnessTest, GarbageOnTheAdminPort) {
+  const auto here = netns::NetNs::Current().value();
+  for (const std::string& garbage :
+       {std::string(200000, 'a'), std::string("\x16\x03\x01 tls?"), std::string("POST /logging"),
+        std::string("GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n")}) {
+    Tcp tcp = ConnectFrom(here, n1->admin_address().ToString());
+    tcp.Send(garbage);
+    tcp.Finish();
+    EXPECT_NE(tcp.Next(), "nothing");
+  }
+  EXPECT_THAT(n1->Get("/config_dump"), HasSubstr("\"workloads\""));
+  EXPECT_THAT(n1->Get("/quitquitquit"), HasSubstr("405"));
+  EXPECT_THAT(n1->Get("/logging?level=info,relay=debug", "POST"), HasSubstr("relay"));
+  EXPECT_THAT(n1->Get("/logging?level=loud", "POST"), HasSubstr("400"));
+  EXPECT_THAT(n1->Get("/logging?reset", "POST"), HasSubstr("200"));
+}
+
+TEST_F(RobustnessTest, ConfigDumpHasTheShapeOthersRead) {
+  ASSERT_TRUE(Talks());
+  Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+  tcp.Send("x");
+  tcp.Read(1);
+  const std::string dump = n1->Get("/config_dump");
+  for (const char* key : {"\"workloads\"", "\"services\"", "\"policies\"", "\"certificates\"",
+                          "\"workloadState\"", "\"uid-frontend\"", "\"Up\"", "\"serviceAccount\"",
+                          "\"identity\": \"spiffe://cluster.local/ns/shop/sa/frontend\"",
+                          "\"Available\"", "\"certChain\"", "\"serialNumber\"",
+                          "\"hboneMtlsPort\"", "\"protocol\": \"HBONE\""}) {
+    if (std::string(key) == "\"hboneMtlsPort\"") continue;  // no waypoint here
+    EXPECT_THAT(dump, HasSubstr(key));
+  }
+}
+
+TEST_F(RobustnessTest, ARemovedPodEndsItsConnections) {
+  Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+  tcp.Send("x");
+  ASSERT_EQ(tcp.Read(1), "x");
+  ASSERT_EQ(n2->agent().Del("uid-backend"), "");
+  EXPECT_EQ(tcp.Next(), "reset");
+}
+
+TEST_F(RobustnessTest, APodThatCannotBeServedIsRefusedAndTriedAgain) {
+  // Somebody without SO_REUSEPORT sits on the port.
+  PodNet& taken = AddPod(4);
+  auto blocker = std::make_unique<Server>(taken.netns(), taken.At(15008), Server::Echo());
+  EXPECT_THAT(n1->Enrol("taken", taken), HasSubstr("15008"));
+  EXPECT_THAT(n1->Ready(), HasSubstr("pending pods"));
+  blocker.reset();
+  EXPECT_TRUE(Eventually([&] { return n1->Ready().find("ready\n") != std::string::npos &&
+                                      n1->Ready().find("500") == std::string::npos; }, 12000));
+}
+
+TEST_F(RobustnessTest, GracefulEnd) {
+  Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+  tcp.Send("before");
+  ASSERT_EQ(tcp.Read(6), "before");
+  n2->Drain();
+  EXPECT_TRUE(Eventually([&] { return n2->Ready().find("draining") != std::string::npos; }));
+  // What goes on goes on, new connections find no listener ...
+  tcp.Send("after");
+  EXPECT_EQ(tcp.Read(5), "after");
+  EXPECT_FALSE(ConnectFrom(outside->netns(), backend->At(15008)).connected());
+  EXPECT_FALSE(n2->WaitStopped(200));
+  // ... and it ends when the last one has.
+  tcp.Finish();
+  EXPECT_EQ(tcp.Next(), "eof");
+  EXPECT_TRUE(n2->WaitStopped(3000));
+}
+
+TEST_F(RobustnessTest, TheEndHasADeadline) {
+  Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+  tcp.Send("x");
+  ASSERT_EQ(tcp.Read(1), "x");
+  n1->Drain();
+  EXPECT_TRUE(n1->WaitStopped(8000));
+  EXPECT_EQ(tcp.Next(), "reset");
+}
+
+}  // namespace
+}  // namespace qanat::ztunnel::test
