@@ -54,13 +54,13 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
                     std::vector<bpf::Feature> features, Shown shown) {
   server.Route("GET", "/healthz/ready", [shown](const admin::Request&) {
     for (const auto& link : shown.hooks->NodeLinks())
-      if (!link.attached) return admin::Text(500, "not ready: hook " + link.name + " is not attached\n");
+      if (!link.attached)
+        return admin::Text(500, "not ready: hook " + link.name + " is not attached\n");
     return admin::Text(200, "ready\n");
   });
   server.Route("GET", "/pods", [shown](const admin::Request&) {
     Json pods = Json::array();
-    for (const PodView& pod : shown.enroller->View())
-      pods.push_back(PodJson(pod, *shown.hooks));
+    for (const PodView& pod : shown.enroller->View()) pods.push_back(PodJson(pod, *shown.hooks));
     return Dump(pods);
   });
   server.Route("GET", "/capture", [node_name, features, shown](const admin::Request&) {
@@ -80,7 +80,8 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
     json["brokenPodFiles"] = shown.source->broken();
     json["repairs"] = shown.enroller->repairs();
     json["proofsFailed"] = shown.enroller->proofs_failed();
-    if (auto counters = shown.hooks->maps().CountersOf(0)) json["counters"] = CountersJson(*counters);
+    if (auto counters = shown.hooks->maps().CountersOf(0))
+      json["counters"] = CountersJson(*counters);
     return Dump(json);
   });
 }
@@ -88,42 +89,47 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
 void AddMetrics(metrics::Registry& registry, Shown shown) {
   using metrics::Kind;
   using metrics::Sample;
-  registry.AddCallback(Kind::kCounter, "qanat_capture_events",
-                       "What the kernel programs did with pods' connections, by pod and event",
+  registry.AddCallback(
+      Kind::kCounter, "qanat_capture_events",
+      "What the kernel programs did with pods' connections, by pod and event", [shown] {
+        std::vector<Sample> samples;
+        for (const PodView& pod : shown.enroller->View()) {
+          if (pod.id == 0) continue;
+          auto counters = shown.hooks->maps().CountersOf(pod.id);
+          if (!counters) continue;
+          for (int i = 0; i < QANAT_COUNTERS; ++i) {
+            if (counters->value[i] == 0) continue;
+            samples.push_back(
+                {{{"namespace", pod.ns},
+                  {"pod", pod.name},
+                  {"event", std::string(bpf::CounterName(static_cast<qanat_counter>(i)))}},
+                 static_cast<double>(counters->value[i])});
+          }
+        }
+        return samples;
+      });
+  registry.AddCallback(Kind::kGauge, "qanat_pods", "Pods of this node by state of their capture",
                        [shown] {
+                         std::map<std::string, double> by_state = {
+                             {"enabled", 0}, {"pending", 0}, {"disabled", 0}, {"cut_off", 0}};
+                         for (const PodView& pod : shown.enroller->View())
+                           by_state[pod.cut_off ? "cut_off" : pod.redirection] += 1;
                          std::vector<Sample> samples;
-                         for (const PodView& pod : shown.enroller->View()) {
-                           if (pod.id == 0) continue;
-                           auto counters = shown.hooks->maps().CountersOf(pod.id);
-                           if (!counters) continue;
-                           for (int i = 0; i < QANAT_COUNTERS; ++i) {
-                             if (counters->value[i] == 0) continue;
-                             samples.push_back(
-                                 {{{"namespace", pod.ns},
-                                   {"pod", pod.name},
-                                   {"event", std::string(bpf::CounterName(static_cast<qanat_counter>(i)))}},
-                                  static_cast<double>(counters->value[i])});
-                           }
-                         }
+                         for (const auto& [state, count] : by_state)
+                           samples.push_back({{{"state", state}}, count});
                          return samples;
                        });
-  registry.AddCallback(Kind::kGauge, "qanat_pods", "Pods of this node by state of their capture", [shown] {
-    std::map<std::string, double> by_state = {{"enabled", 0}, {"pending", 0}, {"disabled", 0}, {"cut_off", 0}};
-    for (const PodView& pod : shown.enroller->View())
-      by_state[pod.cut_off ? "cut_off" : pod.redirection] += 1;
-    std::vector<Sample> samples;
-    for (const auto& [state, count] : by_state) samples.push_back({{{"state", state}}, count});
-    return samples;
-  });
-  registry.AddCallback(Kind::kCounter, "qanat_zds_connections", "ZDS connections by what became of them",
-                       [shown]() -> std::vector<Sample> {
-                         const zds::Stats& s = shown.zds->stats();
-                         return {{{{"result", "accepted"}}, static_cast<double>(s.accepted)},
-                                 {{{"result", "refused"}}, static_cast<double>(s.refused)},
-                                 {{{"result", "protocol_error"}}, static_cast<double>(s.protocol_errors)},
-                                 {{{"result", "timeout"}}, static_cast<double>(s.timeouts)}};
-                       });
-  registry.AddCallback(Kind::kCounter, "qanat_repairs", "Parts of the capture that were missing and put back",
+  registry.AddCallback(
+      Kind::kCounter, "qanat_zds_connections", "ZDS connections by what became of them",
+      [shown]() -> std::vector<Sample> {
+        const zds::Stats& s = shown.zds->stats();
+        return {{{{"result", "accepted"}}, static_cast<double>(s.accepted)},
+                {{{"result", "refused"}}, static_cast<double>(s.refused)},
+                {{{"result", "protocol_error"}}, static_cast<double>(s.protocol_errors)},
+                {{{"result", "timeout"}}, static_cast<double>(s.timeouts)}};
+      });
+  registry.AddCallback(Kind::kCounter, "qanat_repairs",
+                       "Parts of the capture that were missing and put back",
                        [shown]() -> std::vector<Sample> {
                          return {{{}, static_cast<double>(shown.enroller->repairs())}};
                        });

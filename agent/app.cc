@@ -92,8 +92,9 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   options.reprove_every = std::chrono::milliseconds(config.reprove_ms);
   options.cni_timeout = std::chrono::milliseconds(config.cni_timeout_ms);
   if (options.pod_roots.empty())
-    LOG_WARN("agent", "no cgroup of pods is known: the node's own probes are not told from pods' "
-                      "connections and get no grants (--pods-cgroup)");
+    LOG_WARN("agent",
+             "no cgroup of pods is known: the node's own probes are not told from pods' "
+             "connections and get no grants (--pods-cgroup)");
   QANAT_ASSIGN_OR_RETURN(p.enroller, Enroller::Create(loop, *p.hooks, std::move(options)));
   QANAT_RETURN_IF_ERROR(p.enroller->Adopt());
 
@@ -109,7 +110,8 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     p.cni = std::make_unique<admin::Server>(loop);
     cni::AddRoutes(*p.cni, *p.enroller);
     std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(config.cni_socket).parent_path(), ignored);
+    std::filesystem::create_directories(std::filesystem::path(config.cni_socket).parent_path(),
+                                        ignored);
     ::unlink(config.cni_socket.c_str());
     QANAT_RETURN_IF_ERROR(p.cni->ListenUnix(config.cni_socket));
   }

@@ -14,13 +14,13 @@ namespace qanat::agent {
 
 struct Config {
   std::string node_name = "node";
-  std::string pod_source;   // folder:DIR
+  std::string pod_source;  // folder:DIR
   std::string status_dir;
-  std::string state_dir;    // default: beside status_dir, agent-state
+  std::string state_dir;  // default: beside status_dir, agent-state
   std::string zds_socket;
   std::string cni_socket;
   std::string bpf_dir = "/sys/fs/bpf/qanat/node";
-  std::string cgroup_root;  // empty: from mountinfo
+  std::string cgroup_root;                // empty: from mountinfo
   std::vector<std::string> pods_cgroups;  // empty: from our own cgroup, see app.cc
   std::string admin = "127.0.0.1:15030";  // empty: none
   unsigned reconcile_ms = 2000;

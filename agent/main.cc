@@ -18,25 +18,37 @@ int main(int argc, char** argv) {
   CLI::App flags("Node agent: enrols pods into the mesh and owns their capture.", "qanat-agent");
   flags.set_version_flag("--version", "qanat-agent " QANAT_VERSION);
   flags.add_option("--node-name", config.node_name, "name of this node")->envname("NODE_NAME");
-  flags.add_option("--pod-source", config.pod_source, "where pods come from: folder:DIR")->required();
+  flags.add_option("--pod-source", config.pod_source, "where pods come from: folder:DIR")
+      ->required();
   flags.add_option("--status-dir", config.status_dir, "status files, one per pod")->required();
-  flags.add_option("--state-dir", config.state_dir, "own state (default: agent-state beside --status-dir)");
+  flags.add_option("--state-dir", config.state_dir,
+                   "own state (default: agent-state beside --status-dir)");
   flags.add_option("--zds-socket", config.zds_socket, "seqpacket socket for the proxy")->required();
   flags.add_option("--cni-socket", config.cni_socket, "HTTP socket for CNI ADD (default: none)");
-  flags.add_option("--bpf-dir", config.bpf_dir, "pins, on a bpffs; names without dots")->capture_default_str();
-  flags.add_option("--cgroup-root", config.cgroup_root, "mount point of cgroup2 (default: from mountinfo)");
-  flags.add_option("--pods-cgroup", config.pods_cgroups,
-                   "cgroup directory below which pods live (repeatable; default: ../pods of our own "
-                   "cgroup, or the kubelet's)");
-  flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")->capture_default_str();
+  flags.add_option("--bpf-dir", config.bpf_dir, "pins, on a bpffs; names without dots")
+      ->capture_default_str();
+  flags.add_option("--cgroup-root", config.cgroup_root,
+                   "mount point of cgroup2 (default: from mountinfo)");
+  flags.add_option(
+      "--pods-cgroup", config.pods_cgroups,
+      "cgroup directory below which pods live (repeatable; default: ../pods of our own "
+      "cgroup, or the kubelet's)");
+  flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
+      ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")
-      ->check(CLI::Range(20, 600000))->capture_default_str();
-  flags.add_option("--reprove-ms", config.reprove_ms, "how often each pod's capture is proven again")
-      ->check(CLI::Range(100, 3600000))->capture_default_str();
+      ->check(CLI::Range(20, 600000))
+      ->capture_default_str();
+  flags
+      .add_option("--reprove-ms", config.reprove_ms, "how often each pod's capture is proven again")
+      ->check(CLI::Range(100, 3600000))
+      ->capture_default_str();
   flags.add_option("--cni-timeout-ms", config.cni_timeout_ms, "how long CNI ADD may wait")
-      ->check(CLI::Range(100, 600000))->capture_default_str();
-  flags.add_option("--log-format", log_format, "text or json")->check(CLI::IsMember({"text", "json"}));
-  flags.add_option("--log-level", log_level, "as RUST_LOG: info, or info,zds=debug")->envname("RUST_LOG");
+      ->check(CLI::Range(100, 600000))
+      ->capture_default_str();
+  flags.add_option("--log-format", log_format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}));
+  flags.add_option("--log-level", log_level, "as RUST_LOG: info, or info,zds=debug")
+      ->envname("RUST_LOG");
   flags.add_flag("--cleanup", cleanup,
                  "restore plain networking for every pod of this instance, remove its pins, exit");
   CLI11_PARSE(flags, argc, argv);

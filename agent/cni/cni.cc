@@ -10,13 +10,15 @@ namespace qanat::agent::cni {
 Result<AddRequest> ParseAdd(std::string_view body) {
   using Json = nlohmann::json;
   const Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded() || !json.is_object()) return Fail(Code::kInvalidArgument, "the body is no JSON object");
+  if (json.is_discarded() || !json.is_object())
+    return Fail(Code::kInvalidArgument, "the body is no JSON object");
   AddRequest request;
   auto text = [&](const char* key, std::string* out, bool required) -> Status {
     auto it = json.find(key);
     if (it != json.end() && it->is_string()) *out = it->get<std::string>();
     if (required && out->empty())
-      return Fail(Code::kInvalidArgument, std::string("\"") + key + "\" is missing, empty or no string");
+      return Fail(Code::kInvalidArgument,
+                  std::string("\"") + key + "\" is missing, empty or no string");
     return {};
   };
   QANAT_RETURN_IF_ERROR(text("PodName", &request.pod_name, true));
@@ -36,23 +38,25 @@ Result<AddRequest> ParseAdd(std::string_view body) {
 }
 
 void AddRoutes(admin::Server& server, Enroller& enroller) {
-  server.RouteDeferred("POST", "/cmdadd", [&enroller](const admin::Request& http, admin::Responder to) {
-    auto request = ParseAdd(http.body);
-    if (!request) {
-      to.Send(admin::Text(400, request.error().message + "\n"));
-      return;
-    }
-    const std::string who = request->pod_namespace + "/" + request->pod_name;
-    enroller.AwaitEnrolled(request->pod_namespace, request->pod_name, request->netns,
-                           [to, who](Status status) mutable {
-                             if (status) {
-                               to.Send(admin::Text(200, "ok\n"));
-                               return;
-                             }
-                             LOG_WARN("cni", "{} may not start: {}", who, status.error().message);
-                             to.Send(admin::Text(500, status.error().message + "\n"));
-                           });
-  });
+  server.RouteDeferred("POST", "/cmdadd",
+                       [&enroller](const admin::Request& http, admin::Responder to) {
+                         auto request = ParseAdd(http.body);
+                         if (!request) {
+                           to.Send(admin::Text(400, request.error().message + "\n"));
+                           return;
+                         }
+                         const std::string who = request->pod_namespace + "/" + request->pod_name;
+                         enroller.AwaitEnrolled(
+                             request->pod_namespace, request->pod_name, request->netns,
+                             [to, who](Status status) mutable {
+                               if (status) {
+                                 to.Send(admin::Text(200, "ok\n"));
+                                 return;
+                               }
+                               LOG_WARN("cni", "{} may not start: {}", who, status.error().message);
+                               to.Send(admin::Text(500, status.error().message + "\n"));
+                             });
+                       });
 }
 
 }  // namespace qanat::agent::cni

@@ -61,8 +61,8 @@ inline Step NextStep(const Facts& f) {
   if (!f.wanted) return f.prepared || f.attached || f.enforced ? Step::kRestore : Step::kNone;
   if (!f.prepared) return Step::kPrepare;
   if (!f.attached) return Step::kAttach;
-  // From here on nothing of the pod's traffic changes until the flip. An enforced pod walks the same
-  // steps whenever a proxy comes, and stays closed meanwhile.
+  // From here on nothing of the pod's traffic changes until the flip. An enforced pod walks the
+  // same steps whenever a proxy comes, and stays closed meanwhile.
   if (!f.proxy) return f.enforced ? Step::kNone : Step::kAwaitProxy;
   if (f.adding) return Step::kAwaitAck;
   if (!f.acked) return Step::kAdd;

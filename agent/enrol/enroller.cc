@@ -32,8 +32,13 @@ Result<std::unique_ptr<Enroller>> Enroller::Create(event::EventLoop& loop, Hooks
 
 Enroller::Enroller(event::EventLoop& loop, Hooks& hooks, EnrollerOptions options, netns::NetNs host,
                    uint64_t host_cookie)
-    : loop_(loop), hooks_(hooks), options_(std::move(options)), store_(options_.state_dir),
-      host_(std::move(host)), host_cookie_(host_cookie), reconcile_(loop, [this] { Reconcile(); }),
+    : loop_(loop),
+      hooks_(hooks),
+      options_(std::move(options)),
+      store_(options_.state_dir),
+      host_(std::move(host)),
+      host_cookie_(host_cookie),
+      reconcile_(loop, [this] { Reconcile(); }),
       fill_(loop, [this] { FillAll(); }) {}
 
 Enroller::~Enroller() = default;
@@ -105,7 +110,8 @@ void Enroller::OnPod(const Pod& pod) {
   } else if (readdressed && entry.prepared) {
     for (const auto& ip : entry.pod.ips) {
       auto owner = hooks_.maps().pod_ips.Lookup(bpf::ToKernel(ip));
-      if (owner && *owner && **owner == entry.cookie) (void)hooks_.maps().pod_ips.Erase(bpf::ToKernel(ip));
+      if (owner && *owner && **owner == entry.cookie)
+        (void)hooks_.maps().pod_ips.Erase(bpf::ToKernel(ip));
     }
     entry.prepared = entry.attached = entry.proven = false;
   }
@@ -172,33 +178,27 @@ void Enroller::Advance(Entry& entry) {
         WriteStatus(entry);
         return;
       case Step::kAwaitAck:
-      case Step::kAwaitProof:
-        WriteStatus(entry);
-        return;
+      case Step::kAwaitProof: WriteStatus(entry); return;
       case Step::kFill:
         ScheduleFill();
         WriteStatus(entry);
         return;
-      case Step::kLeave:
-        Leave(entry);
-        return;
-      case Step::kForget:
-        Forget(entry);
-        return;
+      case Step::kLeave: Leave(entry); return;
+      case Step::kForget: Forget(entry); return;
       case Step::kPrepare:
       case Step::kAttach:
       case Step::kAdd:
       case Step::kProve:
       case Step::kFlip:
-      case Step::kRestore:
-        break;
+      case Step::kRestore: break;
     }
     Status done = Execute(entry, step);
     if (done) continue;
     Explain(entry, std::string(StepName(step)) + ": " + done.error().message);
     WriteStatus(entry);
-    entry.backoff = entry.backoff == event::Duration{} ? event::Duration(kFirstRetry)
-                                                       : std::min<event::Duration>(entry.backoff * 2, kLastRetry);
+    entry.backoff = entry.backoff == event::Duration{}
+                        ? event::Duration(kFirstRetry)
+                        : std::min<event::Duration>(entry.backoff * 2, kLastRetry);
     entry.retry.Start(entry.backoff);
     return;
   }
@@ -224,7 +224,8 @@ Status Enroller::Execute(Entry& entry, Step step) {
 }
 
 Result<netns::NetNs> Enroller::OpenNs(const Entry& entry) const {
-  if (entry.pod.netns.empty()) return Fail(Code::kFailedPrecondition, "the pod has no network namespace yet");
+  if (entry.pod.netns.empty())
+    return Fail(Code::kFailedPrecondition, "the pod has no network namespace yet");
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, netns::NetNs::Open(entry.pod.netns));
   if (ns.id() == host_.id())
     return Fail(Code::kInvalidArgument, entry.pod.netns + " is the node's own network namespace");
@@ -246,7 +247,8 @@ Result<uint32_t> Enroller::AllocateId() const {
   for (uint32_t id : hooks_.PinnedPods()) used.insert(id);
   for (uint32_t id = 1; id < QANAT_MAX_PODS; ++id)
     if (!used.count(id)) return id;
-  return Fail(Code::kResourceExhausted, "all " + std::to_string(QANAT_MAX_PODS - 1) + " pod slots are taken");
+  return Fail(Code::kResourceExhausted,
+              "all " + std::to_string(QANAT_MAX_PODS - 1) + " pod slots are taken");
 }
 
 Status Enroller::Prepare(Entry& entry) {
@@ -255,8 +257,8 @@ Status Enroller::Prepare(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(uint64_t cookie, ns.Cookie());
   for (const auto& [uid, other] : entries_)
     if (other.get() != &entry && other->prepared && other->cookie == cookie)
-      return Fail(Code::kAlreadyExists,
-                  "its network namespace belongs to pod " + other->pod.FullName() + " (" + uid + ")");
+      return Fail(Code::kAlreadyExists, "its network namespace belongs to pod " +
+                                            other->pod.FullName() + " (" + uid + ")");
   QANAT_ASSIGN_OR_RETURN(entry.network, InspectPod(ns, entry.pod.ips));
   bpf::NodeMaps& maps = hooks_.maps();
   if (entry.id == 0) {
@@ -292,9 +294,9 @@ Status Enroller::Attach(Entry& entry) {
 Status Enroller::Prove(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   const std::string uid = entry.pod.uid;
-  entry.proof = std::make_unique<Proof>(
-      loop_, hooks_.maps(), entry.id, entry.pod.ips, ns,
-      [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
+  entry.proof =
+      std::make_unique<Proof>(loop_, hooks_.maps(), entry.id, entry.pod.ips, ns,
+                              [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
   return {};
 }
 
@@ -393,7 +395,8 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.id = 0;
   entry.cookie = 0;
   entry.state = {};
-  entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off = false;
+  entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =
+      false;
   entry.acked_by.clear();
   entry.sysctls.clear();
   entry.report = {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Upkeep: what should be there is looked at again and again; what is missing is repaired, or the pod
-// is cut off and says so. Also the status files and the callers who wait.
+// Upkeep: what should be there is looked at again and again; what is missing is repaired, or the
+// pod is cut off and says so. Also the status files and the callers who wait.
 #include <time.h>
 #include <unistd.h>
 
@@ -50,7 +50,8 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     }
     Waiter waiter = std::move(it->first);
     it = entry.waiters.erase(it);
-    waiter(Fail(Code::kDeadlineExceeded, entry.reason.empty() ? "not enrolled in time" : entry.reason));
+    waiter(Fail(Code::kDeadlineExceeded,
+                entry.reason.empty() ? "not enrolled in time" : entry.reason));
   }
   if (entry.leaving) {
     if (!OpenNs(entry)) Forget(entry);
@@ -69,7 +70,8 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
   }
   const SlotReport slots = ReadSlots(hooks_.maps(), entry.id);
   bool lost = false;
-  for (uint32_t role = 0; role < QANAT_ROLES; ++role) lost |= slots.filled[role] < entry.state.workers[role];
+  for (uint32_t role = 0; role < QANAT_ROLES; ++role)
+    lost |= slots.filled[role] < entry.state.workers[role];
   if (lost && entry.filled) {
     LOG_WARN("enrol", "{}: the proxy's listeners are gone from their slots", entry.pod.FullName());
     entry.filled = false;
@@ -175,7 +177,8 @@ void Enroller::SweepGrants() {
 void Enroller::Save(const Entry& entry) {
   SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls};
   if (Status done = store_.Save(saved); !done)
-    LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(), done.error().message);
+    LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(),
+              done.error().message);
 }
 
 void Enroller::Explain(Entry& entry, std::string reason) {
@@ -223,7 +226,8 @@ void Enroller::WriteStatus(Entry& entry) {
                                {"proof", std::move(proof)}};
   std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (text == entry.written) return;
-  if (Status done = WriteFileAtomically(options_.status_dir + "/" + view.uid + ".json", text); !done) {
+  if (Status done = WriteFileAtomically(options_.status_dir + "/" + view.uid + ".json", text);
+      !done) {
     LOG_WARN("enrol", "{}", done.error().message);
     return;
   }
@@ -243,11 +247,13 @@ void Enroller::ServePending() {
   for (auto& call : waiting) {
     Entry* match = nullptr;
     for (auto& [uid, entry] : entries_)
-      if (!entry->gone && entry->pod.ns == call->ns && entry->pod.name == call->name) match = entry.get();
+      if (!entry->gone && entry->pod.ns == call->ns && entry->pod.name == call->name)
+        match = entry.get();
     if (!match || (match->pod.netns.empty() && match->membership.in_mesh)) {
       if (loop_.now() >= call->deadline)
-        call->done(Fail(Code::kNotFound, "pod " + call->ns + "/" + call->name +
-                                             " is not known to the agent (no pod file, or it is broken)"));
+        call->done(
+            Fail(Code::kNotFound, "pod " + call->ns + "/" + call->name +
+                                      " is not known to the agent (no pod file, or it is broken)"));
       else
         pending_.push_back(std::move(call));
       continue;
@@ -260,9 +266,9 @@ void Enroller::ServePending() {
       auto asked = netns::NetNs::Open(call->netns);
       auto known = netns::NetNs::Open(match->pod.netns);
       if (!asked || !known || asked->id() != known->id()) {
-        call->done(Fail(Code::kInvalidArgument,
-                        "network namespace " + call->netns + " is not that of the pod (" +
-                            match->pod.netns + ")"));
+        call->done(Fail(Code::kInvalidArgument, "network namespace " + call->netns +
+                                                    " is not that of the pod (" + match->pod.netns +
+                                                    ")"));
         continue;
       }
     }

@@ -41,7 +41,8 @@ Status Enroller::OnPeer(const zds::Peer& peer) {
     if (Below(root, dir))
       return Fail(Code::kFailedPrecondition, "its cgroup " + path + " contains the pods' cgroups");
   QANAT_ASSIGN_OR_RETURN(uint64_t id, bpf::CgroupId(dir));
-  peer_cgroups_.erase(std::remove(peer_cgroups_.begin(), peer_cgroups_.end(), id), peer_cgroups_.end());
+  peer_cgroups_.erase(std::remove(peer_cgroups_.begin(), peer_cgroups_.end(), id),
+                      peer_cgroups_.end());
   peer_cgroups_.insert(peer_cgroups_.begin(), id);
   if (peer_cgroups_.size() > QANAT_MAX_PEERS) peer_cgroups_.resize(QANAT_MAX_PEERS);
   WriteConfig();
@@ -140,7 +141,8 @@ Status Enroller::Add(Entry& entry) {
               }
               Explain(*e, "proxy: " + status.error().message);
               WriteStatus(*e);
-              e->backoff = e->backoff == event::Duration{} ? event::Duration(kFillRetry) : e->backoff * 2;
+              e->backoff =
+                  e->backoff == event::Duration{} ? event::Duration(kFillRetry) : e->backoff * 2;
               if (e->backoff > std::chrono::seconds(5)) e->backoff = std::chrono::seconds(5);
               e->retry.Start(e->backoff);
             });
@@ -177,7 +179,8 @@ void Enroller::FillAll() {
       WriteStatus(*entry);
       continue;
     }
-    if (entry->filled && std::equal(before.workers, before.workers + QANAT_ROLES, entry->state.workers))
+    if (entry->filled &&
+        std::equal(before.workers, before.workers + QANAT_ROLES, entry->state.workers))
       continue;
     entry->filled = true;
     entry->proven = false;
@@ -186,9 +189,10 @@ void Enroller::FillAll() {
   if (found) found->clear();  // no listener is kept alive by us a moment longer than needed
   for (const auto& uid : advance)
     if (Entry* entry = Find(uid)) Advance(*entry);
-  fill_backoff_ = !missing                             ? event::Duration{}
-                  : fill_backoff_ == event::Duration{} ? event::Duration(kFillRetry)
-                                                       : std::min<event::Duration>(fill_backoff_ * 2, kFillRetryLast);
+  fill_backoff_ = !missing ? event::Duration{}
+                  : fill_backoff_ == event::Duration{}
+                      ? event::Duration(kFillRetry)
+                      : std::min<event::Duration>(fill_backoff_ * 2, kFillRetryLast);
   if (missing) fill_.Start(fill_backoff_);
 }
 

@@ -34,7 +34,7 @@ struct Enroller::Entry {
   event::TimePoint proven_at{};
 
   Step step = Step::kNone;
-  std::string reason;  // why it is not where it should be; empty when it is
+  std::string reason;   // why it is not where it should be; empty when it is
   std::string written;  // last status file
   event::Timer retry;
   event::Duration backoff{};

@@ -62,7 +62,8 @@ Result<SavedPod> ParseSavedPod(std::string_view text) {
     return it->get<uint64_t>();
   };
   QANAT_ASSIGN_OR_RETURN(uint64_t id, number("id"));
-  if (id == 0 || id >= QANAT_MAX_PODS) return Fail(Code::kInvalidArgument, "saved pod: \"id\" out of range");
+  if (id == 0 || id >= QANAT_MAX_PODS)
+    return Fail(Code::kInvalidArgument, "saved pod: \"id\" out of range");
   saved.id = static_cast<uint32_t>(id);
   QANAT_ASSIGN_OR_RETURN(saved.cookie, number("cookie"));
   auto enforced = json.find("enforced");

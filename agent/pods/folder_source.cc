@@ -29,7 +29,8 @@ Status FolderSource::Start(PodListener* listener) {
   inotify_.Reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   if (!inotify_) return FailErrno("inotify (raise fs.inotify.max_user_instances?)");
   if (::inotify_add_watch(inotify_.get(), dir_.c_str(),
-                          IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_ONLYDIR) < 0)
+                          IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_ONLYDIR) <
+      0)
     return FailErrno("watch " + dir_);
   watch_ = std::make_unique<event::IoWatch>(loop_, inotify_.get(), EPOLLIN,
                                             [this](uint32_t) { OnInotify(); });
@@ -64,11 +65,13 @@ void FolderSource::Scan() {
     present.insert(uid);
     Known& known = known_[uid];
     const bool changed = known.content != content;
-    Result<Pod> pod = content.size() <= kMaxFileBytes
-                          ? ParsePod(content)
-                          : Result<Pod>(Fail(Code::kInvalidArgument, "pod: file larger than 1 MiB"));
+    Result<Pod> pod =
+        content.size() <= kMaxFileBytes
+            ? ParsePod(content)
+            : Result<Pod>(Fail(Code::kInvalidArgument, "pod: file larger than 1 MiB"));
     if (pod && pod->uid != uid)
-      pod = Fail(Code::kInvalidArgument, "pod: \"uid\" is " + pod->uid + ", the file is named " + uid);
+      pod = Fail(Code::kInvalidArgument,
+                 "pod: \"uid\" is " + pod->uid + ", the file is named " + uid);
     if (!pod) {
       ++broken;
       if (changed)
@@ -82,7 +85,8 @@ void FolderSource::Scan() {
     listener_->OnPod(*pod);
   }
   broken_ = broken;
-  if (error && error != std::errc::no_such_file_or_directory) return;  // never "all gone" by mistake
+  if (error && error != std::errc::no_such_file_or_directory)
+    return;  // never "all gone" by mistake
   for (auto it = known_.begin(); it != known_.end();) {
     if (present.count(it->first)) {
       ++it;

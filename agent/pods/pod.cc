@@ -20,7 +20,8 @@ Result<std::string> String(const Json& object, const char* key, bool required) {
     if (!required) return std::string();
     return Fail(Code::kInvalidArgument, fmt::format("pod: \"{}\" is missing", key));
   }
-  if (!it->is_string()) return Fail(Code::kInvalidArgument, fmt::format("pod: \"{}\" is no string", key));
+  if (!it->is_string())
+    return Fail(Code::kInvalidArgument, fmt::format("pod: \"{}\" is no string", key));
   std::string value = it->get<std::string>();
   if (required && value.empty())
     return Fail(Code::kInvalidArgument, fmt::format("pod: \"{}\" is empty", key));
@@ -31,7 +32,8 @@ Result<std::map<std::string, std::string>> Strings(const Json& object, const cha
   std::map<std::string, std::string> out;
   auto it = object.find(key);
   if (it == object.end() || it->is_null()) return out;
-  if (!it->is_object()) return Fail(Code::kInvalidArgument, fmt::format("pod: \"{}\" is no object", key));
+  if (!it->is_object())
+    return Fail(Code::kInvalidArgument, fmt::format("pod: \"{}\" is no object", key));
   for (const auto& [name, value] : it->items()) {
     if (!value.is_string())
       return Fail(Code::kInvalidArgument, fmt::format("pod: {}[\"{}\"] is no string", key, name));
@@ -46,7 +48,8 @@ Result<std::vector<net::IpAddress>> Ips(const Json& object) {
   if (it == object.end() || it->is_null()) return out;
   if (!it->is_array()) return Fail(Code::kInvalidArgument, "pod: \"ips\" is no array");
   for (const Json& value : *it) {
-    if (!value.is_string()) return Fail(Code::kInvalidArgument, "pod: an entry of \"ips\" is no string");
+    if (!value.is_string())
+      return Fail(Code::kInvalidArgument, "pod: an entry of \"ips\" is no string");
     QANAT_ASSIGN_OR_RETURN(net::IpAddress ip, net::IpAddress::Parse(value.get<std::string>()));
     if (ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_link_local())
       return Fail(Code::kInvalidArgument, "pod: " + ip.ToString() + " cannot be a pod's address");
@@ -86,7 +89,8 @@ Result<Pod> ParsePod(std::string_view text) {
   if (!json.is_object()) return Fail(Code::kInvalidArgument, "pod: not a JSON object");
   Pod pod;
   QANAT_ASSIGN_OR_RETURN(pod.uid, String(json, "uid", true));
-  if (!IsSafeUid(pod.uid)) return Fail(Code::kInvalidArgument, "pod: \"uid\" has characters that no uid has");
+  if (!IsSafeUid(pod.uid))
+    return Fail(Code::kInvalidArgument, "pod: \"uid\" has characters that no uid has");
   QANAT_ASSIGN_OR_RETURN(pod.name, String(json, "name", true));
   QANAT_ASSIGN_OR_RETURN(pod.ns, String(json, "namespace", true));
   QANAT_ASSIGN_OR_RETURN(pod.service_account, String(json, "serviceAccount", false));
@@ -99,7 +103,8 @@ Result<Pod> ParsePod(std::string_view text) {
   QANAT_ASSIGN_OR_RETURN(pod.ips, Ips(json));
   auto host = json.find("hostNetwork");
   if (host != json.end()) {
-    if (!host->is_boolean()) return Fail(Code::kInvalidArgument, "pod: \"hostNetwork\" is no boolean");
+    if (!host->is_boolean())
+      return Fail(Code::kInvalidArgument, "pod: \"hostNetwork\" is no boolean");
     pod.host_network = host->get<bool>();
   }
   return pod;
@@ -110,7 +115,8 @@ Membership DecideMembership(const Pod& pod) {
     auto it = map.find(std::string(key));
     return it == map.end() ? std::string_view() : std::string_view(it->second);
   };
-  if (pod.host_network) return {false, "hostNetwork pods have no namespace of their own to capture"};
+  if (pod.host_network)
+    return {false, "hostNetwork pods have no namespace of their own to capture"};
   if (pod.phase == "Succeeded" || pod.phase == "Failed") return {false, "the pod has finished"};
   const std::string_view mode = value(pod.labels, kModeLabel);
   if (mode == "none") return {false, "opted out by its label istio.io/dataplane-mode=none"};

@@ -21,7 +21,7 @@ struct Pod {
   std::map<std::string, std::string> annotations;
   std::map<std::string, std::string> namespace_labels;
   bool host_network = false;
-  std::string netns;  // path
+  std::string netns;                // path
   std::vector<net::IpAddress> ips;  // at most one per family, as status.podIPs has it
   std::string phase;
 

@@ -92,8 +92,9 @@ Status Hooks::LoadNode() {
   auto skeleton = bpf::Skeleton<node_hooks>::Open(dir_ + "/maps");
   if (!skeleton) return tl::unexpected(skeleton.error());
   if (Status loaded = skeleton->Load(); !loaded)
-    return Fail(loaded.error().Annotate(
-        "the capture programs (maps of another version? drain the node and run qanat-agent --cleanup)"));
+    return Fail(
+        loaded.error().Annotate("the capture programs (maps of another version? drain the node and "
+                                "run qanat-agent --cleanup)"));
   node_ = std::make_unique<NodePrograms>(std::move(*skeleton));
   {
     // The per-pod object has maps of its own (the listeners): pin them all before any pod.
@@ -169,21 +170,22 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   QANAT_RETURN_IF_ERROR(skeleton->Load());
 
   const int lookup = bpf_program__fd(s->progs.qanat_sk_lookup);
-  Status done = EnsureLink(PodLink(pod.id, "lookup"), lookup,
-                           [&] { return Link::Attach(lookup, AttachType::kSkLookup, pod.ns->fd()); });
+  Status done = EnsureLink(PodLink(pod.id, "lookup"), lookup, [&] {
+    return Link::Attach(lookup, AttachType::kSkLookup, pod.ns->fd());
+  });
   if (!done) return Fail(done.error().Annotate("sk_lookup"));
   if (!guard_) return {};
   const int guard = bpf_program__fd(s->progs.qanat_guard);
   for (uint32_t device : pod.devices) {
-    done = EnsureLink(PodLink(pod.id, "guard-" + std::to_string(device)), guard,
-                      [&]() -> Result<Link> {
-                        Result<Link> link = Fail(Code::kInternal, "not attached");
-                        QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
-                          link = Link::Attach(guard, AttachType::kTcxEgress, static_cast<int>(device));
-                          return {};
-                        }));
-                        return link;
-                      });
+    done = EnsureLink(
+        PodLink(pod.id, "guard-" + std::to_string(device)), guard, [&]() -> Result<Link> {
+          Result<Link> link = Fail(Code::kInternal, "not attached");
+          QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
+            link = Link::Attach(guard, AttachType::kTcxEgress, static_cast<int>(device));
+            return {};
+          }));
+          return link;
+        });
     if (!done) return Fail(done.error().Annotate("second guard"));
   }
   return {};
@@ -194,7 +196,8 @@ Status Hooks::CheckPod(const PodTarget& pod) const {
     auto link = Link::OpenPinned(LinkPath(name));
     if (!link) return Fail(Code::kFailedPrecondition, "link " + name + " is gone");
     auto info = link->Info();
-    if (!info || !info->attached) return Fail(Code::kFailedPrecondition, "link " + name + " is detached");
+    if (!info || !info->attached)
+      return Fail(Code::kFailedPrecondition, "link " + name + " is detached");
     return {};
   };
   QANAT_RETURN_IF_ERROR(check(PodLink(pod.id, "lookup")));

@@ -97,7 +97,9 @@ Result<PodFacts> InspectPod(const netns::NetNs& ns, const std::vector<net::IpAdd
       else
         facts.devices.push_back(i.ifindex);
     }
-    if (!lo_up) return Fail(Code::kFailedPrecondition, "lo is down in the pod: captured connections run over it");
+    if (!lo_up)
+      return Fail(Code::kFailedPrecondition,
+                  "lo is down in the pod: captured connections run over it");
     QANAT_ASSIGN_OR_RETURN(auto addresses, rtnl::Addresses());
     for (const auto& ip : ips) {
       const bool there = std::any_of(addresses.begin(), addresses.end(),
@@ -133,12 +135,14 @@ Status CheckPodNetwork(const netns::NetNs& ns, const std::vector<net::IpAddress>
   return ns.Run([&]() -> Status {
     for (const char* name : Sysctls(ips)) {
       QANAT_ASSIGN_OR_RETURN(std::string value, ReadSysctl(name));
-      if (value != "1") return Fail(Code::kFailedPrecondition, std::string("sysctl net.") + name + " is " + value);
+      if (value != "1")
+        return Fail(Code::kFailedPrecondition, std::string("sysctl net.") + name + " is " + value);
     }
     for (const auto& ip : ips) {
       QANAT_ASSIGN_OR_RETURN(auto source, rtnl::LocalDefaultSource(ip.family(), QANAT_ROUTE_TABLE));
       if (source != ip)
-        return Fail(Code::kFailedPrecondition, "the route of table 101 for " + ip.ToString() + " is missing");
+        return Fail(Code::kFailedPrecondition,
+                    "the route of table 101 for " + ip.ToString() + " is missing");
       for (const auto& rule : Rules(ip.family())) {
         QANAT_ASSIGN_OR_RETURN(bool has, rtnl::HasRule(rule));
         if (!has) return Fail(Code::kFailedPrecondition, "an ip rule of the capture is missing");

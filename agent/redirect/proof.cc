@@ -73,14 +73,17 @@ ProofStep JudgeProbe(const std::string& name, uint32_t role, bool from_host, uin
   ProofStep step{name, false, "", true};
   const char* connect = from_host ? "node's connect hook" : "connect hook";
   if (!(p.seen & QANAT_SEEN_CONNECT) && (!from_host || role == QANAT_ROLE_INBOUND))
-    step.detail = std::string("not seen by the ") + connect + " (is the link at the root cgroup attached?)";
+    step.detail =
+        std::string("not seen by the ") + connect + " (is the link at the root cgroup attached?)";
   else if (!from_host && !(p.seen & QANAT_SEEN_MARKED))
     step.detail = "the connect hook could not set the capture mark";
   else if (from_host && role == QANAT_ROLE_INBOUND && !(p.seen & QANAT_SEEN_SOCKOPS))
     step.detail = "not seen by sockops: probes of the node would not be granted";
   else if (!(p.seen & QANAT_SEEN_LOOKUP))
-    step.detail = from_host ? "the pod's sk_lookup did not see it (no route from node to pod, or a NetworkPolicy?)"
-                            : "the pod's sk_lookup did not see it (ip rule or table 101 missing?)";
+    step.detail =
+        from_host
+            ? "the pod's sk_lookup did not see it (no route from node to pod, or a NetworkPolicy?)"
+            : "the pod's sk_lookup did not see it (ip rule or table 101 missing?)";
   else if (p.pod_id != 0 && p.pod_id != pod_id)
     step.detail = "seen by the sk_lookup of another pod";
   else if (!(p.seen & QANAT_SEEN_ASSIGN))
@@ -96,8 +99,7 @@ ProofStep JudgeProbe(const std::string& name, uint32_t role, bool from_host, uin
 
 Proof::Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
              std::vector<net::IpAddress> ips, const netns::NetNs& pod, Done done)
-    : maps_(maps), pod_id_(pod_id), done_(std::move(done)),
-      timer_(loop, [this] { Look(); }) {
+    : maps_(maps), pod_id_(pod_id), done_(std::move(done)), timer_(loop, [this] { Look(); }) {
   for (const auto& ip : ips) {
     const std::string family = ip.is_v4() ? "/v4" : "/v6";
     const net::IpAddress outside =

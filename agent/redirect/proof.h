@@ -19,7 +19,7 @@ namespace qanat::agent {
 struct ProofStep {
   std::string name;  // "outbound/v4"
   bool passed = false;
-  std::string detail;  // when not: what was not seen, and the likely cause
+  std::string detail;    // when not: what was not seen, and the likely cause
   bool captured = true;  // false: seen to pass the hooks by, which for a captured pod is a breach
   bool operator==(const ProofStep&) const = default;
 };

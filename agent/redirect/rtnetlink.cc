@@ -79,14 +79,14 @@ template <typename F>
 void ForEachAttribute(const nlmsghdr* message, size_t header, F&& f) {
   const auto* a = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, header));
   const char* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(message));
-  for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a))); a = mnl_attr_next(a))
+  for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
+       a = mnl_attr_next(a))
     f(a);
 }
 
 net::IpAddress AddressOf(const nlattr* attribute) {
-  return net::IpAddress::FromBytes(
-      {static_cast<const uint8_t*>(mnl_attr_get_payload(attribute)),
-       mnl_attr_get_payload_len(attribute)});
+  return net::IpAddress::FromBytes({static_cast<const uint8_t*>(mnl_attr_get_payload(attribute)),
+                                    mnl_attr_get_payload_len(attribute)});
 }
 
 void PutAddress(nlmsghdr* header, uint16_t type, const net::IpAddress& ip) {

@@ -34,7 +34,7 @@ struct Rule {
   uint32_t table = 0;  // kTable only
   RuleAction action = RuleAction::kTable;
 };
-Status AddRule(const Rule& rule);  // it being there already is fine
+Status AddRule(const Rule& rule);     // it being there already is fine
 Status DeleteRule(const Rule& rule);  // it not being there is fine
 Result<bool> HasRule(const Rule& rule);
 

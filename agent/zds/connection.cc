@@ -17,7 +17,10 @@ constexpr auto kDeadline = std::chrono::seconds(5);
 }  // namespace
 
 Connection::Connection(event::EventLoop& loop, Fd fd, Peer peer, Events events)
-    : loop_(loop), fd_(std::move(fd)), peer_(std::move(peer)), events_(std::move(events)),
+    : loop_(loop),
+      fd_(std::move(fd)),
+      peer_(std::move(peer)),
+      events_(std::move(events)),
       deadline_(loop, [this] {
         Close({Code::kDeadlineExceeded,
                greeted_ ? "the proxy did not answer within 5 s (is it stuck, or stopped?)"
@@ -149,7 +152,8 @@ void Connection::Close(const Error& why) {
   fd_.Reset();
   std::deque<Outgoing> left = std::move(queue_);
   queue_.clear();
-  for (Outgoing& out : left) out.done(Fail(Code::kUnavailable, "ZDS connection lost: " + why.message));
+  for (Outgoing& out : left)
+    out.done(Fail(Code::kUnavailable, "ZDS connection lost: " + why.message));
   events_.on_closed(*this, why);
 }
 

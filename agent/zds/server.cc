@@ -26,7 +26,8 @@ Result<Peer> Identify(int fd, uint64_t id) {
   socklen_t size = sizeof cred;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) != 0) return FailErrno("SO_PEERCRED");
   if (cred.uid != 0)
-    return Fail(Code::kPermissionDenied, "uid " + std::to_string(cred.uid) + " may not be the proxy");
+    return Fail(Code::kPermissionDenied,
+                "uid " + std::to_string(cred.uid) + " may not be the proxy");
   Peer peer;
   peer.id = id;
   peer.pid = cred.pid;

@@ -16,27 +16,37 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_PROXY_OUT: return {"proxy_out", "the proxy's own connections"};
     case QANAT_CNT_PROXY_LO_LEG: return {"proxy_lo_leg", "connections proxy to application"};
     case QANAT_CNT_PROXY_BIND: return {"proxy_bind", "spoofed binds that were given a port"};
-    case QANAT_CNT_UNBOUND_DEVICE: return {"unbound_device", "sockets whose SO_BINDTODEVICE was undone"};
+    case QANAT_CNT_UNBOUND_DEVICE:
+      return {"unbound_device", "sockets whose SO_BINDTODEVICE was undone"};
     case QANAT_CNT_UDP: return {"udp", "UDP connects, which are not captured"};
-    case QANAT_CNT_REFUSED_DEVICE: return {"refused_device", "refused: bound to a device without CAP_NET_RAW"};
-    case QANAT_CNT_REFUSED_MARK: return {"refused_mark", "refused: the capture mark could not be set"};
-    case QANAT_CNT_REFUSED_LINK_LOCAL: return {"refused_link_local", "refused: TCP to an IPv6 link-local address"};
-    case QANAT_CNT_REFUSED_FAMILY: return {"refused_family", "refused: the pod has no address of this family"};
-    case QANAT_CNT_REFUSED_CUT: return {"refused_cut", "refused: capture is broken, the pod is cut off"};
+    case QANAT_CNT_REFUSED_DEVICE:
+      return {"refused_device", "refused: bound to a device without CAP_NET_RAW"};
+    case QANAT_CNT_REFUSED_MARK:
+      return {"refused_mark", "refused: the capture mark could not be set"};
+    case QANAT_CNT_REFUSED_LINK_LOCAL:
+      return {"refused_link_local", "refused: TCP to an IPv6 link-local address"};
+    case QANAT_CNT_REFUSED_FAMILY:
+      return {"refused_family", "refused: the pod has no address of this family"};
+    case QANAT_CNT_REFUSED_CUT:
+      return {"refused_cut", "refused: capture is broken, the pod is cut off"};
     case QANAT_CNT_REFUSED_STORAGE: return {"refused_storage", "no memory for socket storage"};
     case QANAT_CNT_TO_OUTBOUND: return {"to_outbound", "connections given to 15001"};
     case QANAT_CNT_TO_INBOUND: return {"to_inbound", "plaintext connections given to 15006"};
     case QANAT_CNT_TO_HBONE: return {"to_hbone", "connections given to 15008"};
-    case QANAT_CNT_DROP_PROXY_PORT: return {"drop_proxy_port", "dropped: from outside to 15001 or 15006"};
+    case QANAT_CNT_DROP_PROXY_PORT:
+      return {"drop_proxy_port", "dropped: from outside to 15001 or 15006"};
     case QANAT_CNT_DROP_NO_LISTENER: return {"drop_no_listener", "dropped: the proxy is away"};
     case QANAT_CNT_DROP_ASSIGN: return {"drop_assign", "dropped: the kernel refused the listener"};
     case QANAT_CNT_GRANT_HOST: return {"grant_host", "grants for probes of the node"};
     case QANAT_CNT_GRANT_PROXY: return {"grant_proxy", "grants for one-pass connections"};
     case QANAT_CNT_GRANT_USED: return {"grant_used", "SYNs that passed by a grant"};
-    case QANAT_CNT_GRANT_STALE: return {"grant_stale", "grants that were too old or of another generation"};
-    case QANAT_CNT_GRANT_OVER_BUDGET: return {"grant_over_budget", "not granted: too many in flight from one source"};
+    case QANAT_CNT_GRANT_STALE:
+      return {"grant_stale", "grants that were too old or of another generation"};
+    case QANAT_CNT_GRANT_OVER_BUDGET:
+      return {"grant_over_budget", "not granted: too many in flight from one source"};
     case QANAT_CNT_GRANT_FULL: return {"grant_full", "not granted: the map is full"};
-    case QANAT_CNT_GUARD_DROPPED: return {"guard_dropped", "dropped: a SYN that was leaving uncaptured"};
+    case QANAT_CNT_GUARD_DROPPED:
+      return {"guard_dropped", "dropped: a SYN that was leaving uncaptured"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

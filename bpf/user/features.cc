@@ -78,9 +78,10 @@ Status CheckRequired(const std::vector<Feature>& features) {
     if (feature.required && !feature.present)
       missing += (missing.empty() ? "" : "; ") + feature.name + ": " + feature.why;
   if (missing.empty()) return {};
-  return Fail(Code::kUnimplemented, "this kernel lacks " + missing +
-                                        " (6.1 is the oldest that is supported; also check that the "
-                                        "agent has CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)");
+  return Fail(Code::kUnimplemented,
+              "this kernel lacks " + missing +
+                  " (6.1 is the oldest that is supported; also check that the "
+                  "agent has CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)");
 }
 
 }  // namespace qanat::bpf

@@ -11,9 +11,13 @@
 namespace qanat::bpf {
 
 enum class AttachType {
-  kConnect4, kConnect6, kBind4, kBind6, kSockOps,  // target: an fd of a cgroup directory
-  kSkLookup,                                       // target: an fd of a network namespace
-  kTcxEgress,                                      // target: an interface index
+  kConnect4,
+  kConnect6,
+  kBind4,
+  kBind6,
+  kSockOps,    // target: an fd of a cgroup directory
+  kSkLookup,   // target: an fd of a network namespace
+  kTcxEgress,  // target: an interface index
 };
 
 struct LinkInfo {

@@ -16,10 +16,11 @@ Result<Fd> OpenPinnedMap(const std::string& path, size_t key_size, size_t value_
   uint32_t length = sizeof info;
   if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) != 0) return FailErrno("map info " + path);
   if (info.key_size != key_size || info.value_size != value_size)
-    return Fail(Code::kFailedPrecondition,
-                fmt::format("{}: key/value sizes are {}/{}, this program wants {}/{}: it was pinned "
-                            "by another version; drain the node and run qanat-agent --cleanup",
-                            path, info.key_size, info.value_size, key_size, value_size));
+    return Fail(
+        Code::kFailedPrecondition,
+        fmt::format("{}: key/value sizes are {}/{}, this program wants {}/{}: it was pinned "
+                    "by another version; drain the node and run qanat-agent --cleanup",
+                    path, info.key_size, info.value_size, key_size, value_size));
   return fd;
 }
 

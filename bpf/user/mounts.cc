@@ -40,7 +40,7 @@ std::string ReadFile(const std::string& path) {
 }
 
 bool OnBpfFs(const std::string& dir) {
-  struct statfs s {};
+  struct statfs s{};
   return ::statfs(dir.c_str(), &s) == 0 && static_cast<long>(s.f_type) == kBpfFsMagic;
 }
 
@@ -99,7 +99,7 @@ Status EnsureBpfDir(const std::string& dir) {
 }
 
 Result<uint64_t> CgroupId(const std::string& dir) {
-  struct stat s {};
+  struct stat s{};
   if (::stat(dir.c_str(), &s) != 0) return FailErrno("cgroup " + dir);
   return static_cast<uint64_t>(s.st_ino);
 }
@@ -109,7 +109,8 @@ Result<std::string> CgroupOfProcess(int pid) {
   std::string line;
   while (std::getline(lines, line))
     if (line.rfind("0::", 0) == 0) return line.substr(3);
-  return Fail(Code::kNotFound, "process " + std::to_string(pid) + " is in no cgroup2 (is it gone?)");
+  return Fail(Code::kNotFound,
+              "process " + std::to_string(pid) + " is in no cgroup2 (is it gone?)");
 }
 
 }  // namespace qanat::bpf

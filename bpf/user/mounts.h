@@ -13,7 +13,7 @@
 namespace qanat::bpf {
 
 struct Mount {
-  std::string root;   // of the mounted file system, "/" when all of it
+  std::string root;  // of the mounted file system, "/" when all of it
   std::string point;
   std::string type;
 };

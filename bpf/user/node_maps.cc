@@ -47,8 +47,8 @@ qanat_ip ToKernel(const net::IpAddress& ip) {
 net::IpAddress FromKernel(const qanat_ip& ip) {
   uint8_t bytes[16];
   std::memcpy(bytes, ip.word, 16);
-  const bool mapped = ip.word[0] == 0 && ip.word[1] == 0 &&
-                      ip.word[2] == __builtin_bswap32(0x0000ffff);
+  const bool mapped =
+      ip.word[0] == 0 && ip.word[1] == 0 && ip.word[2] == __builtin_bswap32(0x0000ffff);
   if (mapped) return net::IpAddress::FromBytes({bytes + 12, 4});
   if ((ip.word[0] | ip.word[1] | ip.word[2] | ip.word[3]) == 0) return {};
   return net::IpAddress::FromBytes({bytes, 16});

@@ -98,10 +98,13 @@ Bed::Bed(std::string name) : name_(std::move(name)) {
   RemoveAll();  // leftovers of a run that was killed
   fs::create_directories(dir_ + "/pods");
   fs::create_directories(dir_ + "/status");
-  for (const char* group : {"agent", "ztunnel", "pods", "host"}) fs::create_directories(CgroupDir(group));
+  for (const char* group : {"agent", "ztunnel", "pods", "host"})
+    fs::create_directories(CgroupDir(group));
   const std::string node = node_ns(), out = out_ns();
-  for (const auto& ns : {node, out}) Must("ip netns add " + ns + " && ip -n " + ns + " link set lo up");
-  Must("ip netns exec " + node + " sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+  for (const auto& ns : {node, out})
+    Must("ip netns add " + ns + " && ip -n " + ns + " link set lo up");
+  Must("ip netns exec " + node +
+       " sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
   Must("ip -n " + node + " link add br0 type bridge && ip -n " + node + " link set br0 up");
   Must("ip -n " + node + " addr add 10.66.1.1/24 dev br0 && ip -n " + node +
        " addr add fd66:1::1/64 dev br0 nodad");
@@ -121,7 +124,8 @@ Bed::~Bed() {
 }
 
 void Bed::RemoveAll() {
-  System("for n in $(ip netns list | cut -d' ' -f1 | grep '^" + name_ + "-'); do ip netns del $n; done");
+  System("for n in $(ip netns list | cut -d' ' -f1 | grep '^" + name_ +
+         "-'); do ip netns del $n; done");
   std::error_code ignored;
   fs::remove_all("/sys/fs/bpf/" + name_, ignored);
   for (int round = 0; round < 20 && fs::exists(cgroup_); ++round) {
@@ -143,10 +147,12 @@ Bed::PodInfo Bed::MakePod(const std::string& name, int last) {
   const std::string node = node_ns(), ns = pod.netns;
   Must("ip netns add " + ns + " && ip -n " + ns + " link set lo up");
   Must("ip -n " + node + " link add v" + name + " type veth peer name eth0 netns " + ns);
-  Must("ip -n " + node + " link set v" + name + " master br0 up && ip -n " + ns + " link set eth0 up");
-  Must("ip -n " + ns + " addr add " + pod.ip4 + "/24 dev eth0 && ip -n " + ns + " addr add " + pod.ip6 +
-       "/64 dev eth0 nodad");
-  Must("ip -n " + ns + " route add default via 10.66.1.1 && ip -n " + ns + " route add default via fd66:1::1");
+  Must("ip -n " + node + " link set v" + name + " master br0 up && ip -n " + ns +
+       " link set eth0 up");
+  Must("ip -n " + ns + " addr add " + pod.ip4 + "/24 dev eth0 && ip -n " + ns + " addr add " +
+       pod.ip6 + "/64 dev eth0 nodad");
+  Must("ip -n " + ns + " route add default via 10.66.1.1 && ip -n " + ns +
+       " route add default via fd66:1::1");
   return pod;
 }
 
@@ -174,13 +180,20 @@ void Bed::HidePod(const PodInfo& pod) { fs::remove(dir_ + "/pods/" + pod.uid + "
 void Bed::StartAgent(std::vector<std::string> extra) {
   if (!extra.empty() || agent_arguments_.empty()) {
     agent_arguments_ = {QANAT_AGENT_PATH,
-                        "--node-name", "n1",
-                        "--pod-source", "folder:" + dir_ + "/pods",
-                        "--status-dir", dir_ + "/status",
-                        "--zds-socket", zds_socket(),
-                        "--cni-socket", dir_ + "/cni.sock",
-                        "--bpf-dir", bpf_dir(),
-                        "--reconcile-ms", "200"};
+                        "--node-name",
+                        "n1",
+                        "--pod-source",
+                        "folder:" + dir_ + "/pods",
+                        "--status-dir",
+                        dir_ + "/status",
+                        "--zds-socket",
+                        zds_socket(),
+                        "--cni-socket",
+                        dir_ + "/cni.sock",
+                        "--bpf-dir",
+                        bpf_dir(),
+                        "--reconcile-ms",
+                        "200"};
     for (auto& argument : extra) agent_arguments_.push_back(argument);
   }
   const pid_t pid = ::fork();
@@ -260,7 +273,8 @@ std::string Bed::Admin(const std::string& path) const {
     (void)!::write(fd, request.data(), request.size());
     std::string answer;
     char buffer[4096];
-    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;)
+      answer.append(buffer, static_cast<size_t>(n));
     const size_t body = answer.find("\r\n\r\n");
     return body == std::string::npos ? "" : answer.substr(body + 4);
   });
@@ -282,18 +296,21 @@ std::string Bed::CmdAdd(const PodInfo& pod) const {
     to.sun_family = AF_UNIX;
     std::snprintf(to.sun_path, sizeof to.sun_path, "%s/cni.sock", dir_.c_str());
     if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return "error: connect";
-    const std::string body = nlohmann::json{{"Netns", "/run/netns/" + pod.netns},
-                                            {"PodName", pod.name},
-                                            {"PodNamespace", "shop"},
-                                            {"IPs", {{{"IP", pod.ip4}}}}}
-                                 .dump();
-    const std::string request = "POST /cmdadd HTTP/1.1\r\nHost: cni\r\nContent-Type: application/json\r\n"
-                                "Connection: close\r\nContent-Length: " +
-                                std::to_string(body.size()) + "\r\n\r\n" + body;
+    const std::string body = nlohmann::json{
+        {"Netns", "/run/netns/" + pod.netns},
+        {"PodName", pod.name},
+        {"PodNamespace", "shop"},
+        {"IPs",
+         {{{"IP", pod.ip4}}}}}.dump();
+    const std::string request =
+        "POST /cmdadd HTTP/1.1\r\nHost: cni\r\nContent-Type: application/json\r\n"
+        "Connection: close\r\nContent-Length: " +
+        std::to_string(body.size()) + "\r\n\r\n" + body;
     (void)!::write(fd, request.data(), request.size());
     std::string answer;
     char buffer[4096];
-    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(fd, buffer, sizeof buffer)) > 0;)
+      answer.append(buffer, static_cast<size_t>(n));
     return answer;
   });
 }
@@ -325,7 +342,8 @@ std::string Bed::Run(const Where& where, const std::function<std::string()>& bod
   ::close(ends[1]);
   std::string result;
   char buffer[65536];
-  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;) result.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;)
+    result.append(buffer, static_cast<size_t>(n));
   ::close(ends[0]);
   return result;
 }

@@ -53,7 +53,7 @@ class Bed {
   void StartAgent(std::vector<std::string> extra = {});
   // SIGKILL or SIGTERM, waits for its end.
   void StopAgent(int signal = 15);
-  int CleanupAgent();  // qanat-agent --cleanup; its exit code
+  int CleanupAgent();               // qanat-agent --cleanup; its exit code
   void StartPeer(int workers = 2);  // the ZDS peer, in the cgroup "ztunnel"
   Process& agent() { return agent_; }
   Process& peer() { return peer_; }
@@ -102,15 +102,15 @@ void RunZdsPeer(const std::string& socket_path, int workers);
 
 // For Run(): connect, read one line. Returns the line or "error: NAME".
 struct Dial {
-  std::string to;         // "10.0.0.1:80", "[::1]:80"
-  bool as_mapped = false; // IPv6 socket to ::ffff:...
+  std::string to;          // "10.0.0.1:80", "[::1]:80"
+  bool as_mapped = false;  // IPv6 socket to ::ffff:...
   bool nonblocking = false;
   bool mptcp = false;
   bool fastopen = false;  // data with the SYN
   std::string bind;       // "IP:port"
   bool transparent = false;
   unsigned mark = 0;
-  std::string device;     // SO_BINDTODEVICE
+  std::string device;            // SO_BINDTODEVICE
   bool drop_privileges = false;  // after the socket is made
   int timeout_ms = 3000;
   bool say_self = false;  // append " self=LOCAL peer=REMOTE"

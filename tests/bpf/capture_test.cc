@@ -25,11 +25,15 @@ class CaptureTest : public Test {
     ASSERT_TRUE(bed_->WaitEnabled(b_)) << bed_->StatusText(b_) << bed_->Log();
     for (const auto& pod : {a_, b_, n_})
       for (int port : {8080, 15008 + 1000})
-        servers_.push_back(bed_->Spawn({pod.netns, "pods/" + pod.name}, [port] { ServeApp(port); }));
+        servers_.push_back(
+            bed_->Spawn({pod.netns, "pods/" + pod.name}, [port] { ServeApp(port); }));
     servers_.push_back(bed_->Spawn({bed_->out_ns(), "host"}, [] { ServeApp(8080); }));
-    ASSERT_TRUE(bed_->WaitFor([] { return From(n_, {.to = "10.66.9.9:8080"}).rfind("app", 0) == 0; }));
-    ASSERT_TRUE(bed_->WaitFor([] { return From(a_, {.to = "127.0.0.1:8080"}).rfind("app", 0) == 0; }));
-    ASSERT_TRUE(bed_->WaitFor([] { return From(b_, {.to = "127.0.0.1:8080"}).rfind("app", 0) == 0; }));
+    ASSERT_TRUE(
+        bed_->WaitFor([] { return From(n_, {.to = "10.66.9.9:8080"}).rfind("app", 0) == 0; }));
+    ASSERT_TRUE(
+        bed_->WaitFor([] { return From(a_, {.to = "127.0.0.1:8080"}).rfind("app", 0) == 0; }));
+    ASSERT_TRUE(
+        bed_->WaitFor([] { return From(b_, {.to = "127.0.0.1:8080"}).rfind("app", 0) == 0; }));
   }
   static void TearDownTestSuite() {
     servers_.clear();
@@ -51,8 +55,8 @@ class CaptureTest : public Test {
     return bed_->Run({pod.netns, "ztunnel"}, [&] { return Call(dial); });
   }
   // "out 1 LOCAL PEER": did the listener named `what` see LOCAL as the original destination?
-  static void ExpectReached(const std::string& line, const std::string& what, const std::string& local,
-                            const std::string& peer_ip) {
+  static void ExpectReached(const std::string& line, const std::string& what,
+                            const std::string& local, const std::string& peer_ip) {
     EXPECT_EQ(line.rfind(what + " ", 0), 0u) << line;
     EXPECT_NE(line.find(" " + local + " "), std::string::npos) << line;
     EXPECT_NE(line.find(peer_ip), std::string::npos) << line;
@@ -110,7 +114,8 @@ TEST_F(CaptureTest, DeviceBindingIsUndoneOrRefused) {
   ExpectReached(From(a_, {.to = kOut4, .device = "eth0"}), "out", kOut4, a_.ip4);
   ExpectReached(From(a_, {.to = kOut6, .device = "eth0"}), "out", kOut6, a_.ip6);
   // Without CAP_NET_RAW it cannot be undone.
-  EXPECT_EQ(From(a_, {.to = kOut4, .device = "eth0", .drop_privileges = true}), "error: ECONNREFUSED");
+  EXPECT_EQ(From(a_, {.to = kOut4, .device = "eth0", .drop_privileges = true}),
+            "error: ECONNREFUSED");
   EXPECT_GT(bed_->Counter(a_, "refused_device"), 0u);
 }
 
@@ -119,8 +124,9 @@ TEST_F(CaptureTest, UnprivilegedApplicationIsCaptured) {
 }
 
 TEST_F(CaptureTest, LoopbackAndOwnAddressesAreUntouched) {
-  for (const std::string& to : {std::string("127.0.0.1:8080"), std::string("127.8.8.8:8080"), std::string("[::1]:8080"),
-                               a_.ip4 + ":8080", "[" + a_.ip6 + "]:8080", std::string("0.0.0.0:8080")}) {
+  for (const std::string& to :
+       {std::string("127.0.0.1:8080"), std::string("127.8.8.8:8080"), std::string("[::1]:8080"),
+        a_.ip4 + ":8080", "[" + a_.ip6 + "]:8080", std::string("0.0.0.0:8080")}) {
     const std::string line = From(a_, {.to = to});
     EXPECT_EQ(line.rfind("app ", 0), 0u) << to << " -> " << line;
   }
@@ -129,9 +135,11 @@ TEST_F(CaptureTest, LoopbackAndOwnAddressesAreUntouched) {
 
 TEST_F(CaptureTest, LinkLocalIpv6IsRefused) {
   const std::string line = bed_->Run({a_.netns, "pods/a"}, [] {
-    return std::string(std::system("python3 -c \"import socket;s=socket.socket(10);s.settimeout(2);"
-                                   "s.connect(('fe80::1',80,0,socket.if_nametoindex('eth0')))\" 2>/dev/null") == 0
-                           ? "connected" : "refused");
+    return std::string(
+        std::system("python3 -c \"import socket;s=socket.socket(10);s.settimeout(2);"
+                    "s.connect(('fe80::1',80,0,socket.if_nametoindex('eth0')))\" 2>/dev/null") == 0
+            ? "connected"
+            : "refused");
   });
   EXPECT_EQ(line, "refused");
   EXPECT_GT(bed_->Counter(a_, "refused_link_local"), 0u);
@@ -139,7 +147,8 @@ TEST_F(CaptureTest, LinkLocalIpv6IsRefused) {
 
 TEST_F(CaptureTest, PlaintextFromOutsideReaches15006) {
   ExpectReached(FromOut({.to = a_.ip4 + ":8080"}), "in", a_.ip4 + ":8080", "10.66.9.9");
-  ExpectReached(FromOut({.to = "[" + a_.ip6 + "]:8080"}), "in", "[" + a_.ip6 + "]:8080", "fd66:9::9");
+  ExpectReached(FromOut({.to = "[" + a_.ip6 + "]:8080"}), "in", "[" + a_.ip6 + "]:8080",
+                "fd66:9::9");
   ExpectReached(From(n_, {.to = a_.ip4 + ":8080"}), "in", a_.ip4 + ":8080", n_.ip4);
 }
 
@@ -158,30 +167,35 @@ TEST_F(CaptureTest, Port15008IsTheProxysEvenIfAnApplicationListens) {
     ExpectReached(FromOut({.to = a_.ip4 + ":15008"}), "hbone", a_.ip4 + ":15008", "10.66.9.9");
     ExpectReached(FromNode({.to = a_.ip4 + ":15008"}), "hbone", a_.ip4 + ":15008", "10.66.1.1");
   }
-  ExpectReached(FromOut({.to = "[" + a_.ip6 + "]:15008"}), "hbone", "[" + a_.ip6 + "]:15008", "fd66:9::9");
+  ExpectReached(FromOut({.to = "[" + a_.ip6 + "]:15008"}), "hbone", "[" + a_.ip6 + "]:15008",
+                "fd66:9::9");
 }
 
 TEST_F(CaptureTest, ProbesOfTheNodePassByGrant) {
   for (int i = 0; i < 20; ++i) {
     ExpectReached(FromNode({.to = a_.ip4 + ":8080"}), "app", a_.ip4 + ":8080", "10.66.1.1");
-    ExpectReached(FromNode({.to = "[" + a_.ip6 + "]:8080"}), "app", "[" + a_.ip6 + "]:8080", "fd66:1::1");
-    ExpectReached(FromNode({.to = a_.ip4 + ":8080", .as_mapped = true}), "app", a_.ip4 + ":8080", "10.66.1.1");
+    ExpectReached(FromNode({.to = "[" + a_.ip6 + "]:8080"}), "app", "[" + a_.ip6 + "]:8080",
+                  "fd66:1::1");
+    ExpectReached(FromNode({.to = a_.ip4 + ":8080", .as_mapped = true}), "app", a_.ip4 + ":8080",
+                  "10.66.1.1");
   }
   EXPECT_EQ(FromNode({.to = a_.ip4 + ":9999"}), "error: ECONNREFUSED");
 }
 
 TEST_F(CaptureTest, ProcessOfAPodInTheNodesNamespaceIsNoProbe) {
-  const std::string line =
-      bed_->Run({bed_->node_ns(), "pods/hostnetwork"}, [] { return Call({.to = a_.ip4 + ":8080"}); });
+  const std::string line = bed_->Run({bed_->node_ns(), "pods/hostnetwork"},
+                                     [] { return Call({.to = a_.ip4 + ":8080"}); });
   ExpectReached(line, "in", a_.ip4 + ":8080", "10.66.1.1");
-  const std::string proxy = bed_->Run({bed_->node_ns(), "ztunnel"}, [] { return Call({.to = a_.ip4 + ":8080"}); });
+  const std::string proxy =
+      bed_->Run({bed_->node_ns(), "ztunnel"}, [] { return Call({.to = a_.ip4 + ":8080"}); });
   ExpectReached(proxy, "in", a_.ip4 + ":8080", "10.66.1.1");
 }
 
 TEST_F(CaptureTest, TheNodesAddressOnOutsideTrafficIsNoGrant) {
   // As kube-proxy masquerades NodePort traffic: the source address is the node's.
   ASSERT_TRUE(bed_->Sh(bed_->node_ns(),
-                       "nft add table ip q; nft \"add chain ip q post { type nat hook postrouting priority 100; }\"; "
+                       "nft add table ip q; nft \"add chain ip q post { type nat hook postrouting "
+                       "priority 100; }\"; "
                        "nft add rule ip q post oifname br0 ip saddr 10.66.9.9 masquerade"));
   ExpectReached(FromOut({.to = a_.ip4 + ":8080"}), "in", a_.ip4 + ":8080", "10.66.1.1");
   ASSERT_TRUE(bed_->Sh(bed_->node_ns(), "nft delete table ip q"));
@@ -192,11 +206,14 @@ TEST_F(CaptureTest, GrantsSurviveSynCookiesAndAreUsedUp) {
   for (int i = 0; i < 50; ++i)
     ExpectReached(FromNode({.to = a_.ip4 + ":8080"}), "app", a_.ip4 + ":8080", "10.66.1.1");
   for (int i = 0; i < 10; ++i)
-    ExpectReached(FromNode({.to = "[" + a_.ip6 + "]:8080"}), "app", "[" + a_.ip6 + "]:8080", "fd66:1::1");
+    ExpectReached(FromNode({.to = "[" + a_.ip6 + "]:8080"}), "app", "[" + a_.ip6 + "]:8080",
+                  "fd66:1::1");
   ASSERT_TRUE(bed_->Sh(a_.netns, "sysctl -qw net.ipv4.tcp_syncookies=1"));
   FromNode({.to = a_.ip4 + ":9999"});  // a refused connect gives its grant back too
   EXPECT_EQ(std::system(("test \"$(bpftool map dump pinned " + bed_->bpf_dir() +
-                         "/maps/grants -j | tr -d ' \\n')\" = '[]'").c_str()), 0)
+                         "/maps/grants -j | tr -d ' \\n')\" = '[]'")
+                            .c_str()),
+            0)
       << "grants were left over";
 }
 
@@ -209,29 +226,43 @@ TEST_F(CaptureTest, ProxysOwnConnectionsLeaveUncaptured) {
 }
 
 TEST_F(CaptureTest, OnePassIsGrantedOnlyForItsMark) {
-  ExpectReached(FromProxyIn(a_, {.to = b_.ip4 + ":8080", .mark = 0x53c}), "app", b_.ip4 + ":8080", a_.ip4);
-  ExpectReached(FromProxyIn(a_, {.to = "[" + b_.ip6 + "]:8080", .mark = 0x53c}), "app", "[" + b_.ip6 + "]:8080", a_.ip6);
+  ExpectReached(FromProxyIn(a_, {.to = b_.ip4 + ":8080", .mark = 0x53c}), "app", b_.ip4 + ":8080",
+                a_.ip4);
+  ExpectReached(FromProxyIn(a_, {.to = "[" + b_.ip6 + "]:8080", .mark = 0x53c}), "app",
+                "[" + b_.ip6 + "]:8080", a_.ip6);
   // A stock proxy's mark is no sign that policy was evaluated.
-  ExpectReached(FromProxyIn(a_, {.to = b_.ip4 + ":8080", .mark = 0x539}), "in", b_.ip4 + ":8080", a_.ip4);
+  ExpectReached(FromProxyIn(a_, {.to = b_.ip4 + ":8080", .mark = 0x539}), "in", b_.ip4 + ":8080",
+                a_.ip4);
   // An application cannot have it.
   ExpectReached(From(a_, {.to = b_.ip4 + ":8080", .mark = 0x53c}), "out", b_.ip4 + ":8080", a_.ip4);
 }
 
 TEST_F(CaptureTest, LoLegReachesTheApplicationWithTheClientsAddress) {
   for (int i = 0; i < 30; ++i) {
-    ExpectReached(FromProxyIn(a_, {.to = a_.ip4 + ":8080", .bind = "10.66.9.9:0", .transparent = true, .mark = 0x539}),
-                  "app", a_.ip4 + ":8080", "10.66.9.9");
-    ExpectReached(FromProxyIn(a_, {.to = "[" + a_.ip6 + "]:8080", .bind = "[fd66:9::9]:0", .transparent = true, .mark = 0x539}),
+    ExpectReached(
+        FromProxyIn(
+            a_,
+            {.to = a_.ip4 + ":8080", .bind = "10.66.9.9:0", .transparent = true, .mark = 0x539}),
+        "app", a_.ip4 + ":8080", "10.66.9.9");
+    ExpectReached(FromProxyIn(a_, {.to = "[" + a_.ip6 + "]:8080",
+                                   .bind = "[fd66:9::9]:0",
+                                   .transparent = true,
+                                   .mark = 0x539}),
                   "app", "[" + a_.ip6 + "]:8080", "fd66:9::9");
   }
   // A closed port is refused at once, not by a timeout.
-  EXPECT_EQ(FromProxyIn(a_, {.to = a_.ip4 + ":9999", .bind = "10.66.9.9:0", .transparent = true, .mark = 0x539}),
-            "error: ECONNREFUSED");
+  EXPECT_EQ(
+      FromProxyIn(
+          a_, {.to = a_.ip4 + ":9999", .bind = "10.66.9.9:0", .transparent = true, .mark = 0x539}),
+      "error: ECONNREFUSED");
 }
 
 TEST_F(CaptureTest, SpoofedBindGetsAPortBelowTheEphemeralRange) {
-  const std::string line =
-      FromProxyIn(a_, {.to = a_.ip4 + ":8080", .bind = "10.66.9.9:0", .transparent = true, .mark = 0x539, .say_self = true});
+  const std::string line = FromProxyIn(a_, {.to = a_.ip4 + ":8080",
+                                            .bind = "10.66.9.9:0",
+                                            .transparent = true,
+                                            .mark = 0x539,
+                                            .say_self = true});
   const size_t at = line.find("self=10.66.9.9:");
   ASSERT_NE(at, std::string::npos) << line;
   const int port = std::atoi(line.c_str() + at + 15);
@@ -260,10 +291,12 @@ TEST_F(CaptureTest, SecondGuardStopsASynThatNoHookSaw) {
   // A raw socket passes every connect hook by.
   const uint64_t before = bed_->Counter(a_, "guard_dropped");
   const std::string sent = bed_->Run({a_.netns, "pods/a"}, [] {
-    return std::string(std::system(
-        "python3 - <<'EOF'\nimport socket,struct\n"
-        "s=socket.socket(socket.AF_INET,socket.SOCK_RAW,6)\n"
-        "s.sendto(struct.pack('!HHIIBBHHH',4444,8080,1,0,0x50,2,1024,0,0),('10.66.9.9',0))\nEOF\n") == 0 ? "sent" : "not sent");
+    return std::string(std::system("python3 - <<'EOF'\nimport socket,struct\n"
+                                   "s=socket.socket(socket.AF_INET,socket.SOCK_RAW,6)\n"
+                                   "s.sendto(struct.pack('!HHIIBBHHH',4444,8080,1,0,0x50,2,1024,0,"
+                                   "0),('10.66.9.9',0))\nEOF\n") == 0
+                           ? "sent"
+                           : "not sent");
   });
   EXPECT_EQ(sent, "sent");
   EXPECT_EQ(bed_->Counter(a_, "guard_dropped"), before + 1);
@@ -272,7 +305,11 @@ TEST_F(CaptureTest, SecondGuardStopsASynThatNoHookSaw) {
 TEST_F(CaptureTest, UdpPassesAndIsCounted) {
   const uint64_t before = bed_->Counter(a_, "udp");
   bed_->Run({a_.netns, "pods/a"}, [] {
-    return std::string(std::system("python3 -c \"import socket;s=socket.socket(2,2);s.connect(('10.66.9.9',53));s.send(b'x')\"") == 0 ? "ok" : "no");
+    return std::string(
+        std::system("python3 -c \"import "
+                    "socket;s=socket.socket(2,2);s.connect(('10.66.9.9',53));s.send(b'x')\"") == 0
+            ? "ok"
+            : "no");
   });
   EXPECT_EQ(bed_->Counter(a_, "udp"), before + 1);
 }

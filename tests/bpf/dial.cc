@@ -53,30 +53,37 @@ std::string Call(const Dial& d) {
   auto to = net::SocketAddress::Parse(d.to);
   if (!to) return "error: " + to.error().message;
   const bool v6 = to->ip().is_v6() || d.as_mapped;
-  const int fd = ::socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (d.nonblocking ? SOCK_NONBLOCK : 0),
+  const int fd = ::socket(v6 ? AF_INET6 : AF_INET,
+                          SOCK_STREAM | SOCK_CLOEXEC | (d.nonblocking ? SOCK_NONBLOCK : 0),
                           d.mptcp ? kMptcp : 0);
   if (fd < 0) return ErrnoName(errno);
   const timeval limit{d.timeout_ms / 1000, (d.timeout_ms % 1000) * 1000};
   ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);  // bounds connect() too
   const int one = 1;
-  if (d.mark != 0 && ::setsockopt(fd, SOL_SOCKET, SO_MARK, &d.mark, sizeof d.mark) != 0) return "error: SO_MARK";
-  if (!d.device.empty() &&
-      ::setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, d.device.c_str(), static_cast<socklen_t>(d.device.size() + 1)) != 0)
+  if (d.mark != 0 && ::setsockopt(fd, SOL_SOCKET, SO_MARK, &d.mark, sizeof d.mark) != 0)
+    return "error: SO_MARK";
+  if (!d.device.empty() && ::setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, d.device.c_str(),
+                                        static_cast<socklen_t>(d.device.size() + 1)) != 0)
     return "error: SO_BINDTODEVICE";
-  if (d.transparent && ::setsockopt(fd, SOL_IP, IP_TRANSPARENT, &one, sizeof one) != 0) return "error: IP_TRANSPARENT";
-  if (d.transparent && v6 && ::setsockopt(fd, SOL_IPV6, 75, &one, sizeof one) != 0) return "error: IPV6_TRANSPARENT";
+  if (d.transparent && ::setsockopt(fd, SOL_IP, IP_TRANSPARENT, &one, sizeof one) != 0)
+    return "error: IP_TRANSPARENT";
+  if (d.transparent && v6 && ::setsockopt(fd, SOL_IPV6, 75, &one, sizeof one) != 0)
+    return "error: IPV6_TRANSPARENT";
   sockaddr_storage address;
   if (!d.bind.empty()) {
     auto from = net::SocketAddress::Parse(d.bind);
     const socklen_t size = from->ToSockaddr(address, v6);
-    if (::bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0) return "error: bind: " + ErrnoName(errno);
+    if (::bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0)
+      return "error: bind: " + ErrnoName(errno);
   }
   if (d.drop_privileges && ::setresuid(65534, 65534, 65534) != 0) return "error: setresuid";
   const socklen_t size = to->ToSockaddr(address, v6);
   int result = 0;
   if (d.fastopen) {
     ::setsockopt(fd, IPPROTO_TCP, kTcpFastOpenConnect, &one, sizeof one);
-    result = ::sendto(fd, "hi", 2, MSG_FASTOPEN, reinterpret_cast<sockaddr*>(&address), size) < 0 ? -1 : 0;
+    result = ::sendto(fd, "hi", 2, MSG_FASTOPEN, reinterpret_cast<sockaddr*>(&address), size) < 0
+                 ? -1
+                 : 0;
   } else {
     result = ::connect(fd, reinterpret_cast<sockaddr*>(&address), size);
   }
@@ -109,12 +116,15 @@ void ServeApp(int port) {
   sockaddr_in6 any{};
   any.sin6_family = AF_INET6;
   any.sin6_port = htons(static_cast<uint16_t>(port));
-  if (::bind(listener, reinterpret_cast<sockaddr*>(&any), sizeof any) != 0 || ::listen(listener, 512) != 0) ::_exit(96);
+  if (::bind(listener, reinterpret_cast<sockaddr*>(&any), sizeof any) != 0 ||
+      ::listen(listener, 512) != 0)
+    ::_exit(96);
   for (;;) {
     const int fd = ::accept(listener, nullptr, nullptr);
     if (fd < 0) continue;
     auto local = net::SocketAddress::OfLocal(fd), peer = net::SocketAddress::OfPeer(fd);
-    const std::string line = "app " + (local ? local->ToString() : "?") + " " + (peer ? peer->ToString() : "?") + "\n";
+    const std::string line =
+        "app " + (local ? local->ToString() : "?") + " " + (peer ? peer->ToString() : "?") + "\n";
     (void)!::send(fd, line.data(), line.size(), MSG_NOSIGNAL);
     ::close(fd);
   }

@@ -82,19 +82,23 @@ class LifecycleTest : public ::testing::Test {
       while (std::chrono::steady_clock::now() < end) {
         for (const char* to : {kOut4, kOut6}) {
           const std::string line = Call({.to = to, .timeout_ms = 5000});
-          if (line.rfind("out", 0) == 0) ++good;
-          else bad += line + "; ";
+          if (line.rfind("out", 0) == 0)
+            ++good;
+          else
+            bad += line + "; ";
         }
         ::usleep(3000);
       }
-      const std::string text = bad.empty() && good > 20 ? "ok" : "good=" + std::to_string(good) + " bad: " + bad;
+      const std::string text =
+          bad.empty() && good > 20 ? "ok" : "good=" + std::to_string(good) + " bad: " + bad;
       (void)!::write(ends[1], text.data(), text.size());
     });
     ::close(ends[1]);
     meanwhile();
     std::string text;
     char buffer[4096];
-    for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;)
+      text.append(buffer, static_cast<size_t>(n));
     ::close(ends[0]);
     return text;
   }
@@ -109,7 +113,9 @@ TEST_F(LifecycleTest, KilledProxyMeansRefusedAndANewOneServesAgain) {
   ASSERT_TRUE(Works());
   bed_.peer().Kill(9);
   ExpectClosed();
-  EXPECT_TRUE(bed_.WaitFor([&] { return bed_.StatusText(a_).find("refused") != std::string::npos; })) << bed_.StatusText(a_);
+  EXPECT_TRUE(bed_.WaitFor([&] {
+    return bed_.StatusText(a_).find("refused") != std::string::npos;
+  })) << bed_.StatusText(a_);
   EXPECT_EQ(bed_.Redirection(a_), "enabled");
   bed_.StartPeer();
   EXPECT_TRUE(bed_.WaitFor([&] { return Works(); })) << bed_.StatusText(a_);
@@ -122,7 +128,8 @@ TEST_F(LifecycleTest, AgentRestartsWithoutOneFailedConnection) {
     bed_.StopAgent(9);
     ::usleep(500000);
     bed_.StartAgent();
-    EXPECT_TRUE(bed_.WaitFor([&] { return bed_.Log().find("acknowledged the snapshot") != std::string::npos; }));
+    EXPECT_TRUE(bed_.WaitFor(
+        [&] { return bed_.Log().find("acknowledged the snapshot") != std::string::npos; }));
     ::usleep(300000);
     bed_.StopAgent(15);
     ::usleep(300000);
@@ -156,17 +163,22 @@ TEST_F(LifecycleTest, LostPinsDoNotOpenAPodAcrossARestart) {
 }
 
 TEST_F(LifecycleTest, LeavingTheMeshRestoresPlainNetworking) {
-  ASSERT_TRUE(bed_.Sh(a_.netns, "sysctl -qw net.ipv4.fwmark_reflect=0 net.ipv4.tcp_fwmark_accept=0"));
+  ASSERT_TRUE(
+      bed_.Sh(a_.netns, "sysctl -qw net.ipv4.fwmark_reflect=0 net.ipv4.tcp_fwmark_accept=0"));
   const std::string rules = Output(a_.netns, "ip rule; ip -6 rule");
   Enrol();
   EXPECT_THAT(Output(a_.netns, "ip rule; ip -6 rule"), HasSubstr("0x53a"));
   ASSERT_TRUE(Works());
   bed_.ShowPod(a_, /*in_mesh=*/false);
-  ASSERT_TRUE(bed_.WaitFor([&] { return bed_.Redirection(a_) == "disabled"; })) << bed_.StatusText(a_);
+  ASSERT_TRUE(bed_.WaitFor([&] { return bed_.Redirection(a_) == "disabled"; }))
+      << bed_.StatusText(a_);
   ExpectPlain();
   EXPECT_EQ(Output(a_.netns, "ip rule; ip -6 rule"), rules);
-  EXPECT_EQ(Output(a_.netns, "ip route show table 101; ip -6 route show table 101").find("local"), std::string::npos);
-  EXPECT_EQ(Output(a_.netns, "cat /proc/sys/net/ipv4/fwmark_reflect /proc/sys/net/ipv4/tcp_fwmark_accept"), "0\n0\n");
+  EXPECT_EQ(Output(a_.netns, "ip route show table 101; ip -6 route show table 101").find("local"),
+            std::string::npos);
+  EXPECT_EQ(Output(a_.netns,
+                   "cat /proc/sys/net/ipv4/fwmark_reflect /proc/sys/net/ipv4/tcp_fwmark_accept"),
+            "0\n0\n");
   EXPECT_TRUE(std::filesystem::is_empty(bed_.dir() + "/agent-state"));
   for (const auto& pin : std::filesystem::directory_iterator(bed_.bpf_dir() + "/links"))
     EXPECT_THAT(pin.path().filename().string(), Not(StartsWith("pod-")));
@@ -181,10 +193,14 @@ TEST_F(LifecycleTest, RunningPodStaysAsItWasUntilItsProofPasses) {
   EXPECT_THAT(bed_.StatusText(a_), HasSubstr("no proxy"));
   ExpectPlain();
   // A packet filter that drops what comes in: captured traffic could not be served.
-  ASSERT_TRUE(bed_.Sh(a_.netns, "nft add table inet q; nft \"add chain inet q pre { type filter hook prerouting priority -300; }\"; "
-                                "nft add rule inet q pre iifname eth0 tcp dport 15009 drop"));
+  ASSERT_TRUE(bed_.Sh(a_.netns,
+                      "nft add table inet q; nft \"add chain inet q pre { type filter hook "
+                      "prerouting priority -300; }\"; "
+                      "nft add rule inet q pre iifname eth0 tcp dport 15009 drop"));
   bed_.StartPeer();
-  ASSERT_TRUE(bed_.WaitFor([&] { return bed_.StatusText(a_).find("proof failed") != std::string::npos; })) << bed_.StatusText(a_);
+  ASSERT_TRUE(bed_.WaitFor([&] {
+    return bed_.StatusText(a_).find("proof failed") != std::string::npos;
+  })) << bed_.StatusText(a_);
   EXPECT_THAT(bed_.StatusText(a_), HasSubstr("inbound/v4"));
   EXPECT_EQ(bed_.Redirection(a_), "pending");
   ExpectPlain();
@@ -192,17 +208,20 @@ TEST_F(LifecycleTest, RunningPodStaysAsItWasUntilItsProofPasses) {
   Process held = bed_.Spawn({bed_.out_ns(), "host"}, [] {
     ::execlp("python3", "python3", "-c",
              "import socket\ns=socket.create_server(('',9100))\nc,_=s.accept()\n"
-             "while True:\n d=c.recv(10)\n if not d: break\n c.send(d)\n", nullptr);
+             "while True:\n d=c.recv(10)\n if not d: break\n c.send(d)\n",
+             nullptr);
   });
   int ends[2];
   ASSERT_EQ(::pipe(ends), 0);
-  ASSERT_TRUE(bed_.WaitFor([&] { return bed_.Sh(bed_.out_ns(), "ss -Hltn sport = :9100 | grep -q 9100"); }));
+  ASSERT_TRUE(bed_.WaitFor(
+      [&] { return bed_.Sh(bed_.out_ns(), "ss -Hltn sport = :9100 | grep -q 9100"); }));
   Process client = bed_.Spawn({a_.netns, "pods/a"}, [&] {
     ::dup2(ends[1], 1);
     ::execlp("python3", "python3", "-uc",
              "import socket,time\nc=socket.create_connection(('10.66.9.9',9100))\nc.settimeout(2)\n"
              "for i in range(30):\n c.send(b'x'); assert c.recv(10)==b'x'; time.sleep(0.1)\n"
-             "print('alive')\n", nullptr);
+             "print('alive')\n",
+             nullptr);
   });
   ::close(ends[1]);
   ::usleep(500000);
@@ -220,7 +239,9 @@ TEST_F(LifecycleTest, NamespaceOfAnotherPodIsNotEnrolled) {
   bed_.ShowPod(a_, true, "/run/netns/" + other.netns);
   bed_.StartAgent();
   bed_.StartPeer();
-  ASSERT_TRUE(bed_.WaitFor([&] { return bed_.StatusText(a_).find("does not have") != std::string::npos; })) << bed_.StatusText(a_);
+  ASSERT_TRUE(bed_.WaitFor([&] {
+    return bed_.StatusText(a_).find("does not have") != std::string::npos;
+  })) << bed_.StatusText(a_);
   EXPECT_EQ(bed_.Redirection(a_), "pending");
   ExpectPlain();
 }
@@ -250,7 +271,7 @@ TEST_F(LifecycleTest, GarbageOnTheZdsSocketEndsTheConnectionOnly) {
   EXPECT_EQ(send("host", {std::string(5000, 'x')}), "closed");
   EXPECT_EQ(send("host", {hello, hello}), "closed");  // a second message is no ack
   EXPECT_EQ(send("host", {hello, junk}), "closed");
-  EXPECT_EQ(send("agent", {hello}), "closed");        // the agent's own cgroup is nobody's proxy
+  EXPECT_EQ(send("agent", {hello}), "closed");  // the agent's own cgroup is nobody's proxy
   EXPECT_TRUE(bed_.agent().Running());
   EXPECT_THAT(bed_.Admin("/capture"), HasSubstr("\"protocolErrors\": 4"));
   EXPECT_TRUE(bed_.WaitFor([&] { return Works(); })) << bed_.StatusText(a_);
@@ -259,26 +280,32 @@ TEST_F(LifecycleTest, GarbageOnTheZdsSocketEndsTheConnectionOnly) {
 
 TEST_F(LifecycleTest, MissingPartsAreRepaired) {
   Enrol();
-  ASSERT_TRUE(bed_.Sh(a_.netns, "ip rule del pref 100; ip -6 rule del pref 100; ip route flush table 101"));
+  ASSERT_TRUE(
+      bed_.Sh(a_.netns, "ip rule del pref 100; ip -6 rule del pref 100; ip route flush table 101"));
   EXPECT_TRUE(bed_.WaitFor([&] { return Works(); }));
   ASSERT_TRUE(bed_.Sh(a_.netns, "sysctl -qw net.ipv4.fwmark_reflect=0"));
-  EXPECT_TRUE(bed_.WaitFor([&] { return Output(a_.netns, "cat /proc/sys/net/ipv4/fwmark_reflect") == "1\n"; }));
+  EXPECT_TRUE(bed_.WaitFor(
+      [&] { return Output(a_.netns, "cat /proc/sys/net/ipv4/fwmark_reflect") == "1\n"; }));
   for (const char* link : {"connect4", "connect6", "sockops", "pod-1-lookup"}) {
     const std::string pin = bed_.bpf_dir() + "/links/" + link;
     ASSERT_EQ(std::system(("bpftool link detach pinned " + pin).c_str()), 0) << link;
     EXPECT_TRUE(bed_.WaitFor([&] { return Works(); })) << link;
-    EXPECT_TRUE(bed_.WaitFor([&] { return FromOut({.to = a_.ip4 + ":8080"}).rfind("in", 0) == 0; })) << link;
+    EXPECT_TRUE(bed_.WaitFor([&] { return FromOut({.to = a_.ip4 + ":8080"}).rfind("in", 0) == 0; }))
+        << link;
   }
   std::filesystem::remove_all(bed_.bpf_dir() + "/links");
   EXPECT_TRUE(Works()) << "removing pins must not detach what the agent holds";
-  EXPECT_TRUE(bed_.WaitFor([&] { return std::filesystem::exists(bed_.bpf_dir() + "/links/connect4"); }));
+  EXPECT_TRUE(
+      bed_.WaitFor([&] { return std::filesystem::exists(bed_.bpf_dir() + "/links/connect4"); }));
 }
 
 TEST_F(LifecycleTest, WithoutTheConnectHookTheSecondGuardKeepsThePodClosed) {
   Enrol();
   bed_.StopAgent(9);
-  ASSERT_EQ(std::system(("bpftool link detach pinned " + bed_.bpf_dir() + "/links/connect4").c_str()), 0);
-  ASSERT_EQ(std::system(("bpftool link detach pinned " + bed_.bpf_dir() + "/links/connect6").c_str()), 0);
+  ASSERT_EQ(
+      std::system(("bpftool link detach pinned " + bed_.bpf_dir() + "/links/connect4").c_str()), 0);
+  ASSERT_EQ(
+      std::system(("bpftool link detach pinned " + bed_.bpf_dir() + "/links/connect6").c_str()), 0);
   EXPECT_THAT(From({.to = kOut4, .timeout_ms = 500}), StartsWith("error"));
   EXPECT_THAT(From({.to = kOut6, .timeout_ms = 500}), StartsWith("error"));
   bed_.StartAgent();
@@ -288,13 +315,21 @@ TEST_F(LifecycleTest, WithoutTheConnectHookTheSecondGuardKeepsThePodClosed) {
 TEST_F(LifecycleTest, WhatCannotBeRepairedIsCutOffAndSaysSo) {
   Enrol();
   const std::string links = bed_.bpf_dir() + "/links";
-  ASSERT_EQ(std::system(("bpftool link detach pinned " + links + "/connect4 && mount -t tmpfs none " + links).c_str()), 0);
-  EXPECT_TRUE(bed_.WaitFor([&] { return bed_.StatusText(a_).find("cut off") != std::string::npos; })) << bed_.StatusText(a_);
+  ASSERT_EQ(std::system(("bpftool link detach pinned " + links +
+                         "/connect4 && mount -t tmpfs none " + links)
+                            .c_str()),
+            0);
+  EXPECT_TRUE(bed_.WaitFor([&] {
+    return bed_.StatusText(a_).find("cut off") != std::string::npos;
+  })) << bed_.StatusText(a_);
   ExpectClosed();
-  EXPECT_THAT(bed_.Run({a_.netns, "pods/a"}, [] { return Call({.to = "127.0.0.1:8080"}); }), StartsWith("app"));
+  EXPECT_THAT(bed_.Run({a_.netns, "pods/a"}, [] { return Call({.to = "127.0.0.1:8080"}); }),
+              StartsWith("app"));
   ASSERT_EQ(std::system(("umount " + links).c_str()), 0);
   EXPECT_TRUE(bed_.WaitFor([&] { return Works(); })) << bed_.StatusText(a_);
-  EXPECT_TRUE(bed_.WaitFor([&] { return bed_.StatusText(a_).find("cut off") == std::string::npos; })) << bed_.StatusText(a_);
+  EXPECT_TRUE(bed_.WaitFor([&] {
+    return bed_.StatusText(a_).find("cut off") == std::string::npos;
+  })) << bed_.StatusText(a_);
   EXPECT_EQ(Output(a_.netns, "ip rule").find("blackhole"), std::string::npos);
 }
 
@@ -318,7 +353,9 @@ TEST_F(LifecycleTest, AddressMayBeReusedByAnotherPodAtOnce) {
   bed_.ShowPod(next);
   ASSERT_TRUE(bed_.WaitEnabled(next)) << bed_.StatusText(next);
   servers_.push_back(bed_.Spawn({next.netns, "pods/next"}, [] { ServeApp(8080); }));
-  const auto probe = [&] { return bed_.Run({bed_.node_ns(), "host"}, [&] { return Call({.to = next.ip4 + ":8080"}); }); };
+  const auto probe = [&] {
+    return bed_.Run({bed_.node_ns(), "host"}, [&] { return Call({.to = next.ip4 + ":8080"}); });
+  };
   EXPECT_TRUE(bed_.WaitFor([&] { return probe().rfind("app", 0) == 0; })) << probe();
 }
 
@@ -349,7 +386,9 @@ TEST_F(LifecycleTest, NewProxyTakesOverWithoutOneFailedConnection) {
     ::usleep(300000);
     const std::string before = bed_.Log();
     bed_.StartPeer(3);
-    EXPECT_TRUE(bed_.WaitFor([&] { return bed_.Log().find("acknowledged the snapshot", before.size()) != std::string::npos; }));
+    EXPECT_TRUE(bed_.WaitFor([&] {
+      return bed_.Log().find("acknowledged the snapshot", before.size()) != std::string::npos;
+    }));
     ::usleep(500000);  // the old one is asked to go once the new one is ready
     old.Kill(9);
   });
@@ -375,15 +414,18 @@ TEST_F(LifecycleTest, TwoNodesOnOneKernelLeaveEachOtherAlone) {
   second.ShowPod(b);
   second.StartAgent();
   ASSERT_TRUE(second.WaitFor([&] { return second.Redirection(b) == "pending"; }));
-  EXPECT_THAT(second.Run({b.netns, "pods/b"}, [] { return Call({.to = kOut4}); }), StartsWith("app"));
+  EXPECT_THAT(second.Run({b.netns, "pods/b"}, [] { return Call({.to = kOut4}); }),
+              StartsWith("app"));
   second.StartPeer();
   ASSERT_TRUE(second.WaitEnabled(b)) << second.StatusText(b) << second.Log();
-  EXPECT_THAT(second.Run({b.netns, "pods/b"}, [] { return Call({.to = kOut4}); }), StartsWith("out"));
+  EXPECT_THAT(second.Run({b.netns, "pods/b"}, [] { return Call({.to = kOut4}); }),
+              StartsWith("out"));
   EXPECT_TRUE(Works());
   // The first node's agent goes with everything it has; the second's pod must not notice.
   bed_.StopAgent(15);
   EXPECT_EQ(bed_.CleanupAgent(), 0);
-  EXPECT_THAT(second.Run({b.netns, "pods/b"}, [] { return Call({.to = kOut6}); }), StartsWith("out"));
+  EXPECT_THAT(second.Run({b.netns, "pods/b"}, [] { return Call({.to = kOut6}); }),
+              StartsWith("out"));
 }
 
 }  // namespace

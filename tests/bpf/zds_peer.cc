@@ -78,7 +78,8 @@ class Peer {
       if (fd < 0) continue;
       auto local = net::SocketAddress::OfLocal(fd), from = net::SocketAddress::OfPeer(fd);
       const std::string line = it->second.what + " " + std::to_string(it->second.worker) + " " +
-                               (local ? local->ToString() : "?") + " " + (from ? from->ToString() : "?") + "\n";
+                               (local ? local->ToString() : "?") + " " +
+                               (from ? from->ToString() : "?") + "\n";
       (void)!::send(fd, line.data(), line.size(), MSG_NOSIGNAL);
       ::shutdown(fd, SHUT_WR);
       // What the client sent (TCP Fast Open) must be read, or close() would reset.
@@ -125,9 +126,9 @@ class Peer {
     if (::setns(netns, CLONE_NEWNET) != 0) return "setns";
     std::string error;
     for (int worker = 0; worker < workers_; ++worker)
-      for (const auto& [port, what] : {std::pair{QANAT_PORT_OUTBOUND, "out"},
-                                       std::pair{QANAT_PORT_INBOUND, "in"},
-                                       std::pair{QANAT_PORT_HBONE, "hbone"}}) {
+      for (const auto& [port, what] :
+           {std::pair{QANAT_PORT_OUTBOUND, "out"}, std::pair{QANAT_PORT_INBOUND, "in"},
+            std::pair{QANAT_PORT_HBONE, "hbone"}}) {
         const int fd = ::socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         const int one = 1, zero = 0;
         const unsigned mark = QANAT_MARK_PROXY;
@@ -139,7 +140,8 @@ class Peer {
         sockaddr_in6 any{};
         any.sin6_family = AF_INET6;
         any.sin6_port = htons(static_cast<uint16_t>(port));
-        if (::bind(fd, reinterpret_cast<sockaddr*>(&any), sizeof any) != 0 || ::listen(fd, 128) != 0) {
+        if (::bind(fd, reinterpret_cast<sockaddr*>(&any), sizeof any) != 0 ||
+            ::listen(fd, 128) != 0) {
           error = std::string("listen: ") + std::strerror(errno);
           ::close(fd);
           continue;

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of bpf/user that need no privilege.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "bpf/user/counters.h"
+#include "bpf/user/mounts.h"
+#include "bpf/user/node_maps.h"
+
+namespace qanat::bpf {
+namespace {
+
+TEST(MountsTest, ReadsMountInfo) {
+  const auto mounts = ParseMountInfo(
+      "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
+      "42 31 0:39 /kubepods/x /sys/fs/cgroup ro shared:5 master:3 - cgroup2 cgroup2 rw\n"
+      "50 31 0:40 / /mnt/with\\040space rw - bpf bpf rw\n"
+      "garbage\n"
+      "60 31 0:41 / /x rw\n");
+  ASSERT_EQ(mounts.size(), 3u);
+  EXPECT_EQ(mounts[0].type, "cgroup2");
+  EXPECT_EQ(mounts[0].point, "/sys/fs/cgroup/unified");
+  EXPECT_EQ(mounts[1].root, "/kubepods/x");
+  EXPECT_EQ(mounts[2].point, "/mnt/with space");
+}
+
+TEST(CountersTest, EveryCounterHasItsOwnName) {
+  std::set<std::string_view> names;
+  for (int i = 0; i < QANAT_COUNTERS; ++i) {
+    const auto counter = static_cast<qanat_counter>(i);
+    EXPECT_TRUE(names.insert(CounterName(counter)).second) << CounterName(counter);
+    EXPECT_NE(CounterName(counter), "unknown");
+    EXPECT_FALSE(CounterHelp(counter).empty());
+  }
+}
+
+TEST(NodeMapsTest, AddressesKeepTheirMeaning) {
+  for (const char* text : {"10.1.2.3", "fd00::1", "2001:db8:1:2:3:4:5:6"}) {
+    auto ip = net::IpAddress::Parse(text);
+    ASSERT_TRUE(ip);
+    EXPECT_EQ(FromKernel(ToKernel(*ip)), *ip);
+  }
+  EXPECT_FALSE(FromKernel(qanat_ip{}).is_set());
+  const qanat_ip mapped = ToKernel(*net::IpAddress::Parse("10.1.2.3"));
+  EXPECT_EQ(mapped.word[2], __builtin_bswap32(0x0000ffff));
+  EXPECT_EQ(mapped.word[3], __builtin_bswap32(0x0a010203));
+}
+
+TEST(SlotTest, SlotsOfPodsRolesAndWorkersNeverMeet) {
+  std::set<uint32_t> seen;
+  for (uint32_t pod : {0u, 1u, 2u, QANAT_MAX_PODS - 1u})
+    for (uint32_t role = 0; role < QANAT_ROLES; ++role)
+      for (uint32_t worker = 0; worker < QANAT_MAX_WORKERS; ++worker) {
+        const uint32_t slot = qanat_slot(pod, role, worker);
+        EXPECT_TRUE(seen.insert(slot).second);
+        EXPECT_LT(slot, QANAT_MAX_PODS * QANAT_ROLES * QANAT_MAX_WORKERS);
+      }
+}
+
+}  // namespace
+}  // namespace qanat::bpf
