@@ -20,7 +20,7 @@ std::string Dump(const json& value) {
   return value.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-json ConditionJson(const Condition& c) {
+json ConditionJson(const StatusCondition& c) {
   return {{"type", c.type},
           {"status", c.status ? "True" : "False"},
           {"reason", c.reason},
@@ -66,7 +66,7 @@ std::string StatusPage(AdsHub& hub, const std::vector<Issue>& issues) {
         if (object.kind != notice.kind || object.name != notice.object) continue;
         const bool told = std::any_of(
             object.conditions.begin(), object.conditions.end(),
-            [&](const Condition& c) { return c.reason == notice.reason && c.message == notice.message; });
+            [&](const StatusCondition& c) { return c.reason == notice.reason && c.message == notice.message; });
         if (!told) {
           object.conditions.push_back({"ResolvedRefs", false, notice.reason, notice.message});
         }
@@ -75,7 +75,7 @@ std::string StatusPage(AdsHub& hub, const std::vector<Issue>& issues) {
   }
   for (const ObjectStatus& object : objects) {
     json conditions = json::array();
-    for (const Condition& c : object.conditions) conditions.push_back(ConditionJson(c));
+    for (const StatusCondition& c : object.conditions) conditions.push_back(ConditionJson(c));
     out["objects"].push_back({{"kind", object.kind},
                               {"namespace", object.name.ns},
                               {"name", object.name.name},
@@ -192,7 +192,7 @@ std::string PoliciesPage(const World& world) {
   for (const ObjectStatus& status : BuildStatus(world)) {
     json& list = conditions[{status.kind, status.name}];
     list = json::array();
-    for (const Condition& c : status.conditions) list.push_back(ConditionJson(c));
+    for (const StatusCondition& c : status.conditions) list.push_back(ConditionJson(c));
   }
   for (const AuthorizationPolicy& policy : world.objects().authorization_policies) {
     istio::security::Authorization converted;

@@ -19,9 +19,9 @@ std::string Join(const std::vector<std::string>& list) {
   return fmt::format("{}", fmt::join(list, ", "));
 }
 
-Condition WaypointCondition(const WaypointRef& ref, std::string_view what) {
+StatusCondition WaypointCondition(const WaypointRef& ref, std::string_view what) {
   using State = WaypointRef::State;
-  Condition c{"istio.io/WaypointBound", false, "", ""};
+  StatusCondition c{"istio.io/WaypointBound", false, "", ""};
   const std::string gateway = ref.gateway.ToString();
   switch (ref.state) {
     case State::kNone: break;
@@ -103,9 +103,9 @@ void Gateways(const World& world, std::vector<ObjectStatus>& out) {
   }
 }
 
-Condition TargetCondition(const World& world, const ObjectMeta& meta, const TargetRef& target) {
+StatusCondition TargetCondition(const World& world, const ObjectMeta& meta, const TargetRef& target) {
   const std::string what = fmt::format("{} {}/{}", target.kind, meta.ns, target.name);
-  Condition c{"WaypointAccepted", false, "TargetNotFound", fmt::format("{} does not exist", what)};
+  StatusCondition c{"WaypointAccepted", false, "TargetNotFound", fmt::format("{} does not exist", what)};
   if (!target.ns.empty() && target.ns != meta.ns) {
     c.reason = "Invalid";
     c.message = "targetRefs cannot name another namespace";
@@ -141,9 +141,9 @@ Condition TargetCondition(const World& world, const ObjectMeta& meta, const Targ
   return c;
 }
 
-Condition ZtunnelCondition(const AuthorizationPolicy& policy, const PolicyOutcome& outcome) {
+StatusCondition ZtunnelCondition(const AuthorizationPolicy& policy, const PolicyOutcome& outcome) {
   using Action = AuthorizationPolicy::Action;
-  Condition c{"ZtunnelAccepted", true, "Accepted", "enforced at the node proxies"};
+  StatusCondition c{"ZtunnelAccepted", true, "Accepted", "enforced at the node proxies"};
   if (!outcome.not_understood.empty()) {
     c.status = false;
     c.reason = "Invalid";
@@ -238,7 +238,7 @@ void HostCondition(const World& world, const std::vector<std::string>& hosts, co
     const std::string fqdn = world.ResolveHost(host, ns);
     if (fqdn.starts_with('*')) continue;
     const Service* service = world.FindServiceByHostname(fqdn);
-    Condition c{"Applied", true, "Applied", ""};
+    StatusCondition c{"Applied", true, "Applied", ""};
     if (service == nullptr) {
       c = {c.type, false, "HostNotFound",
            fmt::format("no Service {}: write the name of a Service in namespace {}, or "
@@ -287,7 +287,7 @@ void Routes(const World& world, std::vector<ObjectStatus>& out) {
   for (const HttpRoute& route : world.objects().http_routes) {
     ObjectStatus status = For(route.meta);
     for (const ParentRef& parent : route.parents) {
-      Condition c{"Accepted", false, "NoMatchingParent", ""};
+      StatusCondition c{"Accepted", false, "NoMatchingParent", ""};
       const std::string what = fmt::format("{} {}/{}", parent.kind, parent.ns, parent.name);
       if (parent.kind != "Service") {
         c.message = fmt::format("{} is not served: give a Service as parent (group \"\", kind "

@@ -11,7 +11,7 @@
 
 namespace qanat::controlplane {
 
-struct Condition {
+struct StatusCondition {
   std::string type;
   bool status = true;
   std::string reason;
@@ -22,7 +22,7 @@ struct ObjectStatus {
   std::string kind;
   NamespacedName name;
   SourceLocation location;
-  std::vector<Condition> conditions;
+  std::vector<StatusCondition> conditions;
 };
 
 std::vector<ObjectStatus> BuildStatus(const World& world);

@@ -243,7 +243,7 @@ std::string StatusOf(const std::string& yaml, const std::string& kind, const std
   std::string out;
   for (const ObjectStatus& status : BuildStatus(*WorldOf(yaml))) {
     if (status.kind != kind || status.name.name != name) continue;
-    for (const Condition& c : status.conditions) {
+    for (const StatusCondition& c : status.conditions) {
       out += c.type + (c.status ? "=True " : "=False ") + c.reason + "\n";
     }
   }
