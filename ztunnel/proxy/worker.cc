@@ -271,7 +271,7 @@ void Worker::LogFlow(const Flow& flow, const FlowEnd& end) {
   const Series& series = series_.For(flow, end.reason);
   if (end.reason != Reason::kNone) {
     CountRefused(flow.reporter, end.reason);
-    series.failed->Add();
+    if (series.failed) series.failed->Add();  // a reset by an application has no flag
   }
   if (end.opened) series.closed->Add();
   const log::Level level = !end.opened                    ? log::Level::kWarn

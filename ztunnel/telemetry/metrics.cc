@@ -49,7 +49,7 @@ const Series& SeriesCache::For(const Flow& flow, model::Reason reason) {
   auto [it, inserted] = series_.try_emplace(std::move(key));
   if (inserted) {
     it->second.closed = metrics_.closed.With(labels);
-    if (reason == model::Reason::kNone) {
+    if (ResponseFlag(reason) == ResponseFlag(model::Reason::kNone)) {
       it->second.opened = metrics_.opened.With(labels);
       it->second.sent = metrics_.sent.With(labels);
       it->second.received = metrics_.received.With(labels);
