@@ -235,6 +235,30 @@ TEST_F(PoolTest, DrainingPeerIsReplaced) {
   ASSERT_TRUE(RunUntil(loop_, [&] { return pool_->stats().tunnels == 1; }));
 }
 
+TEST_F(PoolTest, StreamsThatAGoawayRefusedAreRetried) {
+  // The first peer is made by hand: it takes nothing and says so.
+  std::unique_ptr<testing::RawPeer> first;
+  int dials = 0;
+  pool_ = std::make_unique<Pool>(
+      loop_, PoolOptions{},
+      [&](const PoolKey&, std::function<void(Result<net::TransportPtr>)> done) {
+        auto attempt = std::make_unique<Attempt>(loop_, [&, done] {
+          if (++dials > 1) return done(NewPeer());
+          auto [a, b] = net::MakePipe(loop_);
+          first = std::make_unique<testing::RawPeer>(std::move(b), true);
+          first->Hello(false);
+          done(std::move(a));
+        });
+        attempt->timer.Start(1ms);
+        return attempt;
+      });
+  Want& want = Connect(Key());
+  ASSERT_TRUE(RunUntil(loop_, [&] { return first && first->Find(kHeaders, 1) != nullptr; }));
+  first->SendFrame(kGoaway, 0, 0, std::string(8, '\0'));
+  ASSERT_TRUE(RunUntil(loop_, [&] { return want.ok(); }));
+  EXPECT_EQ(dials, 2);
+}
+
 TEST_F(PoolTest, LostTunnelIsReplaced) {
   Make();
   Want& first = Connect(Key());

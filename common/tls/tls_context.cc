@@ -73,8 +73,8 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::Make(ContextOptions option
   // A server takes the first group of its own that the client can do, even if that costs a round
   // trip (HelloRetryRequest): recorded traffic should not be readable later.
   // No resumption: every handshake proves the certificate anew (stock: none in effect either).
-  SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
-                               SSL_OP_CIPHER_SERVER_PREFERENCE);
+  SSL_CTX_set_options(ctx,
+                      SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
   SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
   for (const auto& name : options.alpn) {
     if (name.empty() || name.size() > 255) {

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "common/tls/test_certs.h"
 
@@ -431,6 +433,64 @@ TEST_F(TlsTest, CancelledHandshakeCallsNobody) {
   }
   for (int i = 0; i < 5; ++i) loop_.RunOnce(1ms);
   EXPECT_FALSE(called);
+}
+
+TEST_F(TlsTest, TransportMayBeDestroyedWhileItCalls) {
+  Pair pair = Good();
+  struct Suicide final : net::TransportEvents {
+    net::TransportPtr transport;
+    bool called = false;
+    void OnReadable() override {
+      called = true;
+      transport.reset();
+    }
+    void OnWritable() override {}
+  } user;
+  user.transport = std::move((*pair.server)->transport);
+  user.transport->SetEvents(&user);
+  user.transport->ReadEnable(true);
+  iovec text = Piece("x");
+  (*pair.client)->transport->Write({&text, 1});
+  RunUntil([&] { return user.called; });
+  Reader at_client(*(*pair.client)->transport);
+  RunUntil([&] { return at_client.end.has_value(); });
+  EXPECT_EQ(*at_client.end, IoResult::Kind::kReset);
+}
+
+TEST_F(TlsTest, ConnectorNamesWhatIsMissing) {
+  net::ListenOptions listen;
+  listen.address = {net::IpAddress::V4(0x7f000001), 0};
+  auto fd = net::Listen(listen);
+  ASSERT_TRUE(fd);
+  net::ConnectOptions to;
+  to.to = *net::SocketAddress::OfLocal(fd->get());
+  fd->Reset();  // nobody listens there now
+  std::optional<Result<TlsConnection>> outcome;
+  TlsConnector connector(loop_, to, ca_.Context(kAlice), Expect({kBob}),
+                         [&](Result<TlsConnection> r) { outcome = std::move(r); });
+  RunUntil([&] { return outcome.has_value(); });
+  ASSERT_FALSE(*outcome);
+  EXPECT_THAT(outcome->error().message, HasSubstr("refused"));
+}
+
+// Contexts are shared by all workers.
+TEST_F(TlsTest, ContextsServeSeveralThreads) {
+  auto client = ca_.Context(kAlice), server = ca_.Context(kBob);
+  std::atomic<int> good{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      event::EventLoop loop;
+      HandshakeOptions expect;
+      expect.peer.uris = {kBob};
+      for (int n = 0; n < 10; ++n) {
+        Pair pair = Shake(loop, client, expect, server, {}, net::MakePipe(loop));
+        if (pair.client && *pair.client && pair.server && *pair.server) ++good;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(good, 40);
 }
 
 TEST_F(TlsTest, KeyMustBelongToTheCertificate) {
