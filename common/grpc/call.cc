@@ -22,7 +22,6 @@ CallStatus StatusOfReset(http::CloseReason reason, std::string_view detail) {
     case http::CloseReason::kDone:
       return {StatusCode::kUnknown, "the server ended the stream without a status", false};
     case http::CloseReason::kConnectionLost:
-    case http::CloseReason::kTimeout:
       return {StatusCode::kUnavailable, "connection lost: " + std::string(detail), true};
     case http::CloseReason::kRefused: status.code = StatusCode::kUnavailable; break;
     case http::CloseReason::kTooLarge: status.code = StatusCode::kResourceExhausted; break;

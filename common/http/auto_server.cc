@@ -101,7 +101,6 @@ std::string_view CloseReasonName(CloseReason reason) {
     case CloseReason::kConnectionLost: return "connection_lost";
     case CloseReason::kProtocolError: return "protocol_error";
     case CloseReason::kTooLarge: return "too_large";
-    case CloseReason::kTimeout: return "timeout";
   }
   return "";
 }

@@ -31,7 +31,6 @@ enum class CloseReason : uint8_t {
   kConnectionLost,  // the connection went away under it
   kProtocolError,   // the peer broke the protocol
   kTooLarge,        // headers over the limit
-  kTimeout,         // header or idle timeout of the connection
 };
 std::string_view CloseReasonName(CloseReason reason);
 
@@ -94,8 +93,6 @@ struct Options {
   std::chrono::milliseconds header_timeout{10000};
   // Without any stream. 0 = none. Server default as Envoy's (1 h).
   std::chrono::milliseconds idle_timeout{3600000};
-  // Nothing moved in either direction while streams exist. 0 = none (streams have their own).
-  std::chrono::milliseconds stalled_timeout{0};
 
   // HTTP/1
   uint32_t max_requests = 0;  // requests on one connection, then close. 0 = any number
@@ -130,8 +127,9 @@ class ServerEvents {
  public:
   // A request's head is complete. Answer through the stream, now or later.
   virtual void OnRequest(ServerStream& stream, RequestHead head, bool end) = 0;
-  // Last event; hand the connection to DeferDelete. `clean` is false after a protocol error or
-  // limit; `detail` says which, for a counter and the log.
+  // Last event; hand the connection to DeferDelete. `clean` is false after a protocol error, a
+  // limit or our own Close(); a peer that leaves, in order or not, is clean. `detail` says what it
+  // was, for a counter and the log.
   virtual void OnConnectionClosed(ServerConnection& connection, bool clean,
                                   std::string_view detail) = 0;
 

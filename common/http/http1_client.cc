@@ -218,10 +218,15 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
     Exchange& x = exchange_;
     if (!input_.empty()) ProcessPaused();
     if (x.active && !x.response_done && orderly && !failed_) {
-      Handle(parser_.Finish());  // a body that the end of the connection ends
-      if (failed_ && x.active) x.response_done = false;
+      // Either the end of the connection ends the body, or it came in the middle of a message.
+      const Http1Parser::Event event = parser_.Finish();
+      if (event == Http1Parser::Event::kError) {
+        EndExchange(CloseReason::kPeerReset, parser_.error());
+      } else {
+        Handle(event);
+      }
     }
-    if (!orderly && !wire_.closing()) failed_ = true;
+    if (wire_.aborted()) failed_ = true;
   }
   // The connection is gone; what it had delivered before is still given to a paused reader, since
   // no more than kMaxUnparsed is there.

@@ -85,6 +85,10 @@ HeadCollector::State HeadCollector::Bad(std::string_view why) {
   return State::kBad;
 }
 
+bool HeadCollector::CanBegin(char c) const {
+  return section_ == Section::kTrailers || kToken[static_cast<uint8_t>(c)];
+}
+
 HeadCollector::State HeadCollector::Feed(std::string_view& input) {
   while (!input.empty()) {
     const size_t lf = input.find('\n');
@@ -97,8 +101,7 @@ HeadCollector::State HeadCollector::Feed(std::string_view& input) {
     if (state != State::kMore) return state;
   }
   // Refuse what cannot become a head without waiting for its end: TLS, binary, other protocols.
-  if (section_ != Section::kTrailers && lines_ == 0 && !text_.empty() && text_[0] != '\r' &&
-      !kToken[static_cast<uint8_t>(text_[0])]) {
+  if (lines_ == 0 && !text_.empty() && text_[0] != '\r' && !CanBegin(text_[0])) {
     return Bad("the first byte cannot begin an HTTP message");
   }
   return State::kMore;
@@ -117,6 +120,9 @@ HeadCollector::State HeadCollector::EndOfLine() {
     return State::kMore;
   }
   if (!IsHeaderValue(line)) return Bad("control character in the head");
+  if (lines_ == 0 && !CanBegin(line[0])) {
+    return Bad("the first byte cannot begin an HTTP message");
+  }
   if (lines_ > 0 || section_ == Section::kTrailers) {
     if (line[0] == ' ' || line[0] == '\t') return Bad("folded header line");
     const size_t colon = line.find(':');

@@ -33,6 +33,7 @@ class HeadCollector {
 
  private:
   State EndOfLine();
+  bool CanBegin(char c) const;
   State Bad(std::string_view why);
   size_t max_bytes_;
   Section section_ = Section::kRequest;

@@ -254,10 +254,10 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
     if (StreamEvents* e = std::exchange(exchange_.events, nullptr)) e->OnClosed(reason, detail);
   }
   void OnFlush() override {}
-  void OnEnd(bool orderly, std::string_view detail) override {
+  void OnEnd(bool, std::string_view detail) override {
     ended_ = true;
     if (detail_.empty()) detail_ = detail;
-    if (!orderly && !wire_.closing()) failed_ = true;
+    if (wire_.aborted()) failed_ = true;
   }
   void OnSettled() override {
     Exchange& x = exchange_;

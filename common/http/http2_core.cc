@@ -349,10 +349,10 @@ void Http2Core::StartDrain() {
   wire_.Kick();
 }
 
-void Http2Core::OnEnd(bool orderly, std::string_view detail) {
+void Http2Core::OnEnd(bool, std::string_view detail) {
   ended_ = true;
   if (detail_.empty()) detail_ = detail;
-  if (!orderly && !wire_.closing()) failed_ = true;
+  if (wire_.aborted()) failed_ = true;
 }
 
 void Http2Core::OnSettled() {

@@ -623,6 +623,27 @@ TEST_F(ConnectionTest, Http1ClientBodyUntilClose) {
   EXPECT_EQ(r.reason, CloseReason::kDone);
 }
 
+TEST_F(ConnectionTest, Http1ServerThatLeavesInTheMiddle) {
+  for (const std::string answer :
+       {"", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"}) {
+    ClientEnd client;
+    auto [a, b] = net::MakePipe(loop_, 65536);
+    client.connection = MakeHttp1Client(std::move(a), &client, {});
+    Recorder r;
+    client.connection->Open(Get(), true, &r);
+    RunFor(milliseconds(10));
+    uint8_t buffer[4096];
+    ASSERT_TRUE(b->Read(buffer).ok());
+    const iovec part{const_cast<char*>(answer.data()), answer.size()};
+    b->Write({&part, 1});
+    b.reset();
+    RunUntil([&] { return r.closed && client.closed; });
+    // Nothing of an answer: lost, and a retry on a fresh connection may be in order.
+    EXPECT_EQ(r.reason, answer.empty() ? CloseReason::kConnectionLost : CloseReason::kPeerReset);
+    EXPECT_FALSE(r.ended);
+  }
+}
+
 TEST(Detect, Protocols) {
   EXPECT_EQ(DetectProtocol(""), Detected::kMore);
   EXPECT_EQ(DetectProtocol("P"), Detected::kMore);

@@ -51,7 +51,7 @@ struct RequestHead {
   std::string method;
   std::string scheme;     // "http" or "https"; "" from an HTTP/1 origin-form request
   std::string authority;  // host or host:port; never also in `headers`
-  std::string path;       // origin form with query, or "*"
+  std::string path;       // origin form with query, or "*"; "" for CONNECT (HTTP/2 only)
   HeaderList headers;     // without hop-by-hop headers
   Version version = Version::kHttp11;
 

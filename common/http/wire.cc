@@ -25,13 +25,10 @@ Wire::Wire(net::TransportPtr transport, Owner& owner)
     : transport_(std::move(transport)),
       owner_(owner),
       kick_(transport_->loop(), [this] { Round(); }),
-      linger_(transport_->loop(),
-              [this] {
-                ended_ = true;
-                Round();
-              }),
-      last_read_(transport_->loop().now()),
-      last_progress_(last_read_) {
+      linger_(transport_->loop(), [this] {
+        ended_ = true;
+        Round();
+      }) {
   transport_->SetEvents(this);
 }
 
@@ -56,6 +53,7 @@ void Wire::CloseAfterFlush() {
 
 void Wire::Abort(std::string_view detail) {
   if (!ended_) {
+    aborted_ = true;
     transport_->Abort();
     End(false, detail);
   }
@@ -89,7 +87,6 @@ void Wire::OnReadable() {
       End(r.kind == net::IoResult::Kind::kEof, detail);
       break;
     }
-    last_read_ = last_progress_ = loop().now();
     // While closing, what still arrives is dropped: unread bytes would turn our FIN into a RST that
     // destroys the answer on its way.
     if (!closing_) {
@@ -135,7 +132,6 @@ void Wire::Flush() {
       End(false, Describe(r.kind));
       return;
     }
-    last_progress_ = loop().now();
     out_.Consume(r.bytes);
     if (r.bytes < bytes.size()) {
       transport_->WriteEnable(true);

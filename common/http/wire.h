@@ -105,10 +105,9 @@ class Wire final : private net::TransportEvents {
   void Abort(std::string_view detail);
   bool closing() const { return closing_ || ended_; }
   bool ended() const { return ended_; }
+  bool aborted() const { return aborted_; }  // by us, not by the peer
   net::Transport& transport() { return *transport_; }
   event::EventLoop& loop() { return transport_->loop(); }
-  event::TimePoint last_read() const { return last_read_; }
-  event::TimePoint last_progress() const { return last_progress_; }
 
  private:
   void OnReadable() override;
@@ -126,11 +125,10 @@ class Wire final : private net::TransportEvents {
   bool closing_ = false;
   bool shut_ = false;   // our direction has been ended
   bool ended_ = false;  // nothing moves any more
-  bool told_ = false;   // OnEnd has been called
+  bool aborted_ = false;
+  bool told_ = false;  // OnEnd has been called
   bool end_orderly_ = true;
   std::string end_detail_;
-  event::TimePoint last_read_;
-  event::TimePoint last_progress_;
 };
 
 }  // namespace qanat::http
