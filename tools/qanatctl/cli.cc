@@ -129,7 +129,8 @@ struct Builder {
         {"certificates", Verb::kCertificates, "Certificates that the node proxies hold",
          "  qanatctl certificates\n  qanatctl certificates --node node1 -o json\n", true, false},
         {"connections", Verb::kConnections, "Who is talking to whom now, with which identity",
-         "  qanatctl connections\n  qanatctl connections -n shop\n", true, true},
+         "  qanatctl connections\n  qanatctl connections -n shop\n"
+         "  qanatctl connections --totals      # since the start, from the metrics\n", true, true},
         {"capture", Verb::kCapture, "How the agents capture each pod, and the proof",
          "  qanatctl capture\n  qanatctl capture --node node2 -o json\n", true, true},
     };
@@ -138,6 +139,10 @@ struct Builder {
       Formatted(command);
       if (c.by_node) ByNode(command);
       if (c.by_namespace) ByNamespace(command);
+      if (c.verb == Verb::kConnections) {
+        command->add_flag("--totals", options.totals,
+                          "Not now, but since the start: connections, bytes, requests by identity");
+      }
     }
     CLI::App* logs = Add(&app, "logs", Verb::kLogs, "Show or change log levels of the node proxies",
                          "  qanatctl logs\n  qanatctl logs --node node1 --level info,pool=debug\n"

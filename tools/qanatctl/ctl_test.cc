@@ -6,6 +6,7 @@
 #include "tools/qanatctl/cli.h"
 #include "tools/qanatctl/http_call.h"
 #include "tools/qanatctl/inspect/collect.h"
+#include "tools/qanatctl/inspect/metrics.h"
 #include "tools/qanatctl/inspect/why.h"
 #include "tools/qanatctl/mesh_view.h"
 #include "tools/qanatctl/table.h"
@@ -113,6 +114,18 @@ TEST(Http, BadAnswersAreErrors) {
   EXPECT_FALSE(ParseHttpResponse(std::string(70000, 'x'), false));
 }
 
+TEST(Metrics, CountersWithLabels) {
+  const auto samples = ParseMetrics(
+      "# HELP x y\n# TYPE x counter\nx_total{a=\"1\",b=\"q\\\"u\\\\\"} 12\nplain 1.5 1700000000\n"
+      "bad{a=\"1\nbad\n{}\nempty{} 3\nnan_total{a=\"\"} what\n# EOF\n");
+  ASSERT_EQ(samples.size(), 3u);
+  EXPECT_EQ(samples[0].name, "x_total");
+  EXPECT_EQ(samples[0].Label("b"), "q\"u\\");
+  EXPECT_EQ(samples[0].value, 12);
+  EXPECT_EQ(samples[1].value, 1.5);
+  EXPECT_EQ(samples[2].name, "empty");
+}
+
 std::vector<PodRef> Pods() {
   std::vector<PodRef> pods;
   const auto add = [&](const char* ns, const char* name, const char* workload, bool ready) {
@@ -205,6 +218,27 @@ TEST(Why, TheTextNamesPolicyClauseSeenAndWanted) {
                               "cluster.local/ns/shop/sa/loadgen"));
   EXPECT_THAT(text, HasSubstr("nearest ALLOW: shop-data/payments-only rule 0"));
   EXPECT_THAT(text, HasSubstr("what to do: add an ALLOW policy"));
+}
+
+TEST(Why, AWaypointsRouteIsShownAndItsEndpointsAreFollowed) {
+  WhyReport report = Report();
+  report.steps.insert(
+      report.steps.begin() + 1,
+      {"waypoint shop/waypoint",
+       Json::parse(R"({"verdict":"allow","reason":"none","route":{"action":"forward","name":"canary",
+         "match":"prefix /","passed_over":[{"route":"testers","why":"header user is absent"}],
+         "clusters":[{"cluster":"v1","weight":90,"endpoints":[
+                        {"address":"10.91.1.2:8080","healthy":true},
+                        {"address":"10.91.1.3:8080","healthy":false}]},
+                     {"cluster":"v2","weight":10,"endpoints":[
+                        {"address":"10.91.2.2:8080","healthy":true}]},
+                     {"cluster":"v3","weight":0,"endpoints":[
+                        {"address":"10.91.2.9:8080","healthy":true}]}]}})")});
+  EXPECT_EQ(WaypointEndpoints(report.steps[1].answer),
+            (std::vector<std::string>{"10.91.1.2:8080", "10.91.2.2:8080"}));
+  const std::string text = report.ToText({});
+  EXPECT_THAT(text, HasSubstr("route canary (prefix /) -> 90% v1 (1 endpoints), 10% v2"));
+  EXPECT_THAT(text, HasSubstr("not testers: header user is absent"));
 }
 
 TEST(Why, AnAnswerOfAnotherShapeIsNoPermission) {

@@ -48,6 +48,7 @@ struct Options {
   std::string ns;         // --namespace
   std::string log_level;  // logs --level
   bool reset = false;     // logs --reset
+  bool totals = false;    // connections --totals
 
   // local
   std::string folder;

@@ -6,9 +6,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "tools/qanatctl/commands.h"
 #include "tools/qanatctl/inspect/collect.h"
+#include "tools/qanatctl/inspect/metrics.h"
 #include "tools/qanatctl/json_util.h"
 #include "tools/qanatctl/table.h"
 
@@ -215,7 +217,99 @@ int CmdCertificates(const Options& options) {
   return Finish(options, asked->dumps, list, table);
 }
 
+// connections --totals: who has talked to whom since the start, from the proxies' metrics. Each
+// connection is counted once, by the proxy of its destination; requests by the waypoints.
+namespace {
+
+struct Total {
+  double connections = 0;
+  double refused = 0;
+  double bytes = 0;
+  std::map<std::string, double> requests;  // response code -> count
+};
+
+int Totals(const Options& options) {
+  auto view = MeshView::Load(options.mesh);
+  if (!view) return Complain(view.error());
+  auto nodes = view->SelectNodes(options.node);
+  if (!nodes) return Complain(nodes.error());
+  std::map<std::tuple<std::string, std::string, std::string>, Total> totals;
+  std::vector<std::string> failures;
+  const auto read = [&](const std::string& who, const std::string& netns, const char* path) {
+    auto text = MeshView::Fetch(netns, 15020, path);
+    if (!text) {
+      failures.push_back(who + ": " + text.error().message);
+      return;
+    }
+    for (const MetricSample& m : ParseMetrics(*text)) {
+      const bool request = m.name == "istio_requests_total";
+      if (!request && m.Label("reporter") != "destination") continue;
+      if (!options.ns.empty() && m.Label("source_workload_namespace") != options.ns &&
+          m.Label("destination_workload_namespace") != options.ns) {
+        continue;
+      }
+      const auto name = [&](const char* principal, const char* workload, const char* ns) {
+        const std::string id = m.Label(principal);
+        if (!id.empty() && id != "unknown") return ShortIdentity(id);
+        const std::string w = m.Label(workload);
+        return w.empty() || w == "unknown" ? std::string("unknown")
+                                           : m.Label(ns) + "/" + w + " (no identity)";
+      };
+      auto key = std::make_tuple(
+          name("source_principal", "source_workload", "source_workload_namespace"),
+          name("destination_principal", "destination_workload", "destination_workload_namespace"),
+          m.Label("connection_security_policy"));
+      if (request) {
+        totals[key].requests[m.Label("response_code")] += m.value;
+      } else if (m.name == "istio_tcp_connections_opened_total") {
+        totals[key].connections += m.value;
+      } else if (m.name == "istio_tcp_connections_failed_total") {
+        totals[key].refused += m.value;
+      } else if (m.name == "istio_tcp_sent_bytes_total" ||
+                 m.name == "istio_tcp_received_bytes_total") {
+        totals[key].bytes += m.value;
+      }
+    }
+  };
+  for (const NodeRef& node : *nodes) read("ztunnel-" + node.name, node.netns, "/metrics");
+  for (const PodRef& pod : view->pods()) {
+    if (pod.gateway.empty() || (!options.node.empty() && pod.node != options.node)) continue;
+    read("waypoint " + pod.ns + "/" + pod.gateway, pod.netns, "/stats/prometheus");
+  }
+  Table table({"SOURCE IDENTITY", "DESTINATION IDENTITY", "SECURITY", "CONNECTIONS", "REFUSED",
+               "BYTES", "REQUESTS"});
+  Json list = Json::array();
+  for (const auto& [key, total] : totals) {
+    std::string requests;
+    for (const auto& [code, count] : total.requests) {
+      requests += fmt::format("{}{:.0f}x {}", requests.empty() ? "" : ", ", count, code);
+    }
+    table.Add({std::get<0>(key), std::get<1>(key), std::get<2>(key),
+               fmt::format("{:.0f}", total.connections), fmt::format("{:.0f}", total.refused),
+               fmt::format("{:.0f}", total.bytes), requests});
+    list.push_back({{"source", std::get<0>(key)},
+                    {"destination", std::get<1>(key)},
+                    {"security", std::get<2>(key)},
+                    {"connections", total.connections},
+                    {"refused", total.refused},
+                    {"bytes", total.bytes},
+                    {"requests", total.requests}});
+  }
+  if (options.output != Output::kTable) {
+    PrintData(list, options.output);
+  } else {
+    fmt::print("{}", table.ToString());
+  }
+  for (const std::string& failure : failures) {
+    fmt::print(stderr, "qanatctl: no answer from {}\n", failure);
+  }
+  return failures.empty() ? kExitOk : kExitError;
+}
+
+}  // namespace
+
 int CmdConnections(const Options& options) {
+  if (options.totals) return Totals(options);
   auto asked = Ask(options, "/debug/connections");
   if (!asked) return Complain(asked.error());
   std::vector<Json> list;

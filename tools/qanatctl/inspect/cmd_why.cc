@@ -193,7 +193,7 @@ class Tracer {
   Status BehindWaypoint(const PodRef& waypoint, const Json& answer) {
     std::vector<WhyStep> refused;
     std::vector<WhyStep> fine;
-    for (const std::string& endpoint : Strings(answer, "endpoints")) {
+    for (const std::string& endpoint : WaypointEndpoints(answer)) {
       std::string ip;
       uint16_t port = 0;
       if (!SplitHostPort(endpoint, ip, port)) continue;

@@ -66,6 +66,29 @@ struct Writer {
     if (Items(policy, "rules").empty()) Line(4, "no rules: matches nothing");
   }
 
+  // A waypoint's choice of route.
+  void Route(const Json& route) {
+    if (!route.is_object()) return;
+    const std::string name = Str(route, "name");
+    std::string text = "route " + (name.empty() ? Str(route, "action") : name);
+    if (!Str(route, "match").empty()) text += " (" + Str(route, "match") + ")";
+    int64_t total = 0;
+    for (const Json& cluster : Items(route, "clusters")) total += Int(cluster, "weight");
+    for (const Json& cluster : Items(route, "clusters")) {
+      size_t healthy = 0;
+      for (const Json& e : Items(cluster, "endpoints")) healthy += Bool(e, "healthy");
+      text += fmt::format("{} {}{} ({} endpoints)", &cluster == &Items(route, "clusters")[0] ? " ->" : ",",
+                          total > 0 && Items(route, "clusters").size() > 1
+                              ? fmt::format("{}% ", Int(cluster, "weight") * 100 / total)
+                              : "",
+                          Str(cluster, "cluster"), healthy);
+    }
+    Line(2, text);
+    for (const Json& miss : Items(route, "passed_over")) {
+      Line(3, c.dim + "not " + Str(miss, "route") + ": " + Str(miss, "why") + c.plain);
+    }
+  }
+
   void Step(size_t number, const WhyStep& step) {
     const Json& a = step.answer;
     const bool allowed = step.allowed();
@@ -79,6 +102,7 @@ struct Writer {
                        : c.red + "refused" + c.plain + " (" + Str(a, "reason") + ")";
     }
     Line(1, title);
+    Route(Get(a, "route"));
     if (const std::string detail = Str(a, "detail"); !detail.empty()) Line(2, detail);
     if (!Items(a, "policies").empty()) Line(2, "policies considered:");
     for (const Json& policy : Items(a, "policies")) Policy(policy);
@@ -182,6 +206,17 @@ Result<WhyTarget> ResolveTarget(const MeshView& view, const PodRef& from, const 
   for (const ServiceRef& service : view.services()) known += " " + service.name + "." + service.ns;
   return Fail(Code::kNotFound, fmt::format("no service '{}' in namespace '{}'; there is:{}", name,
                                            ns, known));
+}
+
+std::vector<std::string> WaypointEndpoints(const Json& answer) {
+  std::vector<std::string> out;
+  for (const Json& cluster : Items(Get(answer, "route"), "clusters")) {
+    if (Int(cluster, "weight") == 0) continue;
+    for (const Json& endpoint : Items(cluster, "endpoints")) {
+      if (Bool(endpoint, "healthy")) out.push_back(Str(endpoint, "address"));
+    }
+  }
+  return out;
 }
 
 bool WhyStep::allowed() const { return Str(answer, "verdict") == "allow"; }

@@ -37,6 +37,9 @@ struct WhyStep {
   bool allowed() const;
 };
 
+// The endpoints ("IP:PORT") that a waypoint's chosen route may pick: those with a weight, healthy.
+std::vector<std::string> WaypointEndpoints(const Json& answer);
+
 struct WhyReport {
   std::string from;           // "shop/loadgen-abc"
   std::string from_identity;  // "" outside the mesh
