@@ -46,7 +46,8 @@ int SslRecords::BioRead(BIO* bio, char* out, int size) {
 int SslRecords::BioWrite(BIO* bio, const char* in, int size) {
   auto* self = static_cast<SslRecords*>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
-  self->out_.insert(self->out_.end(), in, in + size);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(in);  // of the vector's type: one memcpy
+  self->out_.insert(self->out_.end(), bytes, bytes + size);
   return size;
 }
 
@@ -158,8 +159,7 @@ IoResult SslRecords::Flush() {
   }
   out_.clear();
   out_head_ = 0;
-  // One large burst must not stay as memory of an idle connection.
-  if (out_.capacity() > kLowWater) out_.shrink_to_fit();
+  if (out_.capacity() > kKeep && !writing_) std::vector<uint8_t>().swap(out_);
   return {};
 }
 
@@ -170,12 +170,17 @@ IoResult SslRecords::Write(std::span<const iovec> from) {
     if (!has_room()) return {IoResult::Kind::kWouldBlock, 0};
   }
   ERR_clear_error();
+  size_t wanted = 0;
+  for (const iovec& part : from) wanted += part.iov_len;
+  if (wanted > kKeep) out_.reserve(std::min(pending_output() + wanted, kHighWater) + 2 * kRecord);
+  writing_ = true;  // the memory for output is kept until all is written
   size_t total = 0;
   size_t index = 0, offset = 0;
+  IoResult flushed;
   while (index < from.size()) {
     if (pending_output() >= kHighWater) {
-      IoResult flushed = Flush();
-      if (!flushed.ok() && flushed.kind != IoResult::Kind::kWouldBlock) return flushed;
+      flushed = Flush();
+      if (!flushed.ok() && flushed.kind != IoResult::Kind::kWouldBlock) break;
       if (pending_output() >= kHighWater) break;
     }
     // A record from one piece where it is large, else gathered from several.
@@ -209,11 +214,13 @@ IoResult SslRecords::Write(std::span<const iovec> from) {
     int n = SSL_write(ssl_.get(), record, static_cast<int>(size));
     if (n != static_cast<int>(size)) {
       error_ = ExplainSslError("writing");
-      return {IoResult::Kind::kError, 0};
+      flushed = {IoResult::Kind::kError, 0};
+      break;
     }
     total += size;
   }
-  IoResult flushed = Flush();
+  writing_ = false;
+  if (flushed.ok()) flushed = Flush();
   if (!flushed.ok() && flushed.kind != IoResult::Kind::kWouldBlock) return flushed;
   return {IoResult::Kind::kOk, total};
 }

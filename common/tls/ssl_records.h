@@ -43,8 +43,9 @@ class SslRecords {
  private:
   static constexpr size_t kReadSize = 64 * 1024;
   static constexpr size_t kLowWater = 64 * 1024;    // below: more plaintext is taken
-  static constexpr size_t kHighWater = 256 * 1024;  // one Write() seals up to here
+  static constexpr size_t kHighWater = 64 * 1024;   // sealed before it is handed down
   static constexpr size_t kRecord = 16384;
+  static constexpr size_t kKeep = 4096;  // memory that an idle connection may hold for output
 
   static const BIO_METHOD* BioMethod();
   static int BioRead(BIO* bio, char* out, int size);
@@ -61,6 +62,7 @@ class SslRecords {
   size_t in_end_ = 0;
   std::vector<uint8_t> out_;
   size_t out_head_ = 0;
+  bool writing_ = false;
   bool starved_ = false;
   bool below_ended_ = false;  // FIN
   bool below_failed_ = false;
