@@ -85,7 +85,7 @@ void ReadTermination(Reader& reader, const std::function<const char*(const char*
 void ReadWorkers(Reader& reader, const std::function<const char*(const char*)>& get,
                  unsigned cores, Config& config) {
   cores = std::max(1u, cores);
-  config.workers = std::clamp((cores + 3) / 4, 2u, cores < 2 ? 2u : cores);
+  config.workers = std::clamp((cores + 3) / 4, 2u, std::min(16u, std::max(2u, cores)));
   const char* value = get("ZTUNNEL_WORKER_THREADS");
   if (value == nullptr || *value == '\0' || std::string_view(value) == "auto") return;
   std::string_view text = value;
@@ -98,7 +98,7 @@ void ReadWorkers(Reader& reader, const std::function<const char*(const char*)>& 
   }
   if (percent) n = std::max(1u, (cores * n + 99) / 100);
   if (n == 0) n = cores;
-  config.workers = std::min(n, 64u);  // the listener map of the node agent has a slot per worker
+  config.workers = std::min(n, 16u);  // the listener map of the node agent has a slot per worker
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace {
 using model::Reason;
 
 constexpr auto kIdentifyTimeout = std::chrono::seconds(5);
+constexpr int kSpoofAttempts = 4;
 
 int StatusOf(Reason reason) { return model::IsPolicy(reason) ? 401 : 503; }
 
@@ -146,10 +147,14 @@ void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
   auto connector = std::move(connector_);
   if (!fd) {
     const Error& error = fd.error();
+    // The port that came with the foreign address made a connection that exists already.
+    if (spoofed && (error.sys_errno == EADDRNOTAVAIL || error.sys_errno == EADDRINUSE) &&
+        ++attempts_ < kSpoofAttempts) {
+      return Connect(true);
+    }
     // Without the capability for foreign sources the connection still works, unless it was asked
     // for (ENABLE_ORIG_SRC=true).
-    const bool no_right = error.sys_errno == EPERM || error.sys_errno == EADDRNOTAVAIL;
-    if (spoofed && no_right && !worker_.environment().config.orig_src) {
+    if (spoofed && error.sys_errno == EPERM && !worker_.environment().config.orig_src) {
       LOG_WARN("inbound", "{}; the application will see the proxy's address", error.message);
       return Connect(false);
     }

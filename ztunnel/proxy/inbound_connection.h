@@ -47,6 +47,7 @@ class InboundConnection final : public Connection {
   void End(model::Reason reason, std::string error, bool opened);
 
   State state_ = State::kIdentifying;
+  int attempts_ = 0;
   Fd fd_;  // plaintext
   hbone::InboundConnect request_;
   hbone::Responder responder_;
