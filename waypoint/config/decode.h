@@ -26,4 +26,7 @@ Result<Decoded<RouteTable>> DecodeRoutes(std::string_view bytes);
 Result<Decoded<ClusterConfig>> DecodeCluster(std::string_view bytes);
 Result<Decoded<EndpointSet>> DecodeEndpoints(std::string_view bytes);
 
+// The bytes of an envoy.extensions.filters.http.rbac.v3.RBAC alone; nothing if they do not parse.
+Result<Decoded<RbacRules>> DecodeRbacFilter(std::string_view bytes);
+
 }  // namespace qanat::waypoint

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "waypoint/config/decode.h"
 #include "waypoint/config/decode_common.h"
 
 namespace qanat::waypoint {
@@ -258,6 +259,16 @@ RbacRules DecodeHttpRbac(const envoy::extensions::filters::http::rbac::v3::RBAC&
   return DecodeRbacRules(in.has_rules() ? &in.rules() : nullptr,
                          in.has_shadow_rules() ? &in.shadow_rules() : nullptr, in.has_matcher(),
                          where, restricted);
+}
+
+Result<Decoded<RbacRules>> DecodeRbacFilter(std::string_view bytes) {
+  envoy::extensions::filters::http::rbac::v3::RBAC in;
+  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return Invalid("RBAC does not parse");
+  }
+  Decoded<RbacRules> out;
+  out.value = std::make_shared<const RbacRules>(DecodeHttpRbac(in, "filter", out.restricted));
+  return out;
 }
 
 }  // namespace qanat::waypoint
