@@ -51,8 +51,8 @@ class App::Impl final : public RpcService {
                  }),
         tokens_(options_.token_jwks),
         hub_(tokens_, BuildWaypoint, WallClock, registry_),
-        triggers_(registry_.AddCounter("pilot_push_triggers", "Why configuration was sent again.",
-                                       {"type"})),
+        triggers_(registry_.AddGauge("pilot_push_triggers", "Why configuration was sent again.",
+                                     {"type"})),
         services_(registry_.AddGauge("pilot_services", "Services known.").Get()),
         virtual_services_(
             registry_.AddGauge("pilot_virt_services", "VirtualServices known.").Get()),
@@ -284,7 +284,7 @@ class App::Impl final : public RpcService {
   std::vector<Issue> issues_;
   uint64_t generation_ = 0;
   std::atomic<bool> ready_{false};
-  metrics::Family<metrics::Counter>& triggers_;
+  metrics::Family<metrics::Gauge>& triggers_;
   metrics::Gauge& services_;
   metrics::Gauge& virtual_services_;
   metrics::Gauge& workloads_;

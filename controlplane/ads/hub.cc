@@ -158,10 +158,11 @@ AdsHub::AdsHub(TokenAuthenticator& tokens, TranslateWaypoint translate, WallCloc
       translate_(std::move(translate)),
       clock_(std::move(clock)),
       clients_(registry.AddGauge("pilot_xds", "Connected proxies, by version.", {"version"})),
-      pushes_(registry.AddCounter("pilot_xds_pushes", "Messages sent to proxies, by type.",
-                                  {"type"})),
-      rejects_(registry.AddCounter("pilot_total_xds_rejects", "Messages that proxies rejected.",
-                                   {"type"})),
+      // Gauges by type, counters by nature: stock names end without the _total of a counter.
+      pushes_(registry.AddGauge("pilot_xds_pushes", "Messages sent to proxies, by type.",
+                                {"type"})),
+      rejects_(registry.AddGauge("pilot_total_xds_rejects", "Messages that proxies rejected.",
+                                 {"type"})),
       refused_(registry.AddCounter("qanat_ads_refused", "Streams ended by us, by code.", {"code"})),
       convergence_(registry.AddHistogram(
           "pilot_proxy_convergence_time",

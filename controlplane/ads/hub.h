@@ -66,8 +66,8 @@ class AdsHub {
   std::map<WaypointKey, CachedWaypoint> waypoints_;
   std::list<Connection*> connections_;
   metrics::Family<metrics::Gauge>& clients_;
-  metrics::Family<metrics::Counter>& pushes_;
-  metrics::Family<metrics::Counter>& rejects_;
+  metrics::Family<metrics::Gauge>& pushes_;
+  metrics::Family<metrics::Gauge>& rejects_;
   metrics::Family<metrics::Counter>& refused_;
   metrics::Family<metrics::Histogram>& convergence_;
   metrics::Family<metrics::Histogram>& sizes_;

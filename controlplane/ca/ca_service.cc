@@ -18,16 +18,17 @@ CaService::CaService(const CertificateAuthority& authority, TokenAuthenticator& 
       trusted_nodes_(std::move(trusted_nodes)),
       world_(std::move(world)),
       clock_(std::move(clock)),
-      requests_(registry.AddCounter("citadel_server_csr_count", "Signing requests received.").Get()),
+      // Gauges by type, counters by nature: stock names end without the _total of a counter.
+      requests_(registry.AddGauge("citadel_server_csr_count", "Signing requests received.").Get()),
       issued_(registry
-                  .AddCounter("citadel_server_success_cert_issuance_count", "Certificates issued.")
+                  .AddGauge("citadel_server_success_cert_issuance_count", "Certificates issued.")
                   .Get()),
       not_authenticated_(registry
-                             .AddCounter("citadel_server_authentication_failure_count",
+                             .AddGauge("citadel_server_authentication_failure_count",
                                          "Callers whose token was refused.")
                              .Get()),
       bad_requests_(registry
-                        .AddCounter("citadel_server_csr_parsing_err_count",
+                        .AddGauge("citadel_server_csr_parsing_err_count",
                                     "Signing requests that could not be read.")
                         .Get()),
       refusals_(registry.AddCounter("qanat_ca_refusals", "Certificates refused, by reason.",

@@ -47,10 +47,10 @@ class CaService {
   const std::set<std::string> trusted_nodes_;
   const GetWorld world_;
   const Clock clock_;
-  metrics::Counter& requests_;
-  metrics::Counter& issued_;
-  metrics::Counter& not_authenticated_;
-  metrics::Counter& bad_requests_;
+  metrics::Gauge& requests_;
+  metrics::Gauge& issued_;
+  metrics::Gauge& not_authenticated_;
+  metrics::Gauge& bad_requests_;
   metrics::Family<metrics::Counter>& refusals_;
 };
 
