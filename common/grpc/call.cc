@@ -105,8 +105,12 @@ bool CallImpl::Attach(http::ClientConnection& connection) {
   }
   for (const auto& [name, value] : options_.metadata) head.headers.Add(name, value);
   stream_ = connection.Open(head, false, this);
-  if (stream_ == nullptr) return false;
+  if (stream_ == nullptr && !connection.CanOpen()) return false;
   waiting_ = false;
+  if (stream_ == nullptr) {
+    Close({StatusCode::kInternal, "malformed method name " + options_.method, false});
+    return true;
+  }
   if (paused_) stream_->PauseReading(true);
   if (!pending_.empty() || half_closed_) stream_->SendData(pending_, half_closed_);
   pending_ = {};

@@ -282,6 +282,28 @@ TEST_F(ChannelTest, BadEndpointsAndTokens) {
   EXPECT_TRUE(server.calls.empty());
 }
 
+TEST_F(ChannelTest, MalformedMethod) {
+  TestServer server(loop_);
+  Channel channel(loop_, To(server));
+  EXPECT_EQ(Unary(channel, {"/a b", {}, {}}, "").first.code, StatusCode::kInternal);
+}
+
+TEST_F(ChannelTest, IdleConnectionIsClosedAndMadeAgain) {
+  TestServer server(loop_);
+  server.on_call = [](TestServer::Call& c) {
+    c.Send("ok");
+    c.Finish(0);
+  };
+  ChannelOptions options = To(server);
+  options.idle_timeout = milliseconds(60);
+  Channel channel(loop_, options);
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").second, "ok");
+  EXPECT_TRUE(channel.connected());
+  RunUntil([&] { return server.connections.empty() && !channel.connected(); });
+  EXPECT_EQ(Unary(channel, {"/a", {}, {}}, "").second, "ok");
+  EXPECT_EQ(server.accepted, 2);
+}
+
 TEST_F(ChannelTest, NotGrpc) {
   TestServer server(loop_);
   server.on_call = [](TestServer::Call& c) {

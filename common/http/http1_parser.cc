@@ -170,13 +170,13 @@ Http1Parser::Event Http1Parser::CheckFraming() {
       return Fail(side_ == Side::kRequests ? 501 : 502, "Transfer-Encoding other than chunked");
     }
   }
-  keep_alive_ = request_.version == Version::kHttp11;
+  bool close = false;
+  bool keep = request_.version == Version::kHttp11;
   ForEachElement(h.GetJoined("connection").value_or(""), [&](std::string_view token) {
-    if (EqualsIgnoreCase(token, "close")) keep_alive_ = false;
-    if (EqualsIgnoreCase(token, "keep-alive") && request_.version == Version::kHttp10) {
-      keep_alive_ = true;
-    }
+    if (EqualsIgnoreCase(token, "close")) close = true;
+    if (EqualsIgnoreCase(token, "keep-alive")) keep = true;
   });
+  keep_alive_ = keep && !close;
   if (side_ == Side::kRequests) {
     if (auto expect = h.Get("expect")) {
       if (!EqualsIgnoreCase(*expect, "100-continue")) return Fail(417, "unknown expectation");

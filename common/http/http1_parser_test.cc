@@ -95,6 +95,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"http10", "GET / HTTP/1.0\r\n\r\n", "GET ||/ HTTP/1.0 close end;"},
         Case{"http10_keep", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
              "GET ||/ HTTP/1.0 keep end;"},
+        Case{"http10_close_wins", "GET / HTTP/1.0\r\nConnection: close, keep-alive\r\n\r\n",
+             "GET ||/ HTTP/1.0 close end;"},
         Case{"close", kGet + "Connection: close\r\n\r\n", "GET |a|/ HTTP/1.1 close end;"},
         Case{"length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
              "POST |a|/ HTTP/1.1 [content-length=3] keep body(abc) end;"},
