@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to common/hbone: the HTTP/2 session that both ends share. core.cc has life, output and
-// the calling of streams; core_input.cc has what comes in. Client and server sessions are thin
+// Private to common/hbone: the HTTP/2 session that both ends share. core.cc has its life and the
+// calling of streams, core_streams.cc the streams, core_output.cc what goes out, core_input.cc and
+// core_headers.cc what comes in. Client and server sessions are thin
 // handles; a Core outlives its handle by one round of the loop, so that it may be destroyed from
 // its own callbacks.
 #pragma once
@@ -37,6 +38,9 @@ class TokenBucket {
   double rate_;
   event::TimePoint last_{};
 };
+
+// Content of the PING between a server's two GOAWAYs.
+inline constexpr uint64_t kDrainPing = ~uint64_t{0};
 
 // What HTTP/2 knows of the connection (besides its streams and the peer's HPACK table).
 struct ConnectionState {
@@ -96,7 +100,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
     ClientSession::ConnectFailure failure;
   };
 
-  // core.cc
+  // core.cc, core_streams.cc, core_output.cc
   void OnReadable() override;
   void OnWritable() override;
   void Wake();
@@ -122,7 +126,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   std::shared_ptr<Stream> Lookup(uint32_t id) const;
   net::TransportPtr MakeHandle(const std::shared_ptr<Stream>& stream);
 
-  // core_input.cc
+  // core_input.cc, core_headers.cc
   H2Error OnFrameStart(const FrameHeader& header) override;
   H2Error OnData(const FrameHeader& header, std::span<const uint8_t> piece) override;
   H2Error OnFrameEnd(const FrameHeader& header, std::span<const uint8_t> payload) override;

@@ -42,8 +42,8 @@ class SslRecords {
 
  private:
   static constexpr size_t kReadSize = 64 * 1024;
-  static constexpr size_t kLowWater = 64 * 1024;    // below: more plaintext is taken
-  static constexpr size_t kHighWater = 64 * 1024;   // sealed before it is handed down
+  static constexpr size_t kLowWater = 64 * 1024;   // below: more plaintext is taken
+  static constexpr size_t kHighWater = 64 * 1024;  // sealed before it is handed down
   static constexpr size_t kRecord = 16384;
   static constexpr size_t kKeep = 4096;  // memory that an idle connection may hold for output
 

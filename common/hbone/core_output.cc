@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the session sends: small writes are gathered and go out at the end of the round, large ones
+// go straight from their owner's memory to the transport.
+#include <algorithm>
+#include <array>
+
+#include "common/hbone/core.h"
+
+namespace qanat::hbone {
+
+using net::IoResult;
+
+namespace {
+
+// With its header a DATA frame fills one TLS record.
+constexpr size_t kDataPerFrame = 16384 - kFrameHeaderSize;
+constexpr size_t kDirectFrom = 8 * 1024;  // writes of this size skip the session's buffer
+constexpr size_t kMaxDirect = 256 * 1024;
+// More than data can explain: the peer has us answer and does not read the answers.
+constexpr size_t kControlSlack = 1 << 20;
+
+}  // namespace
+
+bool Core::Writable(const Stream& stream) const {
+  return phase_ == Phase::kOpen && stream.state.answered && !stream.state.local_ended &&
+         stream.state.send_window > 0 && state_.send_window > 0 &&
+         out_.size() < options_.send_buffer;
+}
+
+IoResult Core::Write(Stream& stream, std::span<const iovec> from) {
+  size_t wanted = 0;
+  for (const iovec& part : from) wanted += part.iov_len;
+  if (wanted == 0) return {};
+  if (!Writable(stream)) return {IoResult::Kind::kWouldBlock, 0};
+  size_t size = std::min({wanted, static_cast<size_t>(stream.state.send_window),
+                          static_cast<size_t>(state_.send_window)});
+  next_writer_ = stream.state.id;
+  if (size >= kDirectFrom && !transport_full_ && !transport_ended_) {
+    size = WriteDirect(stream, from, std::min(size, kMaxDirect));
+  } else {
+    size = std::min(size, options_.send_buffer - out_.size());
+    size_t frame_limit = std::min<size_t>(kDataPerFrame, state_.peer.max_frame_size);
+    size_t offset = 0;
+    for (size_t left = size; left > 0;) {
+      size_t frame = std::min(left, frame_limit);
+      uint8_t raw[kFrameHeaderSize];
+      FormatFrameHeader({static_cast<uint32_t>(frame), kData, 0, stream.state.id}, raw);
+      out_.Append(raw, sizeof raw);
+      left -= frame;
+      while (frame > 0) {
+        size_t n = std::min(frame, from[0].iov_len - offset);
+        if (n > 0) out_.Append(static_cast<const uint8_t*>(from[0].iov_base) + offset, n);
+        frame -= n;
+        offset += n;
+        if (offset == from[0].iov_len) {
+          from = from.subspan(1);
+          offset = 0;
+        }
+      }
+    }
+    FlushSoon();
+  }
+  stream.state.send_window -= static_cast<int64_t>(size);
+  state_.send_window -= static_cast<int64_t>(size);
+  if (size == 0) return {IoResult::Kind::kWouldBlock, 0};
+  return {IoResult::Kind::kOk, size};
+}
+
+// Hands the caller's bytes to the transport without copying them. A frame that went out in part is
+// completed from the session's buffer; frames that did not begin count as not written.
+size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t size) {
+  constexpr size_t kFrames = kMaxDirect / kDataPerFrame + 1;
+  size_t frame_limit = std::min<size_t>(kDataPerFrame, state_.peer.max_frame_size);
+  size = std::min(size, kFrames * frame_limit);
+  std::array<std::array<uint8_t, kFrameHeaderSize>, kFrames> headers;
+  std::vector<iovec> parts;
+  parts.reserve(1 + 2 * kFrames + from.size());
+  size_t waiting = out_.size();
+  if (waiting > 0) {
+    parts.push_back({const_cast<uint8_t*>(out_.front().data()), waiting});
+  }
+  size_t total = waiting, offset = 0, used = 0;
+  for (size_t left = size; left > 0; ++used) {
+    size_t frame = std::min(left, frame_limit);
+    FormatFrameHeader({static_cast<uint32_t>(frame), kData, 0, stream.state.id},
+                      headers[used].data());
+    parts.push_back({headers[used].data(), kFrameHeaderSize});
+    total += kFrameHeaderSize + frame;
+    left -= frame;
+    while (frame > 0) {
+      size_t n = std::min(frame, from[0].iov_len - offset);
+      if (n > 0) parts.push_back({static_cast<uint8_t*>(from[0].iov_base) + offset, n});
+      frame -= n;
+      offset += n;
+      if (offset == from[0].iov_len) {
+        from = from.subspan(1);
+        offset = 0;
+      }
+    }
+  }
+  IoResult wrote = transport_->Write(parts);
+  if (!wrote.ok() && wrote.kind != IoResult::Kind::kWouldBlock) {
+    transport_ended_ = true;  // reading will say why
+    out_.Clear();
+    return size;
+  }
+  size_t taken = wrote.bytes;
+  if (taken < total) {
+    transport_full_ = true;
+    transport_->WriteEnable(true);
+  }
+  if (waiting > 0) out_.Consume(std::min(taken, waiting));
+  if (taken <= waiting) return 0;
+  taken -= waiting;
+  // Complete the frame that was cut.
+  size_t per_frame = kFrameHeaderSize + frame_limit;
+  size_t whole = taken / per_frame, rest = taken % per_frame;
+  size_t payload = whole * frame_limit;
+  if (rest == 0 || payload >= size) return std::min(payload, size);
+  size_t frame = std::min(size - payload, frame_limit);
+  size_t skip = taken;  // bytes of ours that went out
+  size_t end = whole * per_frame + kFrameHeaderSize + frame;
+  size_t at = 0;
+  for (size_t i = waiting > 0 ? 1 : 0; i < parts.size() && at < end; ++i) {
+    size_t from_byte = std::max(at, skip), to_byte = std::min(at + parts[i].iov_len, end);
+    if (from_byte < to_byte) {
+      out_.Append(static_cast<uint8_t*>(parts[i].iov_base) + (from_byte - at), to_byte - from_byte);
+    }
+    at += parts[i].iov_len;
+  }
+  return payload + frame;
+}
+
+void Core::FlushSoon() {
+  if (!flush_.armed() && phase_ != Phase::kOver) flush_.Start({});
+}
+
+void Core::Flush() {
+  flush_.Stop();
+  if (phase_ == Phase::kOver) return;
+  while (!out_.empty() && !transport_ended_) {
+    auto front = out_.front();
+    iovec part{const_cast<uint8_t*>(front.data()), front.size()};
+    IoResult wrote = transport_->Write({&part, 1});
+    if (wrote.kind == IoResult::Kind::kWouldBlock) {
+      transport_full_ = true;
+      transport_->WriteEnable(true);
+      if (phase_ == Phase::kOpen && out_.size() > options_.send_buffer + kControlSlack) {
+        Fail(H2Error::kEnhanceYourCalm, "the peer does not read our answers");
+      }
+      return;
+    }
+    if (!wrote.ok()) {
+      // What the peer said before it went is still to be read, and its end too.
+      transport_ended_ = true;
+      break;
+    }
+    out_.Consume(wrote.bytes);
+  }
+  if (transport_ended_) out_.Clear();
+  if (transport_full_) {
+    transport_full_ = false;
+    transport_->WriteEnable(false);
+  }
+  if (phase_ == Phase::kClosing) TryShutdown();
+}
+
+void Core::OnWritable() {
+  if (phase_ == Phase::kOver) return;
+  if (phase_ == Phase::kClosing && out_.empty()) return TryShutdown();
+  Flush();
+  if (phase_ == Phase::kOpen && out_.size() < options_.send_buffer) KickWriters();
+}
+
+void Core::KickWriters() {
+  auto start = streams_.upper_bound(next_writer_);
+  for (auto it = start; it != streams_.end(); ++it) {
+    if (it->second->writing) Kick(*it->second);
+  }
+  for (auto it = streams_.begin(); it != start; ++it) {
+    if (it->second->writing) Kick(*it->second);
+  }
+}
+
+}  // namespace qanat::hbone
