@@ -49,7 +49,8 @@ template <typename T>
 T Find(const ResourceSet& resources, std::string_view type, const std::string& name) {
   const auto& of_type = resources.at(std::string(type));
   const auto found = of_type.find(name);
-  if (found == of_type.end()) throw std::runtime_error(std::string(type) + " " + name + " is missing");
+  if (found == of_type.end())
+    throw std::runtime_error(std::string(type) + " " + name + " is missing");
   return Body<T>(found->second);
 }
 
@@ -98,9 +99,8 @@ Bootstrap Make(const ResourceSet& resources, const std::string& certificates) {
   for (const auto& [name, resource] : resources.at(std::string(kClusterType))) {
     auto cluster = Body<envoy::config::cluster::v3::Cluster>(resource);
     if (cluster.has_eds_cluster_config()) {
-      *cluster.mutable_load_assignment() =
-          Find<envoy::config::endpoint::v3::ClusterLoadAssignment>(
-              resources, kEndpointType, cluster.eds_cluster_config().service_name());
+      *cluster.mutable_load_assignment() = Find<envoy::config::endpoint::v3::ClusterLoadAssignment>(
+          resources, kEndpointType, cluster.eds_cluster_config().service_name());
       cluster.clear_eds_cluster_config();
       cluster.set_type(envoy::config::cluster::v3::Cluster::STATIC);
     }

@@ -2,8 +2,6 @@
 """A stock Envoy serves the shop on what the translator (controlplane/envoy) says, given to it as a
 static bootstrap. Usage: shop_test.py BOOTSTRAP_PROGRAM [unittest arguments]. Needs root."""
 
-import collections
-import math
 import os
 import subprocess
 import sys
@@ -11,7 +9,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from bed import OVERLAY, TREE, VIPS, Bed, Caller, shop_files
-from shop_checks import BackendChecks
+from shop_checks import BackendChecks, check_canary
 
 PROGRAM = None
 TESTDATA = os.path.join(TREE, "controlplane/envoy/testdata")
@@ -78,12 +76,7 @@ class Payments(unittest.TestCase):
         cls.bed.close()
 
     def test_canary_is_ten_percent(self):
-        ask, count, versions = Caller(9001, "payments"), 1000, collections.Counter()
-        for _ in range(count):
-            status, body, _ = ask("/api/ping")
-            self.assertEqual(status, 200, body)
-            versions[body["version"]] += 1
-        self.assertLess(abs(versions["v2"] - count * 0.1), 3 * math.sqrt(count * 0.1 * 0.9), versions)
+        check_canary(self, lambda: Caller(9001, "payments"), "/api/ping")
 
     def test_policy(self):
         backend, frontend = Caller(9001, "payments"), Caller(9002, "payments")
