@@ -367,6 +367,104 @@ TEST_P(Both, HeadersOverTheLimitAreRefused) {
   EXPECT_TRUE(server_.exchanges.empty());
 }
 
+// Many streaming echoes with random sizes, pauses and resets: whatever is said to be complete is
+// byte exact, every stream is closed exactly once, and nothing is left.
+TEST_P(Both, RandomTraffic) {
+  std::minstd_rand random(42);
+  for (int round = 0; round < 12; ++round) {
+    server_ = {};
+    client_ = {};
+    server_.on_request = [&random](ServerEnd::Exchange& x) {
+      x.stream->SendResponse(Status(200), false);
+      auto forward = [&x, &random] {
+        if (x.stream == nullptr) return;
+        x.stream->SendData(std::exchange(x.in.data, {}), false);
+        if (random() % 400 == 0) {
+          x.stream->Reset(ResetCode::kInternal);
+          x.stream = nullptr;
+          return;
+        }
+        if (x.stream->Overfull()) x.stream->PauseReading(true);
+      };
+      x.in.on_data = forward;
+      x.in.on_writable = [&x] {
+        if (x.stream != nullptr) x.stream->PauseReading(false);
+      };
+      x.in.on_end = [&x] {
+        if (x.stream != nullptr) x.stream->SendData({}, true);
+      };
+      if (x.in.ended) x.in.on_end();
+    };
+    Options options;
+    options.stream_window = 65535;
+    options.high_watermark = 10'000;
+    options.low_watermark = 2'000;
+    Connect(GetParam(), 500 + random() % 20'000, options, options, round % 2 == 0);
+    struct Job {
+      std::string body;
+      size_t sent = 0;
+      Stream* stream = nullptr;
+      Recorder r;
+      int closed = 0;
+      bool reset = false;
+    };
+    std::vector<std::unique_ptr<Job>> jobs;
+    size_t begun = 0;
+    const auto end = event::Clock::now() + std::chrono::seconds(20);
+    auto open_jobs = [&] {
+      return std::count_if(jobs.begin(), jobs.end(),
+                           [](auto& j) { return !j->reset && j->closed == 0; });
+    };
+    while ((begun < 40 && !client_.connection->Finished()) || open_jobs() > 0) {
+      ASSERT_LT(event::Clock::now(), end) << "stuck";
+      if (begun < 40 && client_.connection->CanOpen() && random() % 2 == 0) {
+        auto job = std::make_unique<Job>();
+        job->body.resize(random() % 30'000);
+        for (char& c : job->body) c = static_cast<char>(random());
+        Job& ref = *job;
+        ref.r.on_closed = [&ref] {
+          ++ref.closed;
+          ref.stream = nullptr;
+        };
+        ref.stream = client_.connection->Open(Post(), false, &ref.r);
+        ASSERT_NE(ref.stream, nullptr);
+        jobs.push_back(std::move(job));
+        ++begun;
+      }
+      for (auto& j : jobs) {
+        if (j->stream == nullptr || random() % 3 != 0) continue;
+        if (random() % 2000 == 0) {
+          j->stream->Reset(ResetCode::kCancel);
+          j->stream = nullptr;
+          j->reset = true;
+          continue;
+        }
+        if (j->stream->Overfull() || j->sent > j->body.size()) continue;
+        const size_t n = std::min<size_t>(random() % 5000, j->body.size() - j->sent);
+        const bool last = j->sent + n == j->body.size();
+        j->stream->SendData(std::string_view(j->body).substr(j->sent, n), last);
+        j->sent += n + (last ? 1 : 0);
+        if (random() % 10 == 0) j->stream->PauseReading(true);
+        if (random() % 3 == 0) j->stream->PauseReading(false);
+      }
+      for (auto& j : jobs) {
+        if (j->stream != nullptr && j->sent > j->body.size()) j->stream->PauseReading(false);
+      }
+      loop_.RunOnce({});
+    }
+    size_t complete = 0;
+    for (auto& j : jobs) {
+      EXPECT_EQ(j->closed, j->reset ? 0 : 1);
+      if (!j->r.ended) continue;
+      ++complete;
+      EXPECT_TRUE(j->r.data == j->body);
+    }
+    if (GetParam() == Version::kHttp2) EXPECT_GT(complete, 20u);
+    RunFor(milliseconds(5));
+    EXPECT_EQ(client_.connection->active_streams(), 0u);
+  }
+}
+
 // ---- HTTP/2 only ----
 
 TEST_F(ConnectionTest, Http2ManyStreamsAtOnce) {
