@@ -93,8 +93,8 @@ class App::Impl final : public RpcService {
     QANAT_RETURN_IF_ERROR(StartHttp());
     QANAT_RETURN_IF_ERROR(StartGrpc());
     ready_ = true;
-    LOG_INFO("app", "serving on {}, pages on {}, metrics on {}", options_.listen, options_.http,
-             options_.metrics);
+    LOG_INFO("app", "serving on {} (port {}), pages on {}, metrics on {}", options_.listen,
+             grpc_->port(), pages_address_.ToString(), metrics_address_.ToString());
     return {};
   }
 
@@ -239,11 +239,13 @@ class App::Impl final : public RpcService {
                                                   gateway.substr(slash + 1)});
     });
     http_->metrics.AddMetricsRoutes(registry_);
-    QANAT_RETURN_IF_ERROR(Listen(pages, options_.http, "--http"));
-    return Listen(http_->metrics, options_.metrics, "--metrics");
+    QANAT_ASSIGN_OR_RETURN(pages_address_, Listen(pages, options_.http, "--http"));
+    QANAT_ASSIGN_OR_RETURN(metrics_address_, Listen(http_->metrics, options_.metrics, "--metrics"));
+    return {};
   }
 
-  static Status Listen(admin::Server& server, const std::string& where, const char* flag) {
+  static Result<net::SocketAddress> Listen(admin::Server& server, const std::string& where,
+                                           const char* flag) {
     net::ListenOptions options;
     Result<net::SocketAddress> address = net::SocketAddress::Parse(where);
     if (!address) return Fail(address.error().Annotate(flag));
@@ -251,7 +253,7 @@ class App::Impl final : public RpcService {
     options.dual_stack = address->ip().is_v6() && address->ip().is_unspecified();
     Result<net::SocketAddress> bound = server.Listen(options);
     if (!bound) return Fail(bound.error().Annotate(fmt::format("{} {}", flag, where)));
-    return {};
+    return bound;
   }
 
   struct HttpServers {
@@ -284,6 +286,8 @@ class App::Impl final : public RpcService {
   std::vector<Issue> issues_;
   uint64_t generation_ = 0;
   std::atomic<bool> ready_{false};
+  net::SocketAddress pages_address_;
+  net::SocketAddress metrics_address_;
   metrics::Family<metrics::Gauge>& triggers_;
   metrics::Gauge& services_;
   metrics::Gauge& virtual_services_;
