@@ -74,14 +74,16 @@ Scope::Scope(const World& world, const WaypointKey& waypoint) : world_(world), w
   }
 }
 
-std::vector<const DestinationRule*> Scope::RulesOf(const Service& service) const {
+const std::vector<const DestinationRule*>& Scope::RulesOf(const Service& service) const {
+  const auto known = rules_.find(&service);
+  if (known != rules_.end()) return known->second;
   std::vector<const DestinationRule*> rules = world_.DestinationRulesFor(service);
   // Rules of the nearest namespace count; they are merged, those of other namespaces are not.
   if (!rules.empty()) {
     const std::string nearest = rules.front()->meta.ns;
     std::erase_if(rules, [&](const DestinationRule* rule) { return rule->meta.ns != nearest; });
   }
-  return rules;
+  return rules_.emplace(&service, std::move(rules)).first->second;
 }
 
 std::vector<const Subset*> Scope::SubsetsOf(const Service& service) const {

@@ -65,13 +65,15 @@ class Scope {
   WaypointConfig Take();
 
  private:
-  std::vector<const DestinationRule*> RulesOf(const Service& service) const;
+  const std::vector<const DestinationRule*>& RulesOf(const Service& service) const;
 
   const World& world_;
   const WaypointKey waypoint_;
   std::vector<ServedPort> ports_;
   std::set<const Service*> served_;
   std::map<std::string, ClusterSpec> clusters_;
+  // Asked for many times a service, and looking for them goes through all there are.
+  mutable std::map<const Service*, std::vector<const DestinationRule*>> rules_;
   std::set<Notice> notices_;
   ResourceSet resources_;
 };

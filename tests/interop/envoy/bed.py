@@ -124,6 +124,7 @@ class Bed:
         self.pods_ns, self.way_ns = f"qENVOY-{name}-pods", f"qENVOY-{name}-way"
         self.processes = []
         self.envoy = envoy_binary()
+        self.pods = PODS
         self.clients = []  # (port, secret, source, authority)
         self.servers = []  # (ip, secret)
         self.authority = None
@@ -200,10 +201,10 @@ class Bed:
     def start_peers(self, wrong_identity=()):
         """The applications and their ztunnels. `wrong_identity`: pods whose ztunnel shows the
         certificate of somebody else."""
-        for pod, (deployment, account, version, ip) in PODS.items():
+        for pod, (deployment, account, version, ip) in self.pods.items():
             self.ip(f"-n {self.pods_ns} addr add {ip}/32 dev lo")
             # All pods share a namespace here, so that each needs its own address to listen on.
-            script = container_script(deployment).replace('("", 8080)', f'("::ffff:{ip}", 8080)')
+            script = re.sub(r'\("", (8080|5432)\)', f'("::ffff:{ip}", 8080)', container_script(deployment))
             self.start(self.pods_ns, ["python3", "-u", "-c", script], pod,
                        {"VERSION": version, "POD_NAME": pod, "NODE_NAME": "node",
                         "PAYMENTS_URL": "http://127.0.0.1:1", "DATABASE_HOST": "127.0.0.1"})
@@ -247,7 +248,7 @@ class Bed:
             raise AssertionError("Envoy did not become ready:\n" + self.log("waypoint")[-3000:])
         # The applications and the other Envoy may be a moment later.
         self.enter(self.pods_ns)
-        for pod, (_, _, _, ip) in PODS.items():
+        for pod, (_, _, _, ip) in self.pods.items():
             self.wait_port(ip, 8080, until)
             self.wait_port(ip, 15008, until)
         for port, *_ in self.clients:

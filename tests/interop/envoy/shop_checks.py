@@ -81,6 +81,12 @@ class BackendChecks:
         claims = {"x-forwarded-client-cert": "URI=" + spiffe("frontend"),
                   "x-forwarded-for": "10.91.1.8", "x-envoy-external-address": "10.91.1.8"}
         self.assertEqual(loadgen("/api/orders", headers=claims)[0], 403)
+        # Nor may a caller change what the route says.
+        start = time.monotonic()
+        wishes = {"x-envoy-upstream-rq-timeout-ms": "9000", "x-envoy-max-retries": "9",
+                  "x-envoy-retry-on": "5xx"}
+        self.assertEqual(frontend("/api/slow?seconds=4", headers=wishes)[0], 504)
+        self.assertLess(time.monotonic() - start, 3)
 
     def test_503_is_tried_again(self):
         status, body, headers = self.caller(self.FRONTEND)(f"/api/flaky?key={time.time()}")

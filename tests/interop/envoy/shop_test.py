@@ -3,6 +3,7 @@
 static bootstrap. Usage: shop_test.py BOOTSTRAP_PROGRAM [unittest arguments]. Needs root."""
 
 import os
+import socket
 import subprocess
 import sys
 import unittest
@@ -84,6 +85,41 @@ class Payments(unittest.TestCase):
         self.assertEqual(backend("/admin")[0], 403)
         self.assertEqual(backend("/admin/x")[0], 403)
         self.assertEqual(frontend("/api/ping")[0], 403)
+
+
+class Tcp(unittest.TestCase):
+    """Policy on identities alone, for a protocol that is not HTTP."""
+
+    def test_policy(self):
+        bed = Bed("tcp", "waypoint")
+        self.addCleanup(bed.close)
+        bed.pods = {"db-0": ("database", "backend", "v1", "10.91.1.5")}
+        bed.certificates()
+        bed.client(9001, "frontend", "10.96.0.50:5432")
+        bed.client(9002, "loadgen", "10.96.0.50:5432")
+        world = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tcp.yaml")
+        bed.start_peers()
+        bed.start_waypoint(write_bootstrap(bed, "shop/waypoint", "-", [world]))
+        bed.wait_ready()
+        with socket.create_connection(("127.0.0.1", 9001), 5) as allowed:
+            self.assertTrue(allowed.recv(100).startswith(b"220 "))
+            allowed.sendall(b"INCR key\n")
+            self.assertEqual(allowed.recv(100), b"250 1\r\n")
+        # A stock Envoy asks the policy at the client's first bytes: the greeting may have come by
+        # then, an answer never does.
+        with socket.create_connection(("127.0.0.1", 9002), 5) as denied:
+            denied.sendall(b"INCR key\n")
+            answer = b""
+            try:
+                while data := denied.recv(100):
+                    answer += data
+            except ConnectionResetError:
+                pass
+            self.assertNotIn(b"250", answer)
+        with socket.create_connection(("127.0.0.1", 9001), 5) as allowed:
+            allowed.recv(100)
+            allowed.sendall(b"GET key\n")
+            self.assertEqual(allowed.recv(100), b"250 1\r\n")
 
 
 class WrongIdentity(unittest.TestCase):
