@@ -184,6 +184,7 @@ void App::RefreshCertificates() {
   std::set<model::Identity> wanted;
   for (const auto& [uid, entry] : pods_->entries()) {
     const Identified found = IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
+    if (entry.pod->addresses.empty()) pods_->RereadAddresses(uid);
     if (found.workload == nullptr) {
       if (found.reason == model::Reason::kAddressMismatch) pods_->RereadAddresses(uid);
       continue;

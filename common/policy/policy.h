@@ -30,6 +30,7 @@ struct Request {
 struct PolicySet {
   std::vector<model::PolicyPtr> policies;
   std::vector<std::string> unknown;  // names on the workload that were never received: deny
+  bool operator==(const PolicySet&) const = default;  // the very same policies
 };
 
 struct Decision {

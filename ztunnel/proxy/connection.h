@@ -31,7 +31,9 @@ class Connection : public event::Deferred {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // The mesh changed: waiting ones look again, live ones check that they are still allowed.
+  // The mesh changed. Waiting ones look again, whatever changed ...
+  virtual bool Waiting() const { return false; }
+  // ... live ones check that they are still allowed when their pods are concerned.
   virtual void OnSnapshot() {}
   // The pod is described anew (its addresses were read again).
   void UpdatePod(const PodPtr& pod) {

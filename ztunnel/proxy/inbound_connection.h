@@ -29,6 +29,7 @@ class InboundConnection final : public Connection {
   ~InboundConnection() override;
 
   void Start();
+  bool Waiting() const override { return state_ == State::kIdentifying; }
   void OnSnapshot() override;
   void Close(model::Reason reason, const std::string& detail) override;
   std::optional<ConnectionInfo> Describe() const override;

@@ -19,6 +19,7 @@ class TunnelSession final : public Connection {
   ~TunnelSession() override;
 
   void Start();
+  bool Waiting() const override { return state_ == State::kIdentifying; }
   void OnSnapshot() override;
   void OnCertificate(const Result<identity::CertificatePtr>& certificate) override;
   void Close(model::Reason reason, const std::string& detail) override;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <future>
 
 #include "common/base/log.h"
@@ -18,6 +19,10 @@ using model::Reason;
 
 struct Worker::PodEntry {
   PodPtr pod;
+  // What verdicts about the pod's connections depend on, as of the present snapshot.
+  Reason identified = Reason::kNone;
+  model::Identity identity;
+  policy::PolicySet policies;
   std::unique_ptr<net::Acceptor> outbound, inbound_plain, inbound_hbone;
 };
 
@@ -82,6 +87,7 @@ void Worker::AddPod(PodPtr pod, PodListeners listeners) {
   entry->outbound = accept(std::move(listeners.outbound), &Worker::OnOutbound);
   entry->inbound_plain = accept(std::move(listeners.inbound_plain), &Worker::OnInboundPlain);
   entry->inbound_hbone = accept(std::move(listeners.inbound_hbone), &Worker::OnInboundHbone);
+  RefreshVerdict(*entry);
   pods_[uid] = std::move(entry);
 }
 
@@ -90,6 +96,7 @@ void Worker::UpdatePod(PodPtr pod) {
   if (it == pods_.end()) return;
   pods_by_name_[{pod->ns, pod->name}] = pod;
   it->second->pod = std::move(pod);
+  RefreshVerdict(*it->second);
   // Waiting connections hold the old description; they look again with the new one.
   ForEachConnection([&](Connection& connection) { connection.UpdatePod(it->second->pod); });
 }
@@ -181,7 +188,37 @@ void Worker::ForEachConnection(Visit visit) {
 
 void Worker::SetSnapshot(state::SnapshotPtr snapshot) {
   snapshot_ = std::move(snapshot);
-  ForEachConnection([](Connection& connection) { connection.OnSnapshot(); });
+  // A large mesh changes all the time, what concerns one node's pods rarely does: connections are
+  // checked again only where the pod's identity or the policies for it are other ones than before.
+  std::vector<std::string> concerned;
+  for (const auto& [uid, entry] : pods_) {
+    if (RefreshVerdict(*entry)) concerned.push_back(uid);
+  }
+  ForEachConnection([&](Connection& connection) {
+    const bool look =
+        connection.Waiting() ||
+        std::any_of(concerned.begin(), concerned.end(),
+                    [&](const std::string& uid) { return connection.Touches(uid); });
+    if (look) connection.OnSnapshot();
+  });
+}
+
+bool Worker::RefreshVerdict(PodEntry& entry) const {
+  const Identified found = Identify(*entry.pod);
+  model::Identity identity;
+  policy::PolicySet policies;
+  if (found.workload != nullptr) {
+    identity = found.workload->identity();
+    policies = snapshot_->PoliciesFor(*found.workload);
+  }
+  if (found.reason == entry.identified && identity == entry.identity &&
+      policies == entry.policies) {
+    return false;
+  }
+  entry.identified = found.reason;
+  entry.identity = std::move(identity);
+  entry.policies = std::move(policies);
+  return true;
 }
 
 Identified Worker::Identify(const Pod& pod) const {

@@ -95,6 +95,8 @@ class Worker {
  private:
   struct PodEntry;
 
+  // True when the pod's identity or its policies are other ones than when last asked.
+  bool RefreshVerdict(PodEntry& entry) const;
   Result<hbone::DialPlan> PlanDial(const hbone::PoolKey& key) const;
   void OnOutbound(const PodPtr& pod, Fd fd, net::SocketAddress peer);
   void OnInboundPlain(const PodPtr& pod, Fd fd, net::SocketAddress peer);
