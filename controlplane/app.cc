@@ -86,7 +86,8 @@ class App::Impl final : public RpcService {
         WallClock, registry_);
     LOG_INFO("app", "root certificate of {} valid until {}", options_.ca.directory,
              tls::FormatTime(authority_->root().not_after()));
-    source_ = std::make_unique<FolderSource>(loop_, folder, options_.overlay);
+    source_ = std::make_unique<FolderSource>(loop_, folder, options_.overlay,
+                                             options_.ca.directory + "/last-good");
     QANAT_RETURN_IF_ERROR(source_->Start([this] { Rebuild("config"); }));
     // Nobody is served before the sources have been read: an empty mesh would be a lie.
     Rebuild("init");

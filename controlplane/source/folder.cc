@@ -7,12 +7,17 @@
 #include <sys/inotify.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/tls/crypto.h"
 
 namespace qanat::controlplane {
 namespace {
@@ -57,6 +62,7 @@ bool FolderScanner::Scan(ObjectStore& store, const std::set<std::string>* closed
       continue;
     }
     store.Remove(layer_, path);
+    if (!keep_.empty()) ::unlink(CopyOf(path).c_str());
     changed_ = true;
     it = seen_.erase(it);
   }
@@ -128,6 +134,7 @@ bool FolderScanner::ReadIfChanged(const std::string& path, ObjectStore& store) {
       return false;
     }
   }
+  const bool first = !seen_.contains(path);
   seen_[path] = stamp;
   if (st.st_size > kLargestFile) {
     store.Unreadable(layer_, path,
@@ -146,19 +153,50 @@ bool FolderScanner::ReadIfChanged(const std::string& path, ObjectStore& store) {
                                "its objects stay in force"));
     return true;
   }
-  store.Update(layer_, path, DecodeFile(path, text));
+  Take(path, text, first, store);
   return true;
 }
 
-FolderSource::FolderSource(event::EventLoop& loop, std::string folder, std::string overlay)
+std::string FolderScanner::CopyOf(const std::string& path) const {
+  return keep_ + "/" + tls::Sha256Hex(path) + ".yaml";
+}
+
+void FolderScanner::Take(const std::string& path, const std::string& text, bool first,
+                         ObjectStore& store) {
+  DecodedFile decoded = DecodeFile(path, text);
+  const bool good = decoded.parsed && decoded.unplaced.empty() &&
+                    std::none_of(decoded.objects.begin(), decoded.objects.end(),
+                                 [](const DecodedObject& object) { return object.failed; });
+  if (!keep_.empty() && good) {
+    const std::string copy = CopyOf(path);
+    std::ofstream(copy + ".new") << text;
+    ::rename((copy + ".new").c_str(), copy.c_str());
+  } else if (!keep_.empty() && first) {
+    std::ifstream in(CopyOf(path));
+    std::stringstream kept;
+    kept << in.rdbuf();
+    if (in.is_open()) store.Update(layer_, path, DecodeFile(path, kept.str()));
+  }
+  store.Update(layer_, path, std::move(decoded));
+}
+
+FolderSource::FolderSource(event::EventLoop& loop, std::string folder, std::string overlay,
+                           std::string keep)
     : loop_(loop), settle_(loop, [this] { ScanNow(); }), recheck_(loop, [this] {
         recheck_.Start(kRecheck);
         ScanNow();
       }) {
   while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
   while (overlay.size() > 1 && overlay.back() == '/') overlay.pop_back();
-  scanners_.emplace_back(std::move(folder), ObjectStore::Layer::kUser);
-  if (!overlay.empty()) scanners_.emplace_back(std::move(overlay), ObjectStore::Layer::kOverlay);
+  if (!keep.empty() && ::mkdir(keep.c_str(), 0700) != 0 && errno != EEXIST) {
+    LOG_WARN("source", "{} cannot be made ({}): last good files are not kept for the next start",
+             keep, std::strerror(errno));
+    keep.clear();
+  }
+  scanners_.emplace_back(std::move(folder), ObjectStore::Layer::kUser, std::move(keep));
+  if (!overlay.empty()) {
+    scanners_.emplace_back(std::move(overlay), ObjectStore::Layer::kOverlay, std::string());
+  }
 }
 
 FolderSource::~FolderSource() = default;

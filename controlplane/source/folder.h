@@ -2,6 +2,10 @@
 // The folder source: every *.yaml, *.yml and *.json below a directory, watched by inotify, and a
 // second directory with the status overlay. A change is read as soon as its file is closed; nothing
 // is ever forgotten because a file or the directory cannot be read. Lives on one loop.
+//
+// With `keep`, a copy of each file as it was last good is kept in that directory: a control plane
+// that starts while a file is broken takes the copy, instead of telling the mesh that the file's
+// policies are gone.
 #pragma once
 
 #include <chrono>
@@ -21,8 +25,8 @@ namespace qanat::controlplane {
 // One directory tree: which files there are and whether they changed since last seen.
 class FolderScanner {
  public:
-  FolderScanner(std::string root, ObjectStore::Layer layer)
-      : root_(std::move(root)), layer_(layer) {}
+  FolderScanner(std::string root, ObjectStore::Layer layer, std::string keep)
+      : root_(std::move(root)), layer_(layer), keep_(std::move(keep)) {}
   // Reads what changed into the store. True when anything did. A file written to a moment ago is
   // left for later (pending()) unless it is in `closed`: half a file may be valid YAML, too.
   // nullptr: read everything.
@@ -46,9 +50,12 @@ class FolderScanner {
   };
   void Walk(const std::string& directory, int depth, Found& found, ObjectStore& store);
   bool ReadIfChanged(const std::string& path, ObjectStore& store);
+  void Take(const std::string& path, const std::string& text, bool first, ObjectStore& store);
+  std::string CopyOf(const std::string& path) const;
 
   const std::string root_;
   const ObjectStore::Layer layer_;
+  const std::string keep_;
   std::map<std::string, Stamp> seen_;
   std::set<std::string> unreadable_;
   std::vector<std::string> directories_;
@@ -60,7 +67,8 @@ class FolderScanner {
 class FolderSource : public Source {
  public:
   // `overlay` may be "": none. An overlay directory that is not there yet is waited for.
-  FolderSource(event::EventLoop& loop, std::string folder, std::string overlay);
+  FolderSource(event::EventLoop& loop, std::string folder, std::string overlay,
+               std::string keep = {});
   ~FolderSource() override;
   Status Start(std::function<void()> on_change) override;
   SourceSnapshot Snapshot() const override { return store_.Assemble(); }
