@@ -63,9 +63,12 @@ int main(int argc, char** argv) {
     if (!done) LOG_ERROR("agent", "{}", done.error().ToString());
     return done ? 0 : 1;
   }
-  // Kernels before 5.11 charge BPF memory to this limit; harmless elsewhere.
-  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
-  (void)::setrlimit(RLIMIT_MEMLOCK, &unlimited);
+  // Two links a pod are held open, and a proof of every pod at once takes six sockets each.
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    (void)::setrlimit(RLIMIT_NOFILE, &files);
+  }
 
   event::EventLoop loop;
   // Everything stays enforced: the pins outlive us.

@@ -54,7 +54,9 @@ static __always_inline int take_budget(__u64 source) {
     if (!b) return -1;
   }
   __u32 limit = b->limit ? b->limit : QANAT_BUDGET_DEFAULT;
-  if (QANAT_FIELD(b->in_flight) >= limit) return -1;
+  /* Signed: the agent's correction may race with a removal, and -1 in flight must not read as four
+   * billion. */
+  if ((__s32)QANAT_FIELD(b->in_flight) >= (__s32)limit) return -1;
   __sync_fetch_and_add(&b->in_flight, 1);
   return 0;
 }

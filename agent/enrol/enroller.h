@@ -74,7 +74,7 @@ class Enroller final : public PodListener, public zds::Owner {
   void OnPeerGone(uint64_t peer_id) override;
 
   std::vector<PodView> View() const;
-  uint64_t repairs() const { return repairs_; }
+  uint64_t repairs() const { return repairs_ + hooks_.reattached(); }
   uint64_t proofs_failed() const { return proofs_failed_; }
 
  private:
@@ -107,6 +107,7 @@ class Enroller final : public PodListener, public zds::Owner {
   void CutOff(Entry& entry, const std::string& why);
   void EndCutOffIfProven(Entry& entry);
   void SweepGrants();
+  std::string WithoutProxy(const Entry& entry) const;
   void WriteConfig();
 
   Result<netns::NetNs> OpenNs(const Entry& entry) const;

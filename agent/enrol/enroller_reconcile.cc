@@ -77,9 +77,9 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     entry.filled = false;
     entry.proven = false;
   }
-  if (entry.enforced() && !slots.complete())
+  if (entry.enforced() && !slots.complete() && (entry.reason.empty() || !Newest()))
     Explain(entry, Newest() ? "the proxy does not listen in the pod: connections are refused"
-                            : "no proxy is connected: connections are refused");
+                            : WithoutProxy(entry));
   const bool due = entry.proven && now - entry.proven_at > options_.reprove_every;
   if (due || entry.cut_off) entry.proven = false;
   if (entry.cut_off) {
@@ -88,6 +88,13 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
   }
   if (!entry.retry.armed()) Advance(entry);
+}
+
+std::string Enroller::WithoutProxy(const Entry& entry) const {
+  // Its listeners go on without a ZDS connection, as after a restart of ours.
+  if (ReadSlots(hooks_.maps(), entry.id).complete())
+    return "the proxy serves the pod, but has not connected to this agent yet";
+  return "no proxy is connected: connections are refused";
 }
 
 // Everything of the pod that can be put back is. The error says what could not.

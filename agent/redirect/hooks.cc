@@ -119,6 +119,7 @@ Status Hooks::EnsureLink(const std::string& name, int program,
   if (held != links_.end() && !IsAttached(held->second)) {  // what it was attached to is gone
     links_.erase(held);
     held = links_.end();
+    ++reattached_;
     ::unlink(path.c_str());
   }
   if (held == links_.end()) {

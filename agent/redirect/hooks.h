@@ -40,6 +40,8 @@ class Hooks {
     uint32_t program_id = 0;
   };
   std::vector<LinkState> NodeLinks() const;
+  // How often a link that should have been there had to be attached anew.
+  uint64_t reattached() const { return reattached_; }
 
   struct PodTarget {
     uint32_t id = 0;
@@ -72,6 +74,7 @@ class Hooks {
   std::unique_ptr<NodePrograms> node_;
   // By name. Held besides the pins: a removed pin alone then detaches nothing while we live.
   std::map<std::string, bpf::Link> links_;
+  uint64_t reattached_ = 0;
   bpf::NodeMaps maps_;
 };
 

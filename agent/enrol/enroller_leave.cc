@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a pod leaves: back to plain networking when it left the mesh, closed to the end when it was
+// deleted.
+#include <unistd.h>
+
+#include <memory>
+
+#include "agent/enrol/entry.h"
+#include "common/base/log.h"
+
+namespace qanat::agent {
+
+Status Enroller::Restore(Entry& entry) {
+  LOG_INFO("enrol", "{}: leaves the mesh: {}", entry.pod.FullName(), entry.membership.reason);
+  entry.proof.reset();
+  if (entry.id != 0) QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_OFF));
+  if (zds_) zds_->Del(entry.pod.uid);
+  if (auto ns = OpenNs(entry)) {
+    if (Status restored = RestorePodNetwork(*ns, entry.sysctls); !restored)
+      LOG_WARN("enrol", "{}: {}", entry.pod.FullName(), restored.error().message);
+  }
+  ReleaseKernelState(entry);
+  return {};
+}
+
+// Everything that the kernel knows of the pod; the namespace itself is not touched.
+void Enroller::ReleaseKernelState(Entry& entry) {
+  bpf::NodeMaps& maps = hooks_.maps();
+  entry.proof.reset();
+  if (entry.id != 0) {
+    hooks_.DetachPod(entry.id);
+    EmptySlots(maps, entry.id);
+    entry.state.mode = QANAT_MODE_OFF;
+    ++entry.state.generation;
+    (void)maps.pod_state.Update(entry.id, entry.state);
+  }
+  if (entry.cookie != 0) {
+    (void)maps.pods.Erase(entry.cookie);
+    (void)maps.budgets.Erase(entry.cookie);
+    for (const auto& ip : entry.pod.ips) {
+      auto owner = maps.pod_ips.Lookup(bpf::ToKernel(ip));
+      // The address may be another pod's by now.
+      if (owner && *owner && **owner == entry.cookie) (void)maps.pod_ips.Erase(bpf::ToKernel(ip));
+    }
+  }
+  entry.id = 0;
+  entry.cookie = 0;
+  entry.state = {};
+  entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =
+      false;
+  entry.acked_by.clear();
+  entry.sysctls.clear();
+  entry.report = {};
+  store_.Remove(entry.pod.uid);
+}
+
+void Enroller::Leave(Entry& entry) {
+  if (zds_) zds_->Del(entry.pod.uid);
+  entry.proof.reset();
+  entry.adding = false;
+  if (!entry.enforced()) {  // it never was captured: nothing to hold closed
+    if (auto ns = OpenNs(entry)) (void)RestorePodNetwork(*ns, entry.sysctls);
+    Forget(entry);
+    return;
+  }
+  if (!OpenNs(entry)) {
+    Forget(entry);
+    return;
+  }
+  // Its processes may outlive the pod object: closed until the namespace is gone.
+  entry.leaving = true;
+  entry.filled = false;
+  EmptySlots(hooks_.maps(), entry.id);
+  ::unlink((options_.status_dir + "/" + entry.pod.uid + ".json").c_str());
+  entry.written.clear();
+  LOG_INFO("enrol", "{}: deleted; stays closed until its namespace is gone", entry.pod.FullName());
+}
+
+void Enroller::Forget(Entry& entry) {
+  LOG_INFO("enrol", "{}: forgotten", entry.pod.FullName());
+  const std::string uid = entry.pod.uid;
+  ReleaseKernelState(entry);
+  ::unlink((options_.status_dir + "/" + uid + ".json").c_str());
+  auto it = entries_.find(uid);
+  if (it == entries_.end()) return;
+  // A timer of the entry may be what called us.
+  loop_.Post([dead = std::shared_ptr<Entry>(std::move(it->second))] {});
+  entries_.erase(it);
+}
+
+}  // namespace qanat::agent
