@@ -107,11 +107,13 @@ class App::Impl final : public RpcService {
 
   // --- RpcService ------------------------------------------------------------------------------
   std::unique_ptr<StreamHandler> OnAdsStream(const CallInfo& call, StreamWriter& writer) override {
+    source_->CatchUp();
     return hub_.OnStream(call, writer);
   }
 
   Result<std::string> OnCreateCertificate(const CallInfo& call,
                                           std::string_view bytes) override {
+    source_->CatchUp();
     QANAT_ASSIGN_OR_RETURN(const CertificateRequest request, DecodeCertificateRequest(bytes));
     QANAT_ASSIGN_OR_RETURN(const std::vector<std::string> chain,
                            ca_->CreateCertificate(call.authorization, request));

@@ -264,6 +264,13 @@ void FolderSource::OnInotify() {
   if (!settle_.armed()) settle_.Start(kSettle);
 }
 
+void FolderSource::CatchUp() {
+  if (inotify_) OnInotify();
+  if (!settle_.armed()) return;
+  settle_.Stop();
+  ScanNow();
+}
+
 void FolderSource::ScanNow() {
   bool changed = false;
   bool pending = false;

@@ -72,6 +72,7 @@ class FolderSource : public Source {
   ~FolderSource() override;
   Status Start(std::function<void()> on_change) override;
   SourceSnapshot Snapshot() const override { return store_.Assemble(); }
+  void CatchUp() override;
   void ScanNow();  // what a file event leads to; for tests
 
  private:

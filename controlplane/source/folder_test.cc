@@ -128,6 +128,15 @@ TEST_F(FolderTest, SpecialFilesAndCirclesDoNoHarm) {
   EXPECT_THAT(Names(*source), SizeIs(0));
 }
 
+TEST_F(FolderTest, CatchUpTakesInWhatWasWrittenBefore) {
+  const auto source = Open();
+  Until([&] { return loop_.now() > event::TimePoint(); });
+  Write("a.yaml", ServiceYaml("a"));
+  source->CatchUp();
+  EXPECT_THAT(Names(*source), testing::ElementsAre("a"));
+  EXPECT_EQ(changes_, 1);
+}
+
 TEST_F(FolderTest, OverlayThatComesLater) {
   Write("a.yaml", ServiceYaml("a"));
   const auto source = Open(dir_ + "/overlay");

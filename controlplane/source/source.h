@@ -25,6 +25,9 @@ class Source {
   // Snapshot() would differ.
   virtual Status Start(std::function<void()> on_change) = 0;
   virtual SourceSnapshot Snapshot() const = 0;
+  // Takes in at once what is known to have changed, instead of a moment later: before a decision
+  // that a pod's absence would turn into a refusal.
+  virtual void CatchUp() = 0;
 };
 
 }  // namespace qanat::controlplane
