@@ -65,7 +65,8 @@ struct Builder {
         ->capture_default_str()
         ->check(CLI::Range(1280, 65535));
     up->add_option("--bin-dir", options.bin_dir,
-                   "Where the mesh's programs are (default: beside qanatctl)");
+                   "Where the mesh's programs are (default: beside qanatctl)")
+        ->envname("QANAT_BIN_DIR");
     up->add_option("--timeout", options.timeout_s, "Seconds to wait until all is up")
         ->capture_default_str();
     up->add_flag("--no-mesh", options.no_mesh, "Start none of the mesh's programs");

@@ -219,7 +219,7 @@ void PlanGateway(const Object& object, const PlanOptions& options, Plan& plan) {
   pod.ns = object.ns;
   const std::string hash = SafeHash(object.ns + "/" + object.name, 10);
   const std::string replica_set = object.name + "-" + hash;
-  pod.name = replica_set + "-" + SafeHash(replica_set + "#0", 5);
+  pod.name = object.name;  // there is one a Gateway here, so it needs no suffix
   pod.owner = {"apps/v1", "ReplicaSet", replica_set};
   pod.set = "Deployment/" + object.name;
   pod.gateway = object.name;
