@@ -214,6 +214,7 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
   void OnFlush() override {}
   void OnEnd(bool orderly, std::string_view detail) override {
     ended_ = true;
+    wire_.EndWrite();
     if (detail_.empty()) detail_ = detail;
     Exchange& x = exchange_;
     if (!input_.empty()) ProcessPaused();

@@ -258,6 +258,8 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
     ended_ = true;
     if (detail_.empty()) detail_ = detail;
     if (wire_.aborted()) failed_ = true;
+    // In the middle of an answer an orderly end would make it look whole.
+    if (!exchange_.active || exchange_.response_done) wire_.EndWrite();
   }
   void OnSettled() override {
     Exchange& x = exchange_;

@@ -353,6 +353,7 @@ void Http2Core::OnEnd(bool, std::string_view detail) {
   ended_ = true;
   if (detail_.empty()) detail_ = detail;
   if (wire_.aborted()) failed_ = true;
+  if (streams_.empty()) wire_.EndWrite();
 }
 
 void Http2Core::OnSettled() {

@@ -101,6 +101,12 @@ class Wire final : private net::TransportEvents {
   void Kick();
   // After what is pending: end our direction, wait for the peer's end (1 s at most), then OnEnd.
   void CloseAfterFlush();
+  // In OnEnd(orderly): ends our direction in order too, if all was sent. Otherwise destroying the
+  // transport aborts it, and the peer of a tunnelled stream sees a reset.
+  void EndWrite() {
+    if (end_orderly_ && !aborted_ && !shut_ && out_.empty()) (void)transport_->ShutdownWrite();
+    shut_ = true;
+  }
   // OnEnd soon; what is pending is lost and the peer sees an error.
   void Abort(std::string_view detail);
   bool closing() const { return closing_ || ended_; }

@@ -64,7 +64,10 @@ Truth TruthOf(const Condition& c, const AuthzInput& input) {
                         : Truth::kUnknown;
     case Kind::kIdentity: return Bool(!input.identity.empty() && c.text.Matches(input.identity));
     case Kind::kAuthenticated: return Bool(!input.identity.empty());
-    case Kind::kDestinationIp: return Bool(c.cidr.Contains(input.destination.ip()));
+    case Kind::kDestinationIp:
+      // A tunnel may name the service by host: then there is no address to compare with.
+      if (!input.destination.ip().is_set()) return Truth::kUnknown;
+      return Bool(c.cidr.Contains(input.destination.ip()));
     case Kind::kDestinationPort:
       return Bool(input.destination.port() >= c.port_low && input.destination.port() < c.port_high);
     case Kind::kDirectSourceIp: return Bool(c.cidr.Contains(input.source_ip));

@@ -195,6 +195,15 @@ TEST(Rbac, AddressesAndPorts) {
   EXPECT_FALSE(allowed(Any(), Namespace("shopx")));
 }
 
+TEST(Rbac, DestinationByNameHasNoAddress) {
+  Call call;
+  call.input.destination = net::SocketAddress({}, 80);
+  for (auto action : {kAllow, kDeny}) {
+    Condition any_v4 = SourceIp("0.0.0.0/0", Kind::kDestinationIp);
+    EXPECT_FALSE(EvaluateAll({Filter(action, {Policy("p", {any_v4}, {Any()})})}, call.input).allowed);
+  }
+}
+
 TEST(Rbac, DryRunOnlyTells) {
   std::vector<Rbac> filters = {Filter(kDeny, {Policy("d", {Any()}, {Any()})}, true),
                                Filter(kAllow, {}, true)};

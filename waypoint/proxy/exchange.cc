@@ -53,8 +53,7 @@ Exchange::Exchange(Downstream& downstream, http::ServerStream& stream, http::Req
   record_.peer = downstream.peer();
   record_.destination = downstream.authority().address.is_set()
                             ? downstream.authority().address
-                            : net::SocketAddress(downstream.peer()->local.ip(),
-                                                 downstream.authority().port);
+                            : net::SocketAddress({}, downstream.authority().port);
   record_.protocol = std::string(http::VersionName(head_.version));
   record_.method = head_.method;
   record_.path = head_.path;

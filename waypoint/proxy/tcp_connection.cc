@@ -25,7 +25,7 @@ TcpConnection::TcpConnection(WorkerContext& context, Owner& owner, PeerPtr peer,
   record_.chain = chain_->name;
   record_.destination = authority_.address.is_set()
                             ? authority_.address
-                            : net::SocketAddress(peer->local.ip(), authority_.port);
+                            : net::SocketAddress({}, authority_.port);
   record_.authority = authority_.text;
   record_.peer = std::move(peer);
 }
@@ -101,7 +101,6 @@ void TcpConnection::Dialled(Result<net::TransportPtr> upstream) {
   }
   series_ = context_.telemetry.Tcp(record_);
   series_.opened->Add();
-  record_.status = 200;
   relay_ = std::make_unique<Relay>(std::move(client_), std::move(*upstream), std::move(initial_),
                                    chain_->tcp->idle_timeout, [this](bool aborted, std::string why) {
                                      if (aborted && record_.details.empty()) record_.details = why;

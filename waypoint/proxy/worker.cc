@@ -160,8 +160,12 @@ void Worker::RetainUpstreams() {
 void Worker::SetCertificates(WorkerCertificates certificates) {
   const bool renewed = certificates_.client != nullptr;
   certificates_ = std::move(certificates);
-  // Tunnels that we opened were authenticated with the old one; they end with their last stream.
-  if (renewed) dialer_.DrainTunnels();
+  // Tunnels that we opened were authenticated with the old one; they end with their last stream,
+  // and HTTP connections inside of them make room, or they would keep the old ones for ever.
+  if (renewed) {
+    dialer_.DrainTunnels();
+    upstream_.DrainAll();
+  }
 }
 
 void Worker::Drain(std::function<void()> drained) {
