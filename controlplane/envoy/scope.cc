@@ -154,6 +154,13 @@ WaypointConfig Scope::Take() { return {std::move(resources_), {notices_.begin(),
 
 WaypointConfig BuildWaypoint(const World& world, const WaypointKey& waypoint) {
   Scope scope(world, waypoint);
+  const Gateway* gateway = world.FindGateway(waypoint);
+  if (gateway && !world.PodsUsing(waypoint).empty()) {
+    scope.Tell(gateway->meta, 0, "UnsupportedValue",
+               "this waypoint serves Services only, in this version: calls to the addresses of the "
+               "pods that have chosen it are refused; use istio.io/waypoint-for: service and label "
+               "Services");
+  }
   EmitRoutes(scope);
   EmitListeners(scope);
   EmitClusters(scope);

@@ -147,6 +147,18 @@ spec: {host: web, trafficPolicy: {tls: {mode: SIMPLE}}}
               ElementsAre("ClusterLoadAssignment inbound-vip|80|http|web.app.svc.cluster.local"));
 }
 
+TEST(Translate, PodsThatChooseAWaypointAreToldThatItRefuses) {
+  std::string gateway = ReadTree("controlplane/envoy/testdata/empty.yaml");
+  const std::string name = "metadata: {name: waypoint, namespace: app";
+  ASSERT_NE(gateway.find(name), std::string::npos);
+  gateway.insert(gateway.find(name) + name.size(), ", labels: {istio.io/waypoint-for: all}");
+  std::string pod = Pod("a", "10.91.2.1", "v1");
+  pod.replace(pod.find("labels: {"), 9, "labels: {istio.io/use-waypoint: waypoint, ");
+  const WaypointConfig config = BuildWaypoint(*WorldOfText({gateway, pod}), {"app", "waypoint"});
+  ASSERT_EQ(config.notices.size(), 1U);
+  EXPECT_THAT(config.notices[0].message, HasSubstr("serves Services only"));
+}
+
 TEST(Translate, TheShopHasNothingToComplainAbout) {
   const auto world = ShopWorld();
   for (const char* name : {"waypoint", "payments-waypoint"}) {
