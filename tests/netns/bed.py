@@ -24,6 +24,7 @@ BIN = os.environ.get("QANAT_BIN_DIR", os.path.join(ROOT, "build/asan/bin"))
 APP = os.path.join(ROOT, "tests/netns/app.py")
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
 
 
 def cgroup2():
@@ -43,7 +44,17 @@ def setns(path):
         os.close(fd)
 
 
-def run_inside(netns, cgroup, function, args, timeout):
+def use_resolv_conf(path):
+    """The pod's resolver configuration instead of the machine's, in a mount namespace of our own."""
+    if LIBC.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    private, bind = (1 << 18) | (1 << 14), 1 << 12
+    for source, target, flags in ((b"none", b"/", private), (path.encode(), b"/etc/resolv.conf", bind)):
+        if LIBC.mount(source, target, None, flags, None) != 0:
+            raise OSError(ctypes.get_errno(), f"mount {path}")
+
+
+def run_inside(netns, cgroup, function, args, timeout, resolv_conf=None):
     """Runs function(*args) in a forked child inside the namespace; its result or exception comes back."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -55,6 +66,8 @@ def run_inside(netns, cgroup, function, args, timeout):
                 with open(os.path.join(cgroup, "cgroup.procs"), "w") as f:
                     f.write(str(os.getpid()))
             setns(netns)
+            if resolv_conf:
+                use_resolv_conf(resolv_conf)
             try:
                 answer = (True, function(*args))
             except BaseException as error:  # goes to the parent whatever it is
@@ -99,15 +112,16 @@ class InPod(Exception):
 
 
 class Mesh:
-    def __init__(self, name="e2e", nodes=2, options=()):
+    def __init__(self, name="e2e", nodes=2, options=(), environment=None):
         self.name, self.nodes, self.options = name, nodes, list(options)
+        self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
         self.folder = tempfile.mkdtemp(prefix="qanat-e2e-")
         self.run = f"/run/qanat/{name}"
 
     # -- life cycle ---------------------------------------------------------------------------
     def ctl(self, *args, check=True, timeout=240, **more):
         command = [os.path.join(BIN, "qanatctl"), *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **more)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment, **more)
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}{done.stderr}\n{self.diagnose()}")
         return done
@@ -175,10 +189,15 @@ class Mesh:
         for node in os.listdir(os.path.join(self.run, "nodes")):
             base = os.path.join(self.run, "nodes", node, "pods")
             for file in os.listdir(base) if os.path.isdir(base) else []:
-                if file.endswith(".json"):
-                    pod = json.load(open(os.path.join(base, file)))
-                    pod["node"] = node
-                    found[f"{pod['namespace']}/{pod['name']}"] = pod
+                if not file.endswith(".json"):
+                    continue
+                try:
+                    with open(os.path.join(base, file)) as f:
+                        pod = json.load(f)
+                except FileNotFoundError:
+                    continue  # the pod went away while we looked
+                pod["node"] = node
+                found[f"{pod['namespace']}/{pod['name']}"] = pod
         return found
 
     def ip(self, pod, version=4):
@@ -191,7 +210,8 @@ class Mesh:
     def call(self, pod, function, *args, timeout=60):
         info = self.pod_files()[pod]
         cgroup = f"{cgroup2()}/qanat-{self.name}/{info['node']}/pods/{info['uid']}"
-        return run_inside(self.pod_netns(pod), cgroup, function, args, timeout)
+        resolv_conf = f"{self.run}/pods/{info['uid']}/resolv.conf"
+        return run_inside(self.pod_netns(pod), cgroup, function, args, timeout, resolv_conf)
 
     def call_node(self, node, function, *args, timeout=60):
         return run_inside(self.node_netns(node), None, function, args, timeout)

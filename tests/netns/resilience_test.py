@@ -36,7 +36,7 @@ class Resilience(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         # Certificates live for 20 s here, so that several renewals fall into the test.
-        cls.mesh = Mesh(options=["--certificate-ttl", "20s"])
+        cls.mesh = Mesh(environment={"SECRET_TTL": "20s"})
         cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
         cls.mesh.write("policy.yaml", ALLOW_CLIENT)
         cls.mesh.up()

@@ -117,7 +117,7 @@ class Why(unittest.TestCase):
         self.mesh.write("policies.yaml", "\n---\n".join(parts))
         for node in ("node1", "node2"):
             self.mesh.wait(f"set {number} at {node}", lambda: f"marker-{number}\"" in self.mesh.admin(node, "/config_dump")[2].decode())
-        self.mesh.wait(f"set {number} at the waypoint", lambda: f"/marker-{number}\"" in self.mesh.call(
+        self.mesh.wait(f"set {number} at the waypoint", lambda: f"policy[marker-l7-{number}]" in self.mesh.call(
             "mesh/waypoint", http_get, "127.0.0.1", 15000, "/config_dump")[2].decode())
 
     def log_positions(self):
