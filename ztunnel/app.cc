@@ -40,16 +40,24 @@ class App::AuthorizationHandler final : public xds::ResourceHandler {
 };
 
 App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
-    : loop_(loop), stopped_(std::move(stopped)), metrics_(registry_),
+    : loop_(loop),
+      stopped_(std::move(stopped)),
+      metrics_(registry_),
       drain_poll_(loop, [this] { CheckDrained(); }) {
   environment_.mesh = {config.network, config.cluster_id};
   environment_.config = std::move(config);
   environment_.metrics = &metrics_;
+  environment_.post_main = [&loop,
+                            alive = std::weak_ptr<bool>(alive_)](std::function<void()> task) {
+    loop.Post([alive, task = std::move(task)] {
+      if (!alive.expired()) task();
+    });
+  };
   environment_.want_certificate = [this](const model::Identity& identity) {
-    loop_.Post([this, identity] { WantCertificate(identity); });
+    environment_.post_main([this, identity] { WantCertificate(identity); });
   };
   environment_.reread_addresses = [this](const std::string& uid) {
-    loop_.Post([this, uid] {
+    environment_.post_main([this, uid] {
       if (pods_) pods_->RereadAddresses(uid);
     });
   };
@@ -130,9 +138,12 @@ void App::StartXds() {
 
   xds::Node node;
   node.id = xds::NodeId("ztunnel", config.instance_ip, config.pod_name, config.pod_namespace);
-  node.metadata = {{"NAME", config.pod_name},          {"NAMESPACE", config.pod_namespace},
-                   {"INSTANCE_IPS", config.instance_ip}, {"NODE_NAME", config.node_name},
-                   {"CLUSTER_ID", config.cluster_id},   {"NETWORK", config.network}};
+  node.metadata = {{"NAME", config.pod_name},
+                   {"NAMESPACE", config.pod_namespace},
+                   {"INSTANCE_IPS", config.instance_ip},
+                   {"NODE_NAME", config.node_name},
+                   {"CLUSTER_ID", config.cluster_id},
+                   {"NETWORK", config.network}};
   node.build_version = QANAT_VERSION;
   xds::AddEnvironmentMetadata(config.environment, node);
 
@@ -196,8 +207,8 @@ void App::RefreshCertificates() {
   }
   // One that is briefly not identified keeps its certificate as long as a pod could use it.
   for (const model::Identity& id : wanted_identities_) {
-    const bool used = std::any_of(
-        pods_->entries().begin(), pods_->entries().end(), [&](const auto& item) {
+    const bool used =
+        std::any_of(pods_->entries().begin(), pods_->entries().end(), [&](const auto& item) {
           return item.second.pod->ns == id.ns && item.second.pod->service_account == id.sa;
         });
     if (used) {
@@ -211,26 +222,24 @@ void App::RefreshCertificates() {
 
 void App::OnCertificate(const model::Identity& id, const identity::CertificatePtr& certificate) {
   for (auto& worker : workers_) {
-    worker->loop().Post([raw = worker.get(), id, certificate] {
-      raw->SetCertificate(id, certificate);
-    });
+    worker->loop().Post(
+        [raw = worker.get(), id, certificate] { raw->SetCertificate(id, certificate); });
   }
 }
 
 void App::WantCertificate(const model::Identity& id) {
   wanted_identities_.insert(id);
-  secrets_->Request(id, identity::Priority::kRealTime,
-                    [this, id](Result<identity::CertificatePtr> result) {
-                      if (result) return OnCertificate(id, *result);
-                      metrics_.certificate_failures.Get().Add();
-                      LOG_WARN("ca", "no certificate for {}: {}", id.ToString(),
-                               result.error().message);
-                      for (auto& worker : workers_) {
-                        worker->loop().Post([raw = worker.get(), id, error = result.error()] {
-                          raw->CertificateFailed(id, error);
-                        });
-                      }
-                    });
+  secrets_->Request(
+      id, identity::Priority::kRealTime, [this, id](Result<identity::CertificatePtr> result) {
+        if (result) return OnCertificate(id, *result);
+        metrics_.certificate_failures.Get().Add();
+        LOG_WARN("ca", "no certificate for {}: {}", id.ToString(), result.error().message);
+        for (auto& worker : workers_) {
+          worker->loop().Post([raw = worker.get(), id, error = result.error()] {
+            raw->CertificateFailed(id, error);
+          });
+        }
+      });
 }
 
 // ---- readiness and the end

@@ -66,6 +66,7 @@ class App {
 
   event::EventLoop& loop_;
   std::function<void()> stopped_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // gone: posted tasks do nothing
   metrics::Registry registry_;
   Metrics metrics_;
   Environment environment_;
@@ -105,7 +106,7 @@ void App::Gather(std::function<T(Worker&)> collect, std::function<void(std::vect
   for (auto& worker : workers_) {
     worker->loop().Post([this, raw = worker.get(), collect, done, results, expected] {
       auto result = std::make_shared<T>(collect(*raw));
-      loop_.Post([results, result, expected, done] {
+      environment_.post_main([results, result, expected, done] {
         results->push_back(std::move(*result));
         if (results->size() == expected) done(std::move(*results));
       });

@@ -82,8 +82,8 @@ void ReadTermination(Reader& reader, const std::function<const char*(const char*
   reader.Duration("CONNECTION_TERMINATION_DEADLINE", config.termination_deadline);
 }
 
-void ReadWorkers(Reader& reader, const std::function<const char*(const char*)>& get,
-                 unsigned cores, Config& config) {
+void ReadWorkers(Reader& reader, const std::function<const char*(const char*)>& get, unsigned cores,
+                 Config& config) {
   cores = std::max(1u, cores);
   config.workers = std::clamp((cores + 3) / 4, 2u, std::min(16u, std::max(2u, cores)));
   const char* value = get("ZTUNNEL_WORKER_THREADS");

@@ -43,9 +43,9 @@ struct Config {
   std::chrono::milliseconds pool_idle{300000};
   std::chrono::milliseconds termination_deadline{5000};
   unsigned workers = 2;
-  std::string admin_address = "127.0.0.1:15000";    // QANAT_ADMIN_ADDR
-  std::string metrics_address = "[::]:15020";       // QANAT_METRICS_ADDR
-  std::string readiness_address = "[::]:15021";     // QANAT_READINESS_ADDR
+  std::string admin_address = "127.0.0.1:15000";  // QANAT_ADMIN_ADDR
+  std::string metrics_address = "[::]:15020";     // QANAT_METRICS_ADDR
+  std::string readiness_address = "[::]:15021";   // QANAT_READINESS_ADDR
   std::string log_levels = "info";
   bool log_json = false;
   std::vector<std::string> environment;  // ISTIO_META_*, ISTIO_METAJSON_* for the xDS node

@@ -59,9 +59,12 @@ TEST(Config, Workers) {
 }
 
 TEST(Config, BadValuesNameTheVariable) {
-  for (const auto& [name, value] : std::map<std::string, std::string>{
-           {"IPV6_ENABLED", "maybe"}, {"PACKET_MARK", "0x539"}, {"SECRET_TTL", "soon"},
-           {"HTTP2_FRAME_SIZE", "1"}, {"POOL_MAX_STREAMS_PER_CONNECTION", "0"}}) {
+  for (const auto& [name, value] :
+       std::map<std::string, std::string>{{"IPV6_ENABLED", "maybe"},
+                                          {"PACKET_MARK", "0x539"},
+                                          {"SECRET_TTL", "soon"},
+                                          {"HTTP2_FRAME_SIZE", "1"},
+                                          {"POOL_MAX_STREAMS_PER_CONNECTION", "0"}}) {
     const auto config = From({{name, value}});
     ASSERT_FALSE(config.has_value()) << name;
     EXPECT_NE(config.error().message.find(name.substr(0, 5)), std::string::npos);

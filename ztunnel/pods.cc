@@ -63,7 +63,9 @@ Result<PodListeners> OpenListeners(const netns::NetNs& netns, const Config& conf
 
 Pods::Pods(event::EventLoop& loop, const Environment& environment,
            std::vector<std::unique_ptr<Worker>>& workers, std::function<void()> changed)
-    : loop_(loop), environment_(environment), workers_(workers), changed_(std::move(changed)),
+    : environment_(environment),
+      workers_(workers),
+      changed_(std::move(changed)),
       retry_(loop, [this] { RetryPending(); }) {}
 
 void Pods::OnConnected() {
@@ -80,8 +82,8 @@ void Pods::OnAdd(const zds::Add& add, std::shared_ptr<const netns::NetNs> netns,
   announced_.insert(add.uid);
   if (const auto it = entries_.find(add.uid); it != entries_.end()) {
     const Pod& old = *it->second.pod;
-    const bool same = old.netns->id() == netns->id() && old.name == add.name &&
-                      old.ns == add.ns && old.service_account == add.service_account;
+    const bool same = old.netns->id() == netns->id() && old.name == add.name && old.ns == add.ns &&
+                      old.service_account == add.service_account;
     if (same && it->second.up) return done({});
     // Another namespace, or another pod under the same uid: nothing of the old one may go on.
     if (!same) Remove(add.uid);
@@ -110,7 +112,7 @@ void Pods::OnAdd(const zds::Add& add, std::shared_ptr<const netns::NetNs> netns,
   for (auto& worker : workers_) {
     worker->loop().Post([this, left, acknowledge] {
       if (left->fetch_sub(1) != 1) return;
-      loop_.Post([acknowledge] { (*acknowledge)({}); });
+      environment_.post_main([acknowledge] { (*acknowledge)({}); });
     });
   }
 }
@@ -136,8 +138,7 @@ Status Pods::Start(Entry& entry) {
   for (size_t i = 0; i < workers_.size(); ++i) {
     auto moved = std::make_shared<PodListeners>(std::move(listeners[i]));
     Worker* worker = workers_[i].get();
-    worker->loop().Post(
-        [worker, pod, moved] { worker->AddPod(pod, std::move(*moved)); });
+    worker->loop().Post([worker, pod, moved] { worker->AddPod(pod, std::move(*moved)); });
   }
   environment_.metrics->proxies_started.Get().Add();
   LOG_INFO("pods", "proxying pod {}/{} ({}), service account {}", pod->ns, pod->name, pod->uid,

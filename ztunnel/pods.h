@@ -52,7 +52,6 @@ class Pods final : public zds::PodSink {
   void RetryPending();
   void UpdateGauges();
 
-  event::EventLoop& loop_;
   const Environment& environment_;
   std::vector<std::unique_ptr<Worker>>& workers_;
   std::function<void()> changed_;

@@ -76,8 +76,7 @@ int Rank(const model::LoadBalancing& lb, const model::Workload& source,
     case LbMode::kUnspecified:
     case LbMode::kPassthrough: return 0;
     case LbMode::kStrict:
-      return LeadingMatches(preferences, source, endpoint) ==
-                     static_cast<int>(preferences.size())
+      return LeadingMatches(preferences, source, endpoint) == static_cast<int>(preferences.size())
                  ? 0
                  : -1;
     case LbMode::kFailover: break;
@@ -94,8 +93,8 @@ int Rank(const model::LoadBalancing& lb, const model::Workload& source,
 }
 
 Pick PickEndpoint(const model::Service& service, std::span<const model::Endpoint> endpoints,
-                  const model::Workload& source, uint16_t service_port,
-                  const net::IpAddress& asked, const Random& random) {
+                  const model::Workload& source, uint16_t service_port, const net::IpAddress& asked,
+                  const Random& random) {
   int best = -1;
   uint64_t total = 0;
   size_t unhealthy = 0, no_port = 0, too_far = 0, unreachable = 0;

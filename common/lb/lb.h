@@ -44,8 +44,8 @@ int Rank(const model::LoadBalancing& lb, const model::Workload& source,
 
 // Weighted by capacity among the usable endpoints of the nearest rank.
 Pick PickEndpoint(const model::Service& service, std::span<const model::Endpoint> endpoints,
-                  const model::Workload& source, uint16_t service_port,
-                  const net::IpAddress& asked, const Random& random);
+                  const model::Workload& source, uint16_t service_port, const net::IpAddress& asked,
+                  const Random& random);
 
 // One of `weights` by weight; -1 when all are 0.
 int PickWeighted(std::span<const uint32_t> weights, uint64_t random);

@@ -29,9 +29,9 @@ std::string_view ToString(WorkloadType type) {
 }
 
 const PortList* Workload::PortsOf(std::string_view service_key) const {
-  const auto it = std::lower_bound(
-      services.begin(), services.end(), service_key,
-      [](const auto& entry, std::string_view key) { return entry.first < key; });
+  const auto it =
+      std::lower_bound(services.begin(), services.end(), service_key,
+                       [](const auto& entry, std::string_view key) { return entry.first < key; });
   return it != services.end() && it->first == service_key ? &it->second : nullptr;
 }
 

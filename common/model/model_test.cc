@@ -31,9 +31,14 @@ TEST(Identity, RefusesEverythingElse) {
 }
 
 TEST(Reason, EachHasItsOwnNameAndARemedy) {
-  const std::set<std::string_view> flags = {"-",           "DENY",           "CONNECT",
-                                            "TLS_FAILURE", "H2_HANDSHAKE_FAILURE",
-                                            "NETWORK_POLICY", "IDENTITY_ERROR", "CERT_REVOKED"};
+  const std::set<std::string_view> flags = {"-",
+                                            "DENY",
+                                            "CONNECT",
+                                            "TLS_FAILURE",
+                                            "H2_HANDSHAKE_FAILURE",
+                                            "NETWORK_POLICY",
+                                            "IDENTITY_ERROR",
+                                            "CERT_REVOKED"};
   std::set<std::string_view> names;
   for (Reason reason : AllReasons()) {
     EXPECT_FALSE(ToString(reason).empty());

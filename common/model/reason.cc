@@ -116,8 +116,7 @@ constexpr Text TextOf(Reason reason) {
       return {"denied_by_peer", "the receiving proxy's policy refused the connection",
               "`qanatctl why` shows the destination's decision tree", "DENY"};
     case Reason::kReset:
-      return {"reset", "one side aborted the connection", "look at the application's log",
-              kNoFlag};
+      return {"reset", "one side aborted the connection", "look at the application's log", kNoFlag};
     case Reason::kTimeout:
       return {"timeout", "no answer in time", "check the destination, or raise the timeout",
               "CONNECT"};

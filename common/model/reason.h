@@ -19,13 +19,13 @@ enum class Reason : uint8_t {
   kPolicyNotUnderstood,  // denied because a part of a policy cannot be understood
   kPolicyUnknown,        // the workload names a policy that was never received
   // Who the ends are.
-  kSourceUnknown,            // the control plane does not (yet) know the source workload
-  kAddressMismatch,           // node agent and control plane disagree on who has this address
-  kDestinationUnknown,       // the receiving proxy does not know the destination workload
-  kDestinationMismatch,      // CONNECT for an address that is not this workload's
-  kPeerIdentityMismatch,     // the other end's certificate is not the one expected
-  kNoCertificate,            // no certificate for our own end
-  kCertificateRevoked,       //
+  kSourceUnknown,         // the control plane does not (yet) know the source workload
+  kAddressMismatch,       // node agent and control plane disagree on who has this address
+  kDestinationUnknown,    // the receiving proxy does not know the destination workload
+  kDestinationMismatch,   // CONNECT for an address that is not this workload's
+  kPeerIdentityMismatch,  // the other end's certificate is not the one expected
+  kNoCertificate,         // no certificate for our own end
+  kCertificateRevoked,    //
   // Where to.
   kSelfCall,             // a proxy port as destination
   kNoHealthyUpstream,    // a known service without a usable endpoint
@@ -53,9 +53,9 @@ enum class Reason : uint8_t {
 };
 
 std::span<const Reason> AllReasons();
-std::string_view ToString(Reason reason);      // "policy_denied"; stable, in metrics and JSON
-std::string_view Explanation(Reason reason);   // one sentence: what happened
-std::string_view Remedy(Reason reason);        // one sentence: what to do about it
+std::string_view ToString(Reason reason);     // "policy_denied"; stable, in metrics and JSON
+std::string_view Explanation(Reason reason);  // one sentence: what happened
+std::string_view Remedy(Reason reason);       // one sentence: what to do about it
 // The value of the response_flags label and of Istio's dashboards (stock ztunnel: "-", DENY,
 // CONNECT, TLS_FAILURE, H2_HANDSHAKE_FAILURE, NETWORK_POLICY, IDENTITY_ERROR, CERT_REVOKED).
 std::string_view ResponseFlag(Reason reason);

@@ -77,7 +77,10 @@ struct Recorder {
     rules.back().clauses.back().matches.back().skipped = skipped;
   }
   void Unknown() {
-    Add({std::string(NameOf(Field::kNotUnderstood)), false, {std::string(kNotUnderstood)}, "",
+    Add({std::string(NameOf(Field::kNotUnderstood)),
+         false,
+         {std::string(kNotUnderstood)},
+         "",
          Truth::kUnknown});
   }
   template <typename Values>
@@ -160,8 +163,7 @@ Explanation Explain(const PolicySet& policies, const Request& request) {
   }
   out.policies = std::move(ordered);
   if (out.decision.reason == model::Reason::kPolicyNoAllow ||
-      (out.decision.reason == model::Reason::kPolicyNotUnderstood &&
-       out.decision.policy.empty())) {
+      (out.decision.reason == model::Reason::kPolicyNotUnderstood && out.decision.policy.empty())) {
     out.nearest_allow = FindNearest(out.policies);
   }
   return out;

@@ -69,7 +69,12 @@ inline Truth TestPort(const model::PortMatch& want, const Seen& seen) {
 }
 
 enum class Field : uint8_t {
-  kNamespaces, kPrincipals, kServiceAccounts, kSourceIps, kDestinationIps, kDestinationPorts,
+  kNamespaces,
+  kPrincipals,
+  kServiceAccounts,
+  kSourceIps,
+  kDestinationIps,
+  kDestinationPorts,
   kNotUnderstood,
 };
 

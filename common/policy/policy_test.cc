@@ -72,11 +72,16 @@ TEST(Policy, EveryField) {
       {"not namespace", {.not_namespaces = {{Kind::kExact, "shop"}}}, false, true},
       {"not other namespace", {.not_namespaces = {{Kind::kExact, "other"}}}, true, true},
       {"principal exact",
-       {.principals = {{Kind::kExact, "cluster.local/ns/shop/sa/frontend"}}}, true, false},
-      {"principal with scheme",
-       {.principals = {{Kind::kExact, "spiffe://cluster.local/ns/shop/sa/frontend"}}}, false,
+       {.principals = {{Kind::kExact, "cluster.local/ns/shop/sa/frontend"}}},
+       true,
        false},
-      {"principal prefix", {.principals = {{Kind::kPrefix, "cluster.local/ns/shop/"}}}, true,
+      {"principal with scheme",
+       {.principals = {{Kind::kExact, "spiffe://cluster.local/ns/shop/sa/frontend"}}},
+       false,
+       false},
+      {"principal prefix",
+       {.principals = {{Kind::kPrefix, "cluster.local/ns/shop/"}}},
+       true,
        false},
       {"principal suffix", {.principals = {{Kind::kSuffix, "/sa/frontend"}}}, true, false},
       {"principal presence", {.principals = {{Kind::kPresence, ""}}}, true, false},
@@ -97,9 +102,13 @@ TEST(Policy, EveryField) {
       {"not port", {.not_destination_ports = {Port(8080)}}, false, false},
       {"not other port", {.not_destination_ports = {Port(1)}}, true, true},
       {"and within a match",
-       {.namespaces = {{Kind::kExact, "shop"}}, .destination_ports = {Port(80)}}, false, false},
+       {.namespaces = {{Kind::kExact, "shop"}}, .destination_ports = {Port(80)}},
+       false,
+       false},
       {"and within a match, both",
-       {.namespaces = {{Kind::kExact, "shop"}}, .destination_ports = {Port(8080)}}, true, false},
+       {.namespaces = {{Kind::kExact, "shop"}}, .destination_ports = {Port(8080)}},
+       true,
+       false},
   };
   for (const FieldCase& c : cases) {
     EXPECT_EQ(Allows(c.match, Frontend()), c.frontend) << c.name;
@@ -115,12 +124,12 @@ TEST(Policy, Structure) {
   auto allowed = [](std::vector<Rule> rules) {
     return Evaluate({{Make(PolicyAction::kAllow, std::move(rules))}, {}}, Frontend()).allowed;
   };
-  EXPECT_FALSE(allowed({}));                                       // no rules: matches nothing
-  EXPECT_TRUE(allowed({Rule{}}));                                  // no clauses: everything
-  EXPECT_TRUE(allowed({Rule{{Clause{}}}}));                        // no matches: true
-  EXPECT_FALSE(allowed({Rule{{Clause{{Match{}}}}}}));              // an empty match is skipped
-  EXPECT_TRUE(allowed({Rule{{Clause{{Match{}, yes}}}}}));          // matches are ORed
-  EXPECT_FALSE(allowed({Rule{{Clause{{yes}}, Clause{{no}}}}}));    // clauses are ANDed
+  EXPECT_FALSE(allowed({}));                                            // no rules: matches nothing
+  EXPECT_TRUE(allowed({Rule{}}));                                       // no clauses: everything
+  EXPECT_TRUE(allowed({Rule{{Clause{}}}}));                             // no matches: true
+  EXPECT_FALSE(allowed({Rule{{Clause{{Match{}}}}}}));                   // an empty match is skipped
+  EXPECT_TRUE(allowed({Rule{{Clause{{Match{}, yes}}}}}));               // matches are ORed
+  EXPECT_FALSE(allowed({Rule{{Clause{{yes}}, Clause{{no}}}}}));         // clauses are ANDed
   EXPECT_TRUE(allowed({Rule{{Clause{{no}}}}, Rule{{Clause{{yes}}}}}));  // rules are ORed
 }
 
@@ -162,8 +171,7 @@ TEST(Policy, DryRunOnlyNotes) {
 
 TEST(Policy, StrictFromPeerAuthenticationHasItsOwnReason) {
   const Match no_principal{.not_principals = {{Kind::kPresence, ""}}};
-  const auto strict =
-      MakeOne(PolicyAction::kDeny, no_principal, "istio_converted_static_strict");
+  const auto strict = MakeOne(PolicyAction::kDeny, no_principal, "istio_converted_static_strict");
   EXPECT_TRUE(Evaluate({{strict}, {}}, Frontend()).allowed);
   EXPECT_EQ(Evaluate({{strict}, {}}, Plain()).reason, Reason::kMtlsRequired);
 }
@@ -225,14 +233,12 @@ TEST(Policy, WholePolicyNotUnderstood) {
 }
 
 TEST(Policy, ExplainNamesTheNearestAllow) {
-  const Match far{.source_ips = {Block("10.1.0.0/16")},
-                  .destination_ports = {Port(1)}};
+  const Match far{.source_ips = {Block("10.1.0.0/16")}, .destination_ports = {Port(1)}};
   const Match near{.namespaces = {{Kind::kExact, "shop"}}, .destination_ports = {Port(9090)}};
-  const Explanation explanation =
-      Explain({{MakeOne(PolicyAction::kAllow, far, "far"),
-                MakeOne(PolicyAction::kAllow, near, "near")},
-               {}},
-              Frontend());
+  const Explanation explanation = Explain(
+      {{MakeOne(PolicyAction::kAllow, far, "far"), MakeOne(PolicyAction::kAllow, near, "near")},
+       {}},
+      Frontend());
   EXPECT_FALSE(explanation.decision.allowed);
   ASSERT_TRUE(explanation.nearest_allow.has_value());
   EXPECT_EQ(explanation.nearest_allow->policy, "shop/near");

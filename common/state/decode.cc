@@ -15,8 +15,7 @@ namespace {
 namespace wire = istio::workload;
 
 net::IpAddress ToIp(const std::string& bytes) {
-  return net::IpAddress::FromBytes(
-      {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  return net::IpAddress::FromBytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
 }
 
 std::string OrDefault(const std::string& value, const char* fallback) {
@@ -25,8 +24,7 @@ std::string OrDefault(const std::string& value, const char* fallback) {
 
 Status PortInRange(uint32_t port, const char* what) {
   if (port <= 65535) return {};
-  return Fail(Code::kInvalidArgument,
-              fmt::format("{} {} is not a port (0 to 65535)", what, port));
+  return Fail(Code::kInvalidArgument, fmt::format("{} {} is not a port (0 to 65535)", what, port));
 }
 
 Result<model::PortList> ToPorts(const google::protobuf::RepeatedPtrField<wire::Port>& ports) {
@@ -51,8 +49,8 @@ Result<model::GatewayAddress> ToGateway(const wire::GatewayAddress& gateway, con
   if (out.hbone_port == 0) out.hbone_port = 15008;
   switch (gateway.destination_case()) {
     case wire::GatewayAddress::kHostname:
-      out.destination = model::NamespacedHostname{gateway.hostname().namespace_(),
-                                                  gateway.hostname().hostname()};
+      out.destination =
+          model::NamespacedHostname{gateway.hostname().namespace_(), gateway.hostname().hostname()};
       return out;
     case wire::GatewayAddress::kAddress: {
       const net::IpAddress ip = ToIp(gateway.address().address());
@@ -69,9 +67,9 @@ Result<model::GatewayAddress> ToGateway(const wire::GatewayAddress& gateway, con
 Result<model::ServiceAddress> ToServiceAddress(const wire::NetworkAddress& address) {
   const net::IpAddress ip = ToIp(address.address());
   if (!ip.is_set()) {
-    return Fail(Code::kInvalidArgument,
-                fmt::format("a service address has {} bytes instead of 4 or 16",
-                            address.address().size()));
+    return Fail(
+        Code::kInvalidArgument,
+        fmt::format("a service address has {} bytes instead of 4 or 16", address.address().size()));
   }
   const unsigned host = address.address().size() == 4 ? 32 : 128;
   unsigned length = address.has_length() ? address.length() : host;
@@ -149,8 +147,7 @@ Status FillPlace(const wire::Workload& in, model::Workload& out) {
     QANAT_ASSIGN_OR_RETURN(out.waypoint, ToGateway(in.waypoint(), "waypoint"));
   }
   if (in.has_network_gateway()) {
-    QANAT_ASSIGN_OR_RETURN(out.network_gateway,
-                           ToGateway(in.network_gateway(), "network gateway"));
+    QANAT_ASSIGN_OR_RETURN(out.network_gateway, ToGateway(in.network_gateway(), "network gateway"));
   }
   for (const auto& [key, ports] : in.services()) {
     QANAT_ASSIGN_OR_RETURN(auto list, ToPorts(ports.ports()));
@@ -161,9 +158,8 @@ Status FillPlace(const wire::Workload& in, model::Workload& out) {
   if (in.has_application_tunnel()) {
     const auto& tunnel = in.application_tunnel();
     QANAT_RETURN_IF_ERROR(PortInRange(tunnel.port(), "application tunnel port"));
-    out.application_tunnel =
-        model::ApplicationTunnel{tunnel.protocol() == wire::ApplicationTunnel::PROXY,
-                                 static_cast<uint16_t>(tunnel.port())};
+    out.application_tunnel = model::ApplicationTunnel{
+        tunnel.protocol() == wire::ApplicationTunnel::PROXY, static_cast<uint16_t>(tunnel.port())};
   }
   return {};
 }

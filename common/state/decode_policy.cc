@@ -126,8 +126,8 @@ class PolicyDecoder {
 
   model::IpMatch ToIp(const wire::Address& in, std::string_view field) {
     const std::string& bytes = in.address();
-    const auto ip = net::IpAddress::FromBytes(
-        {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+    const auto ip =
+        net::IpAddress::FromBytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
     if (Unknown(in, fmt::format("{}: {}", where_, field))) return {};
     if (ip.is_set()) {
       // A mapped IPv4 block comes out as IPv4; its length counts from the mapped prefix.

@@ -53,12 +53,11 @@ TEST(Decode, RefusesWhatWouldChangeWhereTrafficGoes) {
   EXPECT_TRUE(fails([](wl::Workload& w) { w.set_uid(""); }));
   EXPECT_TRUE(fails([](wl::Workload& w) { w.add_addresses("abc"); }));
   EXPECT_TRUE(fails([](wl::Workload& w) { w.set_tunnel_protocol(wl::LEGACY_ISTIO_MTLS); }));
-  EXPECT_TRUE(fails(
-      [](wl::Workload& w) { w.set_tunnel_protocol(static_cast<wl::TunnelProtocol>(99)); }));
+  EXPECT_TRUE(
+      fails([](wl::Workload& w) { w.set_tunnel_protocol(static_cast<wl::TunnelProtocol>(99)); }));
   EXPECT_TRUE(fails([](wl::Workload& w) { w.mutable_waypoint(); }));
-  EXPECT_TRUE(fails([](wl::Workload& w) {
-    (*w.mutable_services())["a/b"].add_ports()->set_target_port(65536);
-  }));
+  EXPECT_TRUE(fails(
+      [](wl::Workload& w) { (*w.mutable_services())["a/b"].add_ports()->set_target_port(65536); }));
   EXPECT_FALSE(DecodeAddress("").has_value());
   EXPECT_FALSE(DecodeAddress("\xff\xff\xff").has_value());
 }
@@ -92,9 +91,7 @@ sec::Authorization Base() {
   a.set_scope(sec::NAMESPACE);
   return a;
 }
-sec::Match* AddMatch(sec::Authorization& a) {
-  return a.add_rules()->add_clauses()->add_matches();
-}
+sec::Match* AddMatch(sec::Authorization& a) { return a.add_rules()->add_clauses()->add_matches(); }
 
 TEST(DecodePolicy, KeepsEveryField) {
   auto a = Base();

@@ -255,8 +255,7 @@ SnapshotPtr MeshState::Publish() {
   out.by_vip_ = s.next.by_vip_.Freeze();
   out.endpoints_ = s.next.endpoints_.Freeze();
   if (s.blocks_changed) {
-    s.next.with_blocks_ =
-        std::make_shared<const std::vector<model::ServicePtr>>(s.with_blocks);
+    s.next.with_blocks_ = std::make_shared<const std::vector<model::ServicePtr>>(s.with_blocks);
   }
   out.with_blocks_ = s.next.with_blocks_;
   out.policies_ = s.table;

@@ -49,8 +49,7 @@ class MeshStateTest : public ::testing::Test {
   void Put(const wl::Service& s) {
     wl::Address a;
     *a.mutable_service() = s;
-    ASSERT_TRUE(
-        state_.UpsertAddress(s.namespace_() + "/" + s.hostname(), a.SerializeAsString()));
+    ASSERT_TRUE(state_.UpsertAddress(s.namespace_() + "/" + s.hostname(), a.SerializeAsString()));
   }
   static void Join(wl::Workload& w, const char* key) {
     auto* port = (*w.mutable_services())[key].add_ports();

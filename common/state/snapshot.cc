@@ -81,8 +81,8 @@ model::ServicePtr MeshSnapshot::ServiceByVip(std::string_view network, const net
     if (!Visible(*service, client_ns)) continue;
     for (const model::ServiceAddress& address : service->addresses) {
       if (address.host || address.network != network || !address.cidr.Contains(ip)) continue;
-      const std::tuple<bool, unsigned, bool> score{service->ns == client_ns,
-                                                   address.cidr.length(), service->canonical};
+      const std::tuple<bool, unsigned, bool> score{service->ns == client_ns, address.cidr.length(),
+                                                   service->canonical};
       if (best == nullptr || score > best_score) {
         best = service;
         best_score = score;

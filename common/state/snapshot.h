@@ -57,8 +57,7 @@ class MeshSnapshot {
   using ServiceMap = CowMap<std::string, model::ServicePtr, StringHash>;
   using ServicesMap = CowMap<std::string, std::vector<model::ServicePtr>, StringHash>;
   using VipMap = CowMap<model::NetworkAddress, std::vector<model::ServicePtr>, AddressHash>;
-  using EndpointMap =
-      CowMap<std::string, std::shared_ptr<const model::EndpointList>, StringHash>;
+  using EndpointMap = CowMap<std::string, std::shared_ptr<const model::EndpointList>, StringHash>;
   struct PolicyTable;
 
   CowMap<std::string, WorkloadEntry, StringHash> workloads_;

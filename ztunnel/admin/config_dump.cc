@@ -66,9 +66,8 @@ ordered_json WorkloadJson(const model::Workload& w) {
   out["authorizationPolicies"] = w.authorization_policies;
   out["status"] = w.healthy ? "Healthy" : "Unhealthy";
   out["clusterId"] = w.cluster_id;
-  out["locality"] = {{"region", w.locality.region},
-                     {"zone", w.locality.zone},
-                     {"subzone", w.locality.subzone}};
+  out["locality"] = {
+      {"region", w.locality.region}, {"zone", w.locality.zone}, {"subzone", w.locality.subzone}};
   out["services"] = ordered_json::array();
   for (const auto& [key, ports] : w.services) out["services"].push_back(key);
   out["capacity"] = w.capacity;
@@ -131,10 +130,10 @@ ordered_json ServiceJson(const model::Service& s, const model::EndpointList& end
   for (const auto scope : s.load_balancing.routing_preference) {
     preferences.push_back(ScopeName(scope));
   }
-  out["loadBalancer"] = {{"routingPreferences", preferences},
-                         {"mode", ModeName(s.load_balancing.mode)},
-                         {"healthPolicy",
-                          s.load_balancing.allow_unhealthy ? "AllowAll" : "OnlyHealthy"}};
+  out["loadBalancer"] = {
+      {"routingPreferences", preferences},
+      {"mode", ModeName(s.load_balancing.mode)},
+      {"healthPolicy", s.load_balancing.allow_unhealthy ? "AllowAll" : "OnlyHealthy"}};
   out["canonical"] = s.canonical;
   out["visibility"] = s.namespace_only ? "Namespace" : "Public";
   return out;
@@ -242,27 +241,19 @@ ordered_json ConnectionJson(const ConnectionInfo& info) {
   ordered_json out;
   out["src"] = flow.source.ToString();
   out["originalDst"] = flow.destination.ToString();
-  out["actualDst"] =
-      flow.target.is_set() ? flow.target.ToString() : flow.destination.ToString();
+  out["actualDst"] = flow.target.is_set() ? flow.target.ToString() : flow.destination.ToString();
   out["protocol"] = flow.mutual_tls ? "HBONE" : "TCP";
   return out;
 }
 
 ordered_json ConfigJson(const Config& config) {
-  return {{"network", config.network},
-          {"localNode", config.node_name},
-          {"clusterId", config.cluster_id},
-          {"xdsAddress", config.xds_address},
-          {"caAddress", config.ca_address},
-          {"inpodUds", config.inpod_uds},
-          {"packetMark", config.packet_mark},
-          {"onePass", config.one_pass},
-          {"ipv6Enabled", config.ipv6},
-          {"workerThreads", config.workers},
-          {"windowSize", config.stream_window},
-          {"connectionWindowSize", config.connection_window},
-          {"frameSize", config.frame_size},
-          {"poolMaxStreamsPerConn", config.pool_max_streams}};
+  return {{"network", config.network},          {"localNode", config.node_name},
+          {"clusterId", config.cluster_id},     {"xdsAddress", config.xds_address},
+          {"caAddress", config.ca_address},     {"inpodUds", config.inpod_uds},
+          {"packetMark", config.packet_mark},   {"onePass", config.one_pass},
+          {"ipv6Enabled", config.ipv6},         {"workerThreads", config.workers},
+          {"windowSize", config.stream_window}, {"connectionWindowSize", config.connection_window},
+          {"frameSize", config.frame_size},     {"poolMaxStreamsPerConn", config.pool_max_streams}};
 }
 
 std::string Print(const ordered_json& json) {
@@ -297,7 +288,8 @@ std::string ConfigDumpJson(const DumpInput& input) {
   out["version"] = {{"version", QANAT_VERSION}, {"buildStatus", "qanat"}};
   out["config"] = ConfigJson(input.config);
   out["certificates"] = ordered_json::array();
-  for (const auto& entry : input.certificates) out["certificates"].push_back(CertificateJson(entry));
+  for (const auto& entry : input.certificates)
+    out["certificates"].push_back(CertificateJson(entry));
   out["workloadState"] = ordered_json::object();
   for (const auto& [uid, entry] : input.pods) {
     ordered_json inbound = ordered_json::array();
@@ -307,13 +299,12 @@ std::string ConfigDumpJson(const DumpInput& input) {
       (info.flow.reporter == Reporter::kSource ? outbound : inbound)
           .push_back(ConnectionJson(info));
     }
-    out["workloadState"][uid] = {
-        {"state", entry.up ? "Up" : "Pending"},
-        {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
-        {"info",
-         {{"name", entry.pod->name},
-          {"namespace", entry.pod->ns},
-          {"serviceAccount", entry.pod->service_account}}}};
+    out["workloadState"][uid] = {{"state", entry.up ? "Up" : "Pending"},
+                                 {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
+                                 {"info",
+                                  {{"name", entry.pod->name},
+                                   {"namespace", entry.pod->ns},
+                                   {"serviceAccount", entry.pod->service_account}}}};
     if (!entry.error.empty()) out["workloadState"][uid]["error"] = entry.error;
   }
   return Print(out);

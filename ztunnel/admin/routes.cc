@@ -22,8 +22,8 @@ constexpr std::string_view kIndex =
 admin::Response Answer(Result<std::string> result) {
   if (result) return admin::Json(200, std::move(*result));
   const int status = result.error().code == Code::kNotFound ? 404 : 400;
-  return admin::Json(status, fmt::format("{{\"error\": {}}}\n",
-                                         log::JsonQuote(result.error().message)));
+  return admin::Json(status,
+                     fmt::format("{{\"error\": {}}}\n", log::JsonQuote(result.error().message)));
 }
 
 net::ListenOptions ListenAt(const net::SocketAddress& address) {
@@ -56,8 +56,8 @@ Status App::StartAdmin() {
   QANAT_ASSIGN_OR_RETURN(admin_address_, admin_->Listen(ListenAt(address)));
   if (address.ip().is_loopback() && environment_.config.ipv6) {
     // Stock: localhost of both families. A host without ::1 does without.
-    const auto v6 = admin_->Listen(
-        ListenAt({*net::IpAddress::Parse("::1"), admin_address_.port()}));
+    const auto v6 =
+        admin_->Listen(ListenAt({*net::IpAddress::Parse("::1"), admin_address_.port()}));
     if (!v6) LOG_DEBUG("admin", "{}", v6.error().message);
   }
   QANAT_ASSIGN_OR_RETURN(const auto metrics_at,
@@ -75,7 +75,7 @@ void App::AddAdminRoutes() {
     return Logging(request, environment_.config.log_levels);
   });
   admin_->Route("POST", "/quitquitquit", [this](const admin::Request&) {
-    loop_.Post([this] { Drain(); });
+    environment_.post_main([this] { Drain(); });
     return admin::Text(200, "shutdown\n");
   });
   const auto gather = [this](auto answer) {
@@ -95,11 +95,11 @@ void App::AddAdminRoutes() {
                         gather([](const std::vector<ConnectionInfo>& connections) {
                           return ConnectionsJson(connections);
                         }));
-  admin_->RouteDeferred(
-      "GET", "/config_dump", gather([this](std::vector<ConnectionInfo> connections) {
-        return ConfigDumpJson({*snapshot_, environment_.config, pods_->entries(),
-                               secrets_->Dump(), std::move(connections)});
-      }));
+  admin_->RouteDeferred("GET", "/config_dump",
+                        gather([this](std::vector<ConnectionInfo> connections) {
+                          return ConfigDumpJson({*snapshot_, environment_.config, pods_->entries(),
+                                                 secrets_->Dump(), std::move(connections)});
+                        }));
   const auto context = [this] {
     return WhyContext{*snapshot_, environment_.mesh, *pods_, environment_.config.one_pass};
   };
@@ -108,10 +108,9 @@ void App::AddAdminRoutes() {
                                     request.Parameter("dst").value_or("")));
   });
   admin_->Route("GET", "/debug/why/inbound", [context](const admin::Request& request) {
-    return Answer(WhyInboundAnswer(context(), request.Parameter("dst").value_or(""),
-                                   request.Parameter("port").value_or(""),
-                                   request.Parameter("src_identity").value_or(""),
-                                   request.Parameter("src_ip").value_or("")));
+    return Answer(WhyInboundAnswer(
+        context(), request.Parameter("dst").value_or(""), request.Parameter("port").value_or(""),
+        request.Parameter("src_identity").value_or(""), request.Parameter("src_ip").value_or("")));
   });
 }
 

@@ -80,12 +80,11 @@ Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::stri
     return WhyOutboundJson(why);
   }
   why.source = identified.workload->uid;
-  QANAT_ASSIGN_OR_RETURN(
-      const net::SocketAddress to,
-      ResolveDestination(context.snapshot, *identified.workload, destination));
+  QANAT_ASSIGN_OR_RETURN(const net::SocketAddress to,
+                         ResolveDestination(context.snapshot, *identified.workload, destination));
   std::mt19937_64 random(std::random_device{}());
-  why.route = DecideOutbound(context.snapshot, *identified.workload, to,
-                             [&random] { return random(); });
+  why.route =
+      DecideOutbound(context.snapshot, *identified.workload, to, [&random] { return random(); });
   if (why.route.kind == Route::Kind::kHbone) {
     const PodPtr far =
         context.pods.Find(why.route.destination->ns + "/" + why.route.destination->name);
@@ -130,9 +129,8 @@ Result<std::string> WhyInboundAnswer(const WhyContext& context, const std::strin
   }
   const Identified identified = IdentifyPod(context.snapshot, context.mesh, *pod);
   if (identified.workload == nullptr) {
-    const Reason reason = identified.reason == Reason::kSourceUnknown
-                              ? Reason::kDestinationUnknown
-                              : identified.reason;
+    const Reason reason = identified.reason == Reason::kSourceUnknown ? Reason::kDestinationUnknown
+                                                                      : identified.reason;
     return refused(reason, identified.detail);
   }
   if (IsProxyPort(request.destination_port)) {

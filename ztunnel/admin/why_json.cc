@@ -68,9 +68,8 @@ std::string WhyInboundJson(const policy::Explanation& explanation, model::Reason
   if (explanation.nearest_allow) {
     ordered_json missing = ordered_json::array();
     for (const auto& condition : explanation.nearest_allow->missing) {
-      ordered_json one = {{"field", condition.field},
-                          {"wanted", condition.wanted},
-                          {"seen", condition.seen}};
+      ordered_json one = {
+          {"field", condition.field}, {"wanted", condition.wanted}, {"seen", condition.seen}};
       if (condition.negated) one["negated"] = true;
       missing.push_back(std::move(one));
     }
@@ -90,8 +89,8 @@ std::string WhyOutboundJson(const WhyOutbound& why) {
   ordered_json out;
   out["verdict"] = refused ? "deny" : "allow";
   out["reason"] = ToString(route.reason);
-  out["detail"] = refused && route.detail.empty() ? std::string(Explanation(route.reason))
-                                                  : route.detail;
+  out["detail"] =
+      refused && route.detail.empty() ? std::string(Explanation(route.reason)) : route.detail;
   out["remedy"] = Remedy(route.reason);
   out["source"] = why.source;
   out["route"] = path;

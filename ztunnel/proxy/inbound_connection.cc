@@ -36,8 +36,10 @@ InboundConnection::InboundConnection(Worker& worker, PodPtr pod, Fd fd, net::Soc
 InboundConnection::InboundConnection(Worker& worker, PodPtr pod, net::SocketAddress peer,
                                      net::SocketAddress tunnel, model::Identity peer_identity,
                                      hbone::InboundConnect request, hbone::Responder responder)
-    : Connection(worker, std::move(pod)), request_(std::move(request)),
-      responder_(std::move(responder)), started_(event::Clock::now()) {
+    : Connection(worker, std::move(pod)),
+      request_(std::move(request)),
+      responder_(std::move(responder)),
+      started_(event::Clock::now()) {
   flow_.reporter = Reporter::kDestination;
   flow_.source = peer;
   flow_.destination = tunnel;
@@ -72,17 +74,15 @@ void InboundConnection::TryIdentify() {
   }
   last_failure_ = std::move(found);
   if (timer_ != nullptr) return;
-  timer_ = std::make_unique<event::Timer>(worker_.loop(), [this] {
-    Refuse(last_failure_.reason, 503, last_failure_.detail);
-  });
+  timer_ = std::make_unique<event::Timer>(
+      worker_.loop(), [this] { Refuse(last_failure_.reason, 503, last_failure_.detail); });
   timer_->Start(kIdentifyTimeout);
 }
 
 void InboundConnection::Decide(const model::WorkloadPtr& local) {
   flow_.destination_workload = local;
   // For labels and the log only: an address proves nothing.
-  flow_.source_workload =
-      worker_.snapshot().WorkloadByAddress(local->network, flow_.source.ip());
+  flow_.source_workload = worker_.snapshot().WorkloadByAddress(local->network, flow_.source.ip());
   if (!plaintext()) {
     flow_.destination_identity = local->identity();
     InboundTarget target = DecideInbound(worker_.snapshot(), *local, flow_.destination,
@@ -107,8 +107,8 @@ void InboundConnection::Decide(const model::WorkloadPtr& local) {
 }
 
 policy::Decision InboundConnection::Check(const model::Workload& local) const {
-  return worker_.CheckPolicy(local, {flow_.source_identity, flow_.source.ip(), flow_.target.ip(),
-                                     flow_.target.port()});
+  return worker_.CheckPolicy(
+      local, {flow_.source_identity, flow_.source.ip(), flow_.target.ip(), flow_.target.port()});
 }
 
 void InboundConnection::OnSnapshot() {
@@ -139,8 +139,7 @@ void InboundConnection::Connect(bool spoof) {
     options.transparent = true;
   }
   connector_ = std::make_unique<net::Connector>(
-      worker_.loop(), options,
-      [this, spoof](Result<Fd> fd) { OnConnected(std::move(fd), spoof); });
+      worker_.loop(), options, [this, spoof](Result<Fd> fd) { OnConnected(std::move(fd), spoof); });
 }
 
 void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
@@ -213,8 +212,8 @@ void InboundConnection::End(Reason reason, std::string error, bool opened) {
   end.reason = reason;
   end.error = std::move(error);
   end.opened = opened;
-  end.duration = std::chrono::duration_cast<std::chrono::milliseconds>(event::Clock::now() -
-                                                                       started_);
+  end.duration =
+      std::chrono::duration_cast<std::chrono::milliseconds>(event::Clock::now() - started_);
   if (relay_) {
     end.bytes_up = relay_->bytes_up();
     end.bytes_down = relay_->bytes_down();

@@ -23,9 +23,9 @@ class InboundConnection final : public Connection {
   InboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                     net::SocketAddress target);
   // A stream: the peer of the tunnel, the tunnel's own address, and the request.
-  InboundConnection(Worker& worker, PodPtr pod, net::SocketAddress peer,
-                    net::SocketAddress tunnel, model::Identity peer_identity,
-                    hbone::InboundConnect request, hbone::Responder responder);
+  InboundConnection(Worker& worker, PodPtr pod, net::SocketAddress peer, net::SocketAddress tunnel,
+                    model::Identity peer_identity, hbone::InboundConnect request,
+                    hbone::Responder responder);
   ~InboundConnection() override;
 
   void Start();

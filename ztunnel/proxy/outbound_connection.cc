@@ -38,7 +38,9 @@ Reason ReasonOf(const Error& error, bool tunnel) {
 
 OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                                        OriginalDestination original)
-    : Connection(worker, std::move(pod)), fd_(std::move(fd)), original_(original),
+    : Connection(worker, std::move(pod)),
+      fd_(std::move(fd)),
+      original_(original),
       started_(event::Clock::now()) {
   flow_.reporter = Reporter::kSource;
   flow_.source = peer;
@@ -46,9 +48,7 @@ OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::S
   worker_.open_sockets(Reporter::kSource).Add();
 }
 
-OutboundConnection::~OutboundConnection() {
-  worker_.open_sockets(Reporter::kSource).Sub();
-}
+OutboundConnection::~OutboundConnection() { worker_.open_sockets(Reporter::kSource).Sub(); }
 
 void OutboundConnection::Start() { TryIdentify(); }
 
@@ -61,9 +61,8 @@ void OutboundConnection::TryIdentify() {
   if (found.reason == Reason::kAddressMismatch) worker_.environment().reread_addresses(pod_->uid);
   last_failure_ = std::move(found);
   if (timer_ != nullptr) return;
-  timer_ = std::make_unique<event::Timer>(worker_.loop(), [this] {
-    Refuse(last_failure_.reason, last_failure_.detail);
-  });
+  timer_ = std::make_unique<event::Timer>(
+      worker_.loop(), [this] { Refuse(last_failure_.reason, last_failure_.detail); });
   timer_->Start(kIdentifyTimeout);
 }
 
@@ -101,8 +100,8 @@ bool OutboundConnection::TryOnePass() {
   // back to us; and a client whose address is not its namespace's is nobody we know.
   if (!environment.config.one_pass || original_.by_nat) return false;
   if (!pod_->HasAddress(flow_.source.ip())) return false;
-  OnePass one_pass = DecideOnePass(
-      route_, worker_.PodByName(route_.destination->ns, route_.destination->name));
+  OnePass one_pass =
+      DecideOnePass(route_, worker_.PodByName(route_.destination->ns, route_.destination->name));
   if (one_pass.pod == nullptr) {
     LOG_DEBUG("outbound", "{} to {}: {}", pod_->name, route_.target.ToString(), one_pass.why_not);
     return false;
@@ -136,9 +135,9 @@ Identified OutboundConnection::CheckOnePass(policy::Decision& decision) const {
       source.workload->identity() != *flow_.source_identity) {
     return {Reason::kIdentityChanged, "one end of the connection has another identity", nullptr};
   }
-  decision = worker_.CheckPolicy(*destination.workload,
-                                 {source.workload->identity(), flow_.source.ip(),
-                                  route_.target.ip(), route_.target.port()});
+  decision = worker_.CheckPolicy(
+      *destination.workload,
+      {source.workload->identity(), flow_.source.ip(), route_.target.ip(), route_.target.port()});
   return destination;
 }
 
@@ -196,13 +195,12 @@ void OutboundConnection::OpenTunnel() {
   request.authority = route_.authority;
   const std::string_view host =
       route_.service ? std::string_view(route_.service->hostname) : std::string_view();
-  request.headers = {{"baggage", MakeBaggage(*flow_.source_workload)},
-                     {"forwarded", MakeForwarded(flow_.source, host)},
-                     {"traceparent", MakeTraceparent(worker_.Random(), worker_.Random(),
-                                                     worker_.Random())}};
-  pending_ = worker_.pool().Connect(key, std::move(request), [this](auto result) {
-    OnTunnelResponse(std::move(result));
-  });
+  request.headers = {
+      {"baggage", MakeBaggage(*flow_.source_workload)},
+      {"forwarded", MakeForwarded(flow_.source, host)},
+      {"traceparent", MakeTraceparent(worker_.Random(), worker_.Random(), worker_.Random())}};
+  pending_ = worker_.pool().Connect(key, std::move(request),
+                                    [this](auto result) { OnTunnelResponse(std::move(result)); });
 }
 
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
@@ -254,8 +252,8 @@ void OutboundConnection::End(Reason reason, std::string error, bool opened) {
   end.reason = reason;
   end.error = std::move(error);
   end.opened = opened;
-  end.duration = std::chrono::duration_cast<std::chrono::milliseconds>(event::Clock::now() -
-                                                                       started_);
+  end.duration =
+      std::chrono::duration_cast<std::chrono::milliseconds>(event::Clock::now() - started_);
   if (relay_) {
     end.bytes_up = relay_->bytes_up();
     end.bytes_down = relay_->bytes_down();

@@ -19,7 +19,7 @@ struct Pipe {
 
 class PipePool {
  public:
-  std::unique_ptr<Pipe> Take();  // nullptr when the process has no fds left: copy instead
+  std::unique_ptr<Pipe> Take();           // nullptr when the process has no fds left: copy instead
   void Give(std::unique_ptr<Pipe> pipe);  // one that still holds bytes is closed
   size_t idle() const { return idle_.size(); }
 

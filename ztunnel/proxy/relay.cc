@@ -19,7 +19,9 @@ constexpr int kRounds = 4;
 
 Relay::Relay(RelayShared& shared, net::TransportPtr downstream, net::TransportPtr upstream,
              Counters counters, Done done)
-    : shared_(shared), downstream_(std::move(downstream)), upstream_(std::move(upstream)),
+    : shared_(shared),
+      downstream_(std::move(downstream)),
+      upstream_(std::move(upstream)),
       done_(std::move(done)) {
   up_.from = down_.to = downstream_.get();
   up_.to = down_.from = upstream_.get();

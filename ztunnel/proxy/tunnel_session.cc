@@ -66,9 +66,9 @@ void TunnelSession::OnHandshake(Result<tls::TlsConnection> result) {
   if (!result) return Fail(Reason::kTlsFailure, result.error().message);
   auto identity = model::Identity::Parse(result->peer.identity);
   if (!identity) {
-    return Fail(Reason::kPeerIdentityMismatch,
-                fmt::format("the peer's identity \"{}\" is not a workload's",
-                            result->peer.identity));
+    return Fail(
+        Reason::kPeerIdentityMismatch,
+        fmt::format("the peer's identity \"{}\" is not a workload's", result->peer.identity));
   }
   peer_identity_ = std::move(*identity);
   state_ = State::kOpen;
@@ -94,9 +94,8 @@ void TunnelSession::OnHandshake(Result<tls::TlsConnection> result) {
 }
 
 void TunnelSession::OnConnect(hbone::InboundConnect request, hbone::Responder responder) {
-  auto connection = std::make_unique<InboundConnection>(worker_, pod_, peer_, local_,
-                                                        peer_identity_, std::move(request),
-                                                        std::move(responder));
+  auto connection = std::make_unique<InboundConnection>(
+      worker_, pod_, peer_, local_, peer_identity_, std::move(request), std::move(responder));
   InboundConnection& stream = *connection;
   worker_.Adopt(std::move(connection));
   stream.Start();

@@ -27,7 +27,8 @@ struct Worker::PodEntry {
 };
 
 Worker::Worker(unsigned index, const Environment& environment)
-    : environment_(environment), series_(*environment.metrics),
+    : environment_(environment),
+      series_(*environment.metrics),
       random_((static_cast<uint64_t>(std::random_device{}()) << 32) ^ std::random_device{}()),
       source_sockets_(environment.metrics->sockets_open.With({"source"})),
       destination_sockets_(environment.metrics->sockets_open.With({"destination"})),
@@ -43,8 +44,9 @@ Worker::Worker(unsigned index, const Environment& environment)
   loop().Post([this, options] {
     pool_ = std::make_unique<hbone::Pool>(
         loop(), options,
-        hbone::MakeTlsDial(loop(), [this](const hbone::PoolKey& key) { return PlanDial(key); },
-                           options.connect_timeout));
+        hbone::MakeTlsDial(
+            loop(), [this](const hbone::PoolKey& key) { return PlanDial(key); },
+            options.connect_timeout));
   });
 }
 
@@ -144,8 +146,8 @@ void Worker::OnInboundPlain(const PodPtr& pod, Fd fd, net::SocketAddress peer) {
     LOG_WARN("inbound", "{} connected to the proxy's port 15006 itself; closed", peer.ToString());
     return;
   }
-  auto connection = std::make_unique<InboundConnection>(*this, pod, std::move(fd), peer,
-                                                        original->address);
+  auto connection =
+      std::make_unique<InboundConnection>(*this, pod, std::move(fd), peer, original->address);
   InboundConnection& started = *connection;
   Adopt(std::move(connection));
   started.Start();
@@ -195,10 +197,9 @@ void Worker::SetSnapshot(state::SnapshotPtr snapshot) {
     if (RefreshVerdict(*entry)) concerned.push_back(uid);
   }
   ForEachConnection([&](Connection& connection) {
-    const bool look =
-        connection.Waiting() ||
-        std::any_of(concerned.begin(), concerned.end(),
-                    [&](const std::string& uid) { return connection.Touches(uid); });
+    const bool look = connection.Waiting() ||
+                      std::any_of(concerned.begin(), concerned.end(),
+                                  [&](const std::string& uid) { return connection.Touches(uid); });
     if (look) connection.OnSnapshot();
   });
 }
@@ -243,8 +244,7 @@ void Worker::AwaitCertificate(const model::Identity& identity, Connection* conne
   environment_.want_certificate(identity);
 }
 
-void Worker::SetCertificate(const model::Identity& identity,
-                            identity::CertificatePtr certificate) {
+void Worker::SetCertificate(const model::Identity& identity, identity::CertificatePtr certificate) {
   if (certificate == nullptr) {
     certificates_.erase(identity);
     return;
@@ -295,8 +295,8 @@ Result<hbone::DialPlan> Worker::PlanDial(const hbone::PoolKey& key) const {
 
 void Worker::CountRefused(Reporter reporter, Reason reason) {
   environment_.metrics->refused
-      .With({reporter == Reporter::kSource ? "source" : "destination",
-             std::string(ToString(reason))})
+      .With(
+          {reporter == Reporter::kSource ? "source" : "destination", std::string(ToString(reason))})
       ->Add();
 }
 
@@ -311,7 +311,7 @@ void Worker::LogFlow(const Flow& flow, const FlowEnd& end) {
     if (series.failed) series.failed->Add();  // a reset by an application has no flag
   }
   if (end.opened) series.closed->Add();
-  const log::Level level = !end.opened                    ? log::Level::kWarn
+  const log::Level level = !end.opened                   ? log::Level::kWarn
                            : end.reason != Reason::kNone ? log::Level::kError
                                                          : log::Level::kInfo;
   if (!log::Enabled("access", level)) return;

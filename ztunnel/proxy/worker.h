@@ -32,6 +32,8 @@ struct Environment {
   Config config;
   Mesh mesh;
   Metrics* metrics = nullptr;
+  // Runs the task on the main thread as long as the program is there to run it for; any thread.
+  std::function<void(std::function<void()>)> post_main;
   // Asks the main thread for a certificate; any thread. The answer comes by Worker::SetCertificate
   // or Worker::CertificateFailed.
   std::function<void(const model::Identity&)> want_certificate;
@@ -112,14 +114,14 @@ class Worker {
   std::mt19937_64 random_;
   std::shared_ptr<metrics::Gauge> source_sockets_, destination_sockets_;
   state::SnapshotPtr snapshot_ = std::make_shared<const state::MeshSnapshot>();
-  std::unordered_map<std::string, std::unique_ptr<PodEntry>> pods_;       // by uid
-  std::map<std::pair<std::string, std::string>, PodPtr> pods_by_name_;    // (ns, name)
+  std::unordered_map<std::string, std::unique_ptr<PodEntry>> pods_;     // by uid
+  std::map<std::pair<std::string, std::string>, PodPtr> pods_by_name_;  // (ns, name)
   std::unordered_map<model::Identity, identity::CertificatePtr> certificates_;
   std::multimap<model::Identity, Connection*> waiting_for_certificate_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
   std::unique_ptr<hbone::Pool> pool_;
   bool draining_ = false;
-  bool stopped_ = false;  // main thread
+  bool stopped_ = false;      // main thread
   event::LoopThread thread_;  // last: joined before the rest goes
 };
 

@@ -14,8 +14,8 @@ bool IsPod(const model::Workload& workload) {
 
 model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh, const Pod& pod) {
   // The uid of a pod in workload xDS (stock istiod): <cluster>//Pod/<namespace>/<name>.
-  if (auto found = snapshot.WorkloadByUid(
-          fmt::format("{}//Pod/{}/{}", mesh.cluster_id, pod.ns, pod.name))) {
+  if (auto found =
+          snapshot.WorkloadByUid(fmt::format("{}//Pod/{}/{}", mesh.cluster_id, pod.ns, pod.name))) {
     return found;
   }
   for (const net::IpAddress& ip : pod.addresses) {

@@ -72,15 +72,13 @@ InboundTarget ForAddress(const state::MeshSnapshot& snapshot, const model::Workl
 }
 
 InboundTarget ForHostname(const state::MeshSnapshot& snapshot, const model::Workload& local,
-                          const net::SocketAddress& tunnel, std::string_view host,
-                          uint16_t port) {
+                          const net::SocketAddress& tunnel, std::string_view host, uint16_t port) {
   auto service = snapshot.ServiceByHostname(host, local.ns);
   if (service == nullptr) {
     return Refuse(503, Reason::kDestinationUnknown, fmt::format("service {} is not known", host));
   }
   const model::PortList* ports = local.PortsOf(service->Key());
-  if (ports == nullptr && !local.application_tunnel &&
-      !IsWaypointOf(*service, snapshot, local)) {
+  if (ports == nullptr && !local.application_tunnel && !IsWaypointOf(*service, snapshot, local)) {
     return Refuse(400, Reason::kDestinationMismatch,
                   fmt::format("{} is not an endpoint of {}", local.uid, service->Key()));
   }

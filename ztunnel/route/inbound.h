@@ -15,8 +15,8 @@ struct InboundTarget {
   model::Reason reason = model::Reason::kNone;
   int status = 200;  // 400 or 503 when refused here (stock ztunnel's numbers)
   std::string detail;
-  net::SocketAddress target;   // pod address and target port: what policy sees and we connect to
-  model::ServicePtr service;   // which service was meant, for metrics
+  net::SocketAddress target;  // pod address and target port: what policy sees and we connect to
+  model::ServicePtr service;  // which service was meant, for metrics
 };
 
 // `tunnel` is the address that the peer dialled: the pod's, port 15008. `forwarded` is the header's

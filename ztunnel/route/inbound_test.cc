@@ -62,8 +62,8 @@ TEST_F(InboundTest, Table) {
 }
 
 TEST_F(InboundTest, ForwardedHostOnlyNamesTheService) {
-  InboundTarget target = Decide(
-      "10.91.2.7:8080", "for=\"10.91.1.5:40000\";host=backend.shop.svc.cluster.local");
+  InboundTarget target =
+      Decide("10.91.2.7:8080", "for=\"10.91.1.5:40000\";host=backend.shop.svc.cluster.local");
   ASSERT_NE(target.service, nullptr);
   EXPECT_EQ(target.service->name, "backend");
   // A service that this workload is not part of is not believed.

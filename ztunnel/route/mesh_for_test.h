@@ -94,8 +94,7 @@ class TestMesh {
     return *this;
   }
   TestMesh& Put(const Service& s) {
-    EXPECT_TRUE(
-        state_.UpsertAddress(s.namespace_() + "/" + s.hostname(), Wire(s)).has_value());
+    EXPECT_TRUE(state_.UpsertAddress(s.namespace_() + "/" + s.hostname(), Wire(s)).has_value());
     return *this;
   }
   TestMesh& Put(const Policy& p) {

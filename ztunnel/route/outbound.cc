@@ -33,8 +33,7 @@ class Decision {
     if (auto workload = snapshot_.WorkloadByAddress(source_.network, destination_.ip())) {
       return ToWorkloadAddress(std::move(workload));
     }
-    if (auto service =
-            snapshot_.ServiceByVip(source_.network, destination_.ip(), source_.ns)) {
+    if (auto service = snapshot_.ServiceByVip(source_.network, destination_.ip(), source_.ns)) {
       return ToService(std::move(service));
     }
     return Passthrough(nullptr);
@@ -167,8 +166,8 @@ class Decision {
       target = std::move(pick.target);
     }
     if (target.workload->network != source_.network) {
-      return Refuse(Reason::kUnsupported, fmt::format("waypoint {} is in another network",
-                                                      gateway.ToString()));
+      return Refuse(Reason::kUnsupported,
+                    fmt::format("waypoint {} is in another network", gateway.ToString()));
     }
     if (!target.ip.is_set()) return unavailable("it has no address");
     Route route;

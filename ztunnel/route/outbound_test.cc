@@ -13,7 +13,8 @@ using Kind = Route::Kind;
 using testing::ElementsAre;
 
 // shop: frontend (source, node n1), backend-1 (n2) behind service backend, plain (no HBONE), a
-// waypoint with its service, `reviews` service that has the waypoint, headless `db`, pods elsewhere.
+// waypoint with its service, `reviews` service that has the waypoint, headless `db`, pods
+// elsewhere.
 class OutboundTest : public ::testing::Test {
  protected:
   OutboundTest() {
@@ -65,14 +66,14 @@ TEST_F(OutboundTest, Table) {
   const Case cases[] = {
       {"a service goes to its endpoint's target port", "10.96.0.10:80", Kind::kHbone,
        "10.91.2.7:15008", "10.91.2.7:8080", Reason::kNone},
-      {"... of the family that was asked for", "[fd96::10]:80", Kind::kHbone,
-       "[fd91:2::7]:15008", "[fd91:2::7]:8080", Reason::kNone},
+      {"... of the family that was asked for", "[fd96::10]:80", Kind::kHbone, "[fd91:2::7]:15008",
+       "[fd91:2::7]:8080", Reason::kNone},
       {"a pod address keeps its port", "10.91.2.7:9999", Kind::kHbone, "10.91.2.7:15008",
        "10.91.2.7:9999", Reason::kNone},
       {"a pod outside the mesh is dialled plainly", "10.91.2.8:80", Kind::kTcp, "10.91.2.8:80", "",
        Reason::kNone},
-      {"an address that nobody knows passes", "192.0.2.1:443", Kind::kPassthrough,
-       "192.0.2.1:443", "", Reason::kNone},
+      {"an address that nobody knows passes", "192.0.2.1:443", Kind::kPassthrough, "192.0.2.1:443",
+       "", Reason::kNone},
       {"a service with a waypoint: the authority stays the service's address", "10.96.0.30:80",
        Kind::kHbone, "10.91.2.9:15008", "10.96.0.30:80", Reason::kNone},
       {"its pod, addressed directly, has no waypoint", "10.91.2.10:80", Kind::kHbone,
@@ -84,8 +85,7 @@ TEST_F(OutboundTest, Table) {
       {"... and on the other loopback", "[::1]:15008", Kind::kRefuse, "", "", Reason::kSelfCall},
       {"loopback otherwise passes", "127.0.0.1:8080", Kind::kPassthrough, "127.0.0.1:8080", "",
        Reason::kNone},
-      {"oneself", "10.91.1.5:80", Kind::kHbone, "10.91.1.5:15008", "10.91.1.5:80",
-       Reason::kNone},
+      {"oneself", "10.91.1.5:80", Kind::kHbone, "10.91.1.5:15008", "10.91.1.5:80", Reason::kNone},
   };
   for (const Case& c : cases) {
     const Route route = Decide(c.destination);

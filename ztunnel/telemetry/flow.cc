@@ -72,15 +72,33 @@ void AddEndFields(Line& line, std::string_view end, const model::WorkloadPtr& wo
 }  // namespace
 
 const metrics::LabelNames& TrafficLabelNames() {
-  static const metrics::LabelNames names = {
-      "reporter", "source_workload", "source_canonical_service", "source_canonical_revision",
-      "source_workload_namespace", "source_principal", "source_app", "source_version",
-      "source_cluster", "destination_service", "destination_service_namespace",
-      "destination_service_name", "destination_workload", "destination_canonical_service",
-      "destination_canonical_revision", "destination_workload_namespace", "destination_principal",
-      "destination_app", "destination_version", "destination_cluster", "request_protocol",
-      "response_flags", "connection_security_policy", "source_region", "source_zone",
-      "destination_region", "destination_zone"};
+  static const metrics::LabelNames names = {"reporter",
+                                            "source_workload",
+                                            "source_canonical_service",
+                                            "source_canonical_revision",
+                                            "source_workload_namespace",
+                                            "source_principal",
+                                            "source_app",
+                                            "source_version",
+                                            "source_cluster",
+                                            "destination_service",
+                                            "destination_service_namespace",
+                                            "destination_service_name",
+                                            "destination_workload",
+                                            "destination_canonical_service",
+                                            "destination_canonical_revision",
+                                            "destination_workload_namespace",
+                                            "destination_principal",
+                                            "destination_app",
+                                            "destination_version",
+                                            "destination_cluster",
+                                            "request_protocol",
+                                            "response_flags",
+                                            "connection_security_policy",
+                                            "source_region",
+                                            "source_zone",
+                                            "destination_region",
+                                            "destination_zone"};
   return names;
 }
 
@@ -111,9 +129,10 @@ std::string AccessLine(const Flow& flow, const FlowEnd& end, log::Format format,
   const bool inbound = flow.reporter == Reporter::kDestination;
   Line line(format);
   if (format == log::Format::kJson) {
-    line.out_ = fmt::format("{{\"level\":\"{}\",\"time\":\"{}\",\"scope\":\"access\","
-                            "\"message\":\"{}\"",
-                            level, timestamp, message);
+    line.out_ = fmt::format(
+        "{{\"level\":\"{}\",\"time\":\"{}\",\"scope\":\"access\","
+        "\"message\":\"{}\"",
+        level, timestamp, message);
   } else {
     line.out_ = fmt::format("{}\t{}\taccess\t{}\t", timestamp, level, message);
   }

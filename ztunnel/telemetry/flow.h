@@ -35,7 +35,7 @@ struct Flow {
 
 struct FlowEnd {
   model::Reason reason = model::Reason::kNone;
-  std::string error;  // text for the log; "" when it ended in order
+  std::string error;        // text for the log; "" when it ended in order
   uint64_t bytes_up = 0;    // client -> server
   uint64_t bytes_down = 0;  // server -> client
   std::chrono::milliseconds duration{0};

@@ -10,8 +10,8 @@ namespace {
 
 Flow MakeFlow() {
   static TestMesh mesh;
-  mesh.Put(TestMesh::MakePod("frontend", "10.91.1.5")).Put(TestMesh::MakePod("backend",
-                                                                             "10.91.2.7"));
+  mesh.Put(TestMesh::MakePod("frontend", "10.91.1.5"))
+      .Put(TestMesh::MakePod("backend", "10.91.2.7"));
   mesh.Put(TestMesh::MakeService("backend", "10.96.0.10"));
   const auto snapshot = mesh.Snapshot();
   Flow flow;

@@ -98,8 +98,8 @@ std::string TraceId(std::string_view traceparent) {
   constexpr size_t kLength = 55;
   if (traceparent.size() != kLength || traceparent[2] != '-' || traceparent[35] != '-') return {};
   const std::string_view id = traceparent.substr(3, 32);
-  const bool hex = std::all_of(id.begin(), id.end(),
-                               [](unsigned char c) { return std::isxdigit(c) != 0; });
+  const bool hex =
+      std::all_of(id.begin(), id.end(), [](unsigned char c) { return std::isxdigit(c) != 0; });
   return hex ? std::string(id) : std::string();
 }
 

@@ -14,14 +14,13 @@ Metrics::Metrics(metrics::Registry& r)
                         TrafficLabelNames())),
       received(r.AddCounter("istio_tcp_received_bytes", "Bytes sent by clients to servers",
                             TrafficLabelNames())),
-      sockets_open(r.AddGauge("istio_tcp_sockets_open", "Accepted sockets that are open",
-                              {"reporter"})),
+      sockets_open(
+          r.AddGauge("istio_tcp_sockets_open", "Accepted sockets that are open", {"reporter"})),
       refused(r.AddCounter("qanat_connections_refused",
                            "Connections refused or ended early, by the one set of reasons",
                            {"reporter", "reason"})),
       one_pass(r.AddCounter("qanat_one_pass_connections",
-                            "Connections between two pods of this node in one pass",
-                            {"outcome"})),
+                            "Connections between two pods of this node in one pass", {"outcome"})),
       tunnel_errors(r.AddCounter("qanat_inbound_tunnel_errors",
                                  "Inbound tunnels that failed before or between requests",
                                  {"reason"})),
@@ -30,13 +29,12 @@ Metrics::Metrics(metrics::Registry& r)
                                  "Pods whose proxy could not be started yet")),
       proxies_started(r.AddCounter("workload_manager_proxies_started", "Pod proxies started")),
       proxies_stopped(r.AddCounter("workload_manager_proxies_stopped", "Pod proxies stopped")),
-      xds_terminations(r.AddCounter("istio_xds_connection_terminations",
-                                    "xDS streams that ended", {"reason"})),
+      xds_terminations(
+          r.AddCounter("istio_xds_connection_terminations", "xDS streams that ended", {"reason"})),
       xds_messages(r.AddCounter("istio_xds_message", "xDS messages received", {"url"})),
-      xds_bytes(r.AddCounter("istio_xds_message_bytes", "Bytes of xDS messages received",
-                             {"url"})),
-      certificate_failures(r.AddCounter("qanat_certificate_failures",
-                                        "Certificate requests that failed")) {
+      xds_bytes(r.AddCounter("istio_xds_message_bytes", "Bytes of xDS messages received", {"url"})),
+      certificate_failures(
+          r.AddCounter("qanat_certificate_failures", "Certificate requests that failed")) {
   r.AddGauge("istio_build", "Version of this component", {"component", "tag"})
       .With({"ztunnel", QANAT_VERSION})
       ->Set(1);

@@ -21,10 +21,10 @@ struct Metrics {
   metrics::Family<metrics::Counter>& failed;
   metrics::Family<metrics::Counter>& sent;
   metrics::Family<metrics::Counter>& received;
-  metrics::Family<metrics::Gauge>& sockets_open;      // reporter
-  metrics::Family<metrics::Counter>& refused;         // reporter, reason
-  metrics::Family<metrics::Counter>& one_pass;        // outcome: taken, denied
-  metrics::Family<metrics::Counter>& tunnel_errors;   // reason: of inbound tunnels before a CONNECT
+  metrics::Family<metrics::Gauge>& sockets_open;     // reporter
+  metrics::Family<metrics::Counter>& refused;        // reporter, reason
+  metrics::Family<metrics::Counter>& one_pass;       // outcome: taken, denied
+  metrics::Family<metrics::Counter>& tunnel_errors;  // reason: of inbound tunnels before a CONNECT
   metrics::Family<metrics::Gauge>& active_proxies;
   metrics::Family<metrics::Gauge>& pending_proxies;
   metrics::Family<metrics::Counter>& proxies_started;

@@ -23,8 +23,7 @@ using testing::HasSubstr;
 struct Sink final : PodSink {
   void OnConnected() override { log.push_back("connected"); }
   void OnAdd(const Add& add, std::shared_ptr<const netns::NetNs> netns, Done done) override {
-    log.push_back(fmt::format("add {} {}/{} {}", add.uid, add.ns, add.name,
-                              add.service_account));
+    log.push_back(fmt::format("add {} {}/{} {}", add.uid, add.ns, add.name, add.service_account));
     EXPECT_NE(netns, nullptr);
     if (hold) {
       held = std::move(done);

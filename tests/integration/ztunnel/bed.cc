@@ -62,7 +62,8 @@ Fd Inside(const netns::NetNs& netns, int family) {
 
 PodNet::PodNet(const std::string& bridge, int index, Capture capture)
     : name_(fmt::format("qzt-{}-{}", getpid(), index)), index_(index) {
-  Shell(fmt::format("ip netns add {0} && ip -n {0} link set lo up && "
+  Shell(
+      fmt::format("ip netns add {0} && ip -n {0} link set lo up && "
                   "ip link add e0 netns {0} type veth peer name v{1} netns {2} && "
                   "ip -n {2} link set v{1} master br0 up && ip -n {0} link set e0 up && "
                   "ip -n {0} addr add 10.93.0.{1}/24 dev e0 && "
@@ -149,9 +150,8 @@ Server::Server(const netns::NetNs& netns, const std::string& address,
       if (!fd) continue;
       ++accepted_;
       const std::string peer = net::SocketAddress::OfPeer(fd.get()).value().ip().ToString();
-      workers_.emplace_back([this, peer, tcp = std::make_shared<Tcp>(std::move(fd))] {
-        serve_(*tcp, peer);
-      });
+      workers_.emplace_back(
+          [this, peer, tcp = std::make_shared<Tcp>(std::move(fd))] { serve_(*tcp, peer); });
     }
   });
 }
@@ -221,9 +221,10 @@ std::string HttpGet(const net::SocketAddress& at, const std::string& method,
                     const std::string& path) {
   const auto here = netns::NetNs::Current().value();
   Tcp tcp = ConnectFrom(here, at.ToString());
-  tcp.Send(fmt::format("{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-                       "Content-Length: 0\r\n\r\n",
-                       method, path));
+  tcp.Send(
+      fmt::format("{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                  "Content-Length: 0\r\n\r\n",
+                  method, path));
   return tcp.Read(64 << 20);
 }
 
@@ -257,7 +258,8 @@ bool Node::WaitStopped(int timeout_ms) {
 // ---- the bed
 
 Bed::Bed() : bridge_(fmt::format("qzt-{}-br", getpid())) {
-  Shell(fmt::format("ip netns add {0} && ip -n {0} link add br0 type bridge && "
+  Shell(
+      fmt::format("ip netns add {0} && ip -n {0} link add br0 type bridge && "
                   "ip -n {0} link set br0 up",
                   bridge_));
 }

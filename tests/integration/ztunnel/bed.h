@@ -86,7 +86,7 @@ class Node {
   ~Node();
   FakeAgent& agent() { return agent_; }
   std::string Enrol(const std::string& name, const PodNet& pod, const std::string& account = "");
-  std::string Get(const std::string& path, const std::string& method = "GET");      // admin
+  std::string Get(const std::string& path, const std::string& method = "GET");  // admin
   std::string Metrics();
   std::string Ready();
   // The value of a counter: the sum of all series of the metric that contain all the texts.

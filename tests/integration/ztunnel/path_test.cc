@@ -249,9 +249,8 @@ TEST_F(PathTest, AClosedPortIsAReset) {
   ASSERT_TRUE(tcp.connected());
   EXPECT_EQ(tcp.Next(), "reset");
   EXPECT_EQ(far->Metric("qanat_connections_refused_total", {"connect_failed"}), 1);
-  EXPECT_TRUE(Eventually([&] {
-    return n1->Metric("qanat_connections_refused_total", {"refused_by_peer"}) == 1;
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return n1->Metric("qanat_connections_refused_total", {"refused_by_peer"}) == 1; }));
 }
 
 TEST_F(PathTest, CertificatesAreRenewedUnderLoad) {

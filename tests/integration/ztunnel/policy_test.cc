@@ -32,14 +32,11 @@ class PolicyTest : public Bed {
     ASSERT_EQ(n2->agent().SnapshotSent(), "");
     for (PodNet* pod : {backend, local}) {
       for (int port : {7000, 8080}) {
-        servers.push_back(
-            std::make_unique<Server>(pod->netns(), pod->At(port), Server::Echo()));
+        servers.push_back(std::make_unique<Server>(pod->netns(), pod->At(port), Server::Echo()));
       }
     }
   }
-  static bool Talks(Tcp& tcp) {
-    return tcp.connected() && tcp.Send("x") && tcp.Read(1) == "x";
-  }
+  static bool Talks(Tcp& tcp) { return tcp.connected() && tcp.Send("x") && tcp.Read(1) == "x"; }
   bool Talks(const PodNet& from, const std::string& to) {
     Tcp tcp = ConnectFrom(from.netns(), to);
     return Talks(tcp);
@@ -116,9 +113,9 @@ TEST_F(PolicyTest, LiveConnectionsOnEveryPathAreClosed) {
   Put(Strict());
   EXPECT_EQ(plain.Next(), "reset");
   EXPECT_TRUE(Talks(other));
-  EXPECT_EQ(n2->Metric("istio_tcp_connections_failed_total",
-                       {"response_flags=\"DENY\"", "sa/frontend"}),
-            1);
+  EXPECT_EQ(
+      n2->Metric("istio_tcp_connections_failed_total", {"response_flags=\"DENY\"", "sa/frontend"}),
+      1);
 }
 
 // A selector policy that is attached later also reaches connections that exist.
@@ -176,9 +173,8 @@ TEST_F(PolicyTest, AReusedAddressIsRefusedUntilBothAgree) {
   control_plane_.Remove("Address", "Kubernetes//Pod/shop/local");
   Announce("thief", *local, "n1");
   EXPECT_TRUE(Talks(as_old));  // and went out as the new one:
-  EXPECT_TRUE(Eventually([&] {
-    return n2->Metric("istio_tcp_connections_opened_total", {"sa/thief"}) == 1;
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return n2->Metric("istio_tcp_connections_opened_total", {"sa/thief"}) == 1; }));
   EXPECT_TRUE(Talks(*frontend, local->At(8080)));
 }
 
@@ -203,7 +199,8 @@ TEST_F(PolicyTest, WhyGivesTheSameVerdicts) {
   };
   auto in = body(n2->Get("/debug/why/inbound?dst=" + backend->ip() +
                          "&port=8080&src_identity=spiffe://cluster.local/ns/shop/sa/frontend"
-                         "&src_ip=" + frontend->ip()));
+                         "&src_ip=" +
+                         frontend->ip()));
   EXPECT_EQ(in["verdict"], "deny");
   EXPECT_EQ(in["reason"], "policy_denied");
   EXPECT_EQ(in["policies"][0]["rules"][0]["clauses"][0]["conditions"][0]["field"], "principals");

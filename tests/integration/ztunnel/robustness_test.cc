@@ -82,9 +82,8 @@ TEST_F(RobustnessTest, GarbageOnTheProxyPorts) {
       EXPECT_THAT(tcp.Next(), testing::AnyOf("eof", "reset", "data")) << port;
     }
   }
-  EXPECT_TRUE(Eventually([&] {
-    return n2->Metric("qanat_inbound_tunnel_errors_total", {"tls_failure"}) == 20;
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return n2->Metric("qanat_inbound_tunnel_errors_total", {"tls_failure"}) == 20; }));
   EXPECT_EQ(n2->Metric("qanat_connections_refused_total", {"source", "self_call"}), 20);
   EXPECT_EQ(n2->Metric("qanat_connections_refused_total", {"destination", "self_call"}), 20);
   EXPECT_TRUE(Talks());
@@ -93,9 +92,9 @@ TEST_F(RobustnessTest, GarbageOnTheProxyPorts) {
 TEST_F(RobustnessTest, TunnelsByHand) {
   const auto known = control_plane_.ContextFor("spiffe://cluster.local/ns/bank/sa/teller");
   EXPECT_EQ(ConnectByHand(known, backend->At(8080)), 200);
-  EXPECT_EQ(ConnectByHand(known, frontend->At(8080)), 400);      // not this workload's address
-  EXPECT_EQ(ConnectByHand(known, backend->At(15008)), 503);      // the proxy's own port
-  EXPECT_EQ(ConnectByHand(known, backend->At(9)), 503);          // nobody listens
+  EXPECT_EQ(ConnectByHand(known, frontend->At(8080)), 400);  // not this workload's address
+  EXPECT_EQ(ConnectByHand(known, backend->At(15008)), 503);  // the proxy's own port
+  EXPECT_EQ(ConnectByHand(known, backend->At(9)), 503);      // nobody listens
   EXPECT_EQ(ConnectByHand(known, "nonsense"), 400);
   auto deny = TestMesh::MakePolicy("deny", istio::security::DENY);
   deny.add_rules()->add_clauses()->add_matches()->add_namespaces()->set_exact("bank");
@@ -110,9 +109,7 @@ TEST_F(RobustnessTest, PeersWithoutTheRightCertificate) {
   EXPECT_LE(ConnectByHand(foreign, backend->At(8080)), 0);
   const auto other_domain = control_plane_.ContextFor("spiffe://evil.example/ns/shop/sa/frontend");
   EXPECT_LE(ConnectByHand(other_domain, backend->At(8080)), 0);
-  EXPECT_TRUE(Eventually([&] {
-    return n2->Metric("qanat_inbound_tunnel_errors_total", {}) >= 2;
-  }));
+  EXPECT_TRUE(Eventually([&] { return n2->Metric("qanat_inbound_tunnel_errors_total", {}) >= 2; }));
   EXPECT_EQ(echo->accepted(), 0);
 }
 
@@ -120,11 +117,13 @@ TEST_F(RobustnessTest, PeersWithoutTheRightCertificate) {
 TEST_F(RobustnessTest, AnImpostorAtTheFarEndGetsNothing) {
   Announce("backend", *backend, "n2",
            [](TestMesh::Workload& w) { w.set_service_account("somebody-else"); });
-  EXPECT_TRUE(Eventually([&] {
-    Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
-    tcp.Send("x");
-    return tcp.Next(8000) == "reset";
-  }, 20000));
+  EXPECT_TRUE(Eventually(
+      [&] {
+        Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+        tcp.Send("x");
+        return tcp.Next(8000) == "reset";
+      },
+      20000));
 }
 
 TEST_F(RobustnessTest, GarbageFromTheAgent) {
@@ -162,11 +161,11 @@ TEST_F(RobustnessTest, ConfigDumpHasTheShapeOthersRead) {
   tcp.Send("x");
   tcp.Read(1);
   const std::string dump = n1->Get("/config_dump");
-  for (const char* key : {"\"workloads\"", "\"services\"", "\"policies\"", "\"certificates\"",
-                          "\"workloadState\"", "\"uid-frontend\"", "\"Up\"", "\"serviceAccount\"",
-                          "\"identity\": \"spiffe://cluster.local/ns/shop/sa/frontend\"",
-                          "\"Available\"", "\"certChain\"", "\"serialNumber\"",
-                          "\"hboneMtlsPort\"", "\"protocol\": \"HBONE\""}) {
+  for (const char* key :
+       {"\"workloads\"", "\"services\"", "\"policies\"", "\"certificates\"", "\"workloadState\"",
+        "\"uid-frontend\"", "\"Up\"", "\"serviceAccount\"",
+        "\"identity\": \"spiffe://cluster.local/ns/shop/sa/frontend\"", "\"Available\"",
+        "\"certChain\"", "\"serialNumber\"", "\"hboneMtlsPort\"", "\"protocol\": \"HBONE\""}) {
     if (std::string(key) == "\"hboneMtlsPort\"") continue;  // no waypoint here
     EXPECT_THAT(dump, HasSubstr(key));
   }
@@ -187,8 +186,12 @@ TEST_F(RobustnessTest, APodThatCannotBeServedIsRefusedAndTriedAgain) {
   EXPECT_THAT(n1->Enrol("taken", taken), HasSubstr("15008"));
   EXPECT_THAT(n1->Ready(), HasSubstr("pending pods"));
   blocker.reset();
-  EXPECT_TRUE(Eventually([&] { return n1->Ready().find("ready\n") != std::string::npos &&
-                                      n1->Ready().find("500") == std::string::npos; }, 12000));
+  EXPECT_TRUE(Eventually(
+      [&] {
+        return n1->Ready().find("ready\n") != std::string::npos &&
+               n1->Ready().find("500") == std::string::npos;
+      },
+      12000));
 }
 
 TEST_F(RobustnessTest, GracefulEnd) {
