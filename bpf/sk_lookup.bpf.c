@@ -36,36 +36,33 @@ static __always_inline int give(struct bpf_sk_lookup *ctx, const struct qanat_po
   __u32 id = lookup_pod_id;
   __u32 workers = role < QANAT_ROLES ? state->workers[role] : 0;
   if (workers > QANAT_MAX_WORKERS) workers = QANAT_MAX_WORKERS;
-  __u32 first = workers ? tuple_hash(tuple) % workers : 0;
+  __u32 first = tuple_hash(tuple) & 0xffff;
+  __u32 slot = 0;
+  struct bpf_sock *sk = 0;
   for (__u32 i = 0; i < QANAT_MAX_WORKERS; i++) {
     if (i >= workers) break;
-    __u32 worker = first + i;
-    if (worker >= workers) worker -= workers;
-    __u32 slot = qanat_slot(id, role, worker);
-    struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &slot);
-    if (!sk) continue; /* the kernel empties a slot when its socket closes */
-    long failed = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
-    bpf_sk_release(sk);
-    if (probe) {
-      probe->role = role;
-      probe->slot = slot;
-      probe->pod_id = id;
-      __sync_fetch_and_or(&probe->seen,
-                          QANAT_SEEN_LOOKUP | (failed ? 0 : QANAT_SEEN_ASSIGN));
-      return SK_DROP;
-    }
-    if (failed) {
-      count(id, QANAT_CNT_DROP_ASSIGN);
-      return SK_DROP;
-    }
-    count(id, QANAT_CNT_TO_OUTBOUND + role);
-    return SK_PASS;
+    slot = qanat_slot(id, role, (first + i) % workers);
+    sk = bpf_map_lookup_elem(&listeners, &slot);
+    if (sk) break; /* the kernel empties a slot when its socket closes */
   }
-  if (probe)
-    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_LOOKUP);
-  else
-    count(id, QANAT_CNT_DROP_NO_LISTENER);
-  return SK_DROP;
+  long failed = -1;
+  if (sk) {
+    failed = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+    bpf_sk_release(sk);
+  }
+  if (probe) { /* the listener must not see it */
+    probe->role = role;
+    probe->slot = slot;
+    probe->pod_id = id;
+    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_LOOKUP | (failed ? 0 : QANAT_SEEN_ASSIGN));
+    return SK_DROP;
+  }
+  if (failed) {
+    count(id, sk ? QANAT_CNT_DROP_ASSIGN : QANAT_CNT_DROP_NO_LISTENER);
+    return SK_DROP;
+  }
+  count(id, QANAT_CNT_TO_OUTBOUND + role);
+  return SK_PASS;
 }
 
 static __always_inline int granted(const struct qanat_tuple *tuple, __u32 generation) {
@@ -114,22 +111,21 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   int to_own = is_own(&tuple.dst);
   if ((to_own && is_own(&tuple.src)) || ip_equal(&tuple.src, &tuple.dst)) return SK_PASS;
 
+  __u32 role = QANAT_ROLE_INBOUND;
   if (QANAT_CTX(ctx, ingress_ifindex) == LOOPBACK_IFINDEX) {
     if (to_own) return SK_PASS; /* the proxy's leg to the application */
-    return give(ctx, state, QANAT_ROLE_OUTBOUND, &tuple, probe);
-  }
-  if (mode == QANAT_MODE_CUT && !probe) {
+    role = QANAT_ROLE_OUTBOUND;
+  } else if (mode == QANAT_MODE_CUT && !probe) {
     count(id, QANAT_CNT_REFUSED_CUT);
     return SK_DROP;
-  }
-  if (tuple.dport == QANAT_PORT_HBONE) return give(ctx, state, QANAT_ROLE_HBONE, &tuple, probe);
-  if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
+  } else if (tuple.dport == QANAT_PORT_HBONE) {
+    role = QANAT_ROLE_HBONE;
+  } else if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
     count(id, QANAT_CNT_DROP_PROXY_PORT);
     return SK_DROP;
-  }
-  if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {
+  } else if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {
     count(id, QANAT_CNT_GRANT_USED);
     return SK_PASS;
   }
-  return give(ctx, state, QANAT_ROLE_INBOUND, &tuple, probe);
+  return give(ctx, state, role, &tuple, probe);
 }

@@ -8,6 +8,7 @@
 #ifndef QANAT_BPF_BIND_H
 #define QANAT_BPF_BIND_H
 
+#include "bpf/include/cgroup.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -18,11 +19,9 @@ static __always_inline int bind_decide(struct bpf_sock_addr *ctx, const struct q
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
   if (!pod || ip_is_pods(pod, address)) return 1;
-  __u32 id = pod->id, zero = 0;
+  __u32 id = pod->id;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
-  struct qanat_config *cfg = bpf_map_lookup_elem(&config, &zero);
-  if (!state || !cfg || state->mode == QANAT_MODE_OFF) return 1;
-  if (!(cgroup_kind(cfg) & CGROUP_PEER)) return 1;
+  if (!state || state->mode == QANAT_MODE_OFF || cgroup_kind() != CGROUP_PEER) return 1;
   __u32 low = pod->spoof_low, high = pod->spoof_high;
   if (low == 0 || high < low) return 1;
   __u32 one = 1;

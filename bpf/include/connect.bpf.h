@@ -6,6 +6,7 @@
 #ifndef QANAT_BPF_CONNECT_H
 #define QANAT_BPF_CONNECT_H
 
+#include "bpf/include/cgroup.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -47,7 +48,7 @@ static __always_inline int connect_from_elsewhere(struct bpf_sock_addr *ctx, str
   if (probe) /* the agent may itself run in a pod's cgroup */
     __sync_fetch_and_or(&probe->seen, QANAT_SEEN_CONNECT);
   /* Without a known root of the pods' cgroups a pod's process could not be told apart. */
-  else if (!cfg->pod_roots[0].id || cgroup_kind(cfg))
+  else if (!cfg->pod_roots[0].id || cgroup_kind() != CGROUP_OTHER)
     return 1;
   if (remember_origin(sk, QANAT_ORIGIN_HOST)) count(0, QANAT_CNT_REFUSED_STORAGE);
   return 1;
@@ -108,9 +109,7 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
   if (mode == QANAT_MODE_OFF && !probe) return 1;
 
   if (!probe) {
-    __u32 zero = 0;
-    struct qanat_config *cfg = bpf_map_lookup_elem(&config, &zero);
-    if (cfg && (cgroup_kind(cfg) & CGROUP_PEER)) return connect_from_proxy(ctx, sk, pod, src, dst);
+    if (cgroup_kind() == CGROUP_PEER) return connect_from_proxy(ctx, sk, pod, src, dst);
     if (ip_is_any(dst) || ip_is_loopback(dst) || ip_is_pods(pod, dst)) {
       count(id, QANAT_CNT_LOCAL);
       return 1;

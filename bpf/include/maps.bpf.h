@@ -6,6 +6,8 @@
 #ifndef QANAT_BPF_MAPS_H
 #define QANAT_BPF_MAPS_H
 
+#include "bpf/include/kernel.h"
+
 #include <bpf/bpf_helpers.h>
 
 #include "bpf/include/abi.h"

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of connections of an enrolled pod, of its neighbours and of the node.
+#include <bpf/bpf.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
+
+#include "bpf/user/link.h"
+#include "common/base/fd.h"
 #include "tests/bpf/bed.h"
 
 namespace qanat::test {
@@ -217,6 +223,36 @@ TEST_F(CaptureTest, GrantsSurviveSynCookiesAndAreUsedUp) {
       << "grants were left over";
 }
 
+TEST_F(CaptureTest, GrantIsUsedUpByTheAcceptedConnectionWhileThatLives) {
+  // A grant that outlived its connection's accept would be open to whoever gets the tuple next.
+  const auto dump = [](const std::string& map) {
+    std::string out;
+    FILE* pipe =
+        ::popen(("bpftool -j map dump pinned " + bed_->bpf_dir() + "/maps/" + map).c_str(), "r");
+    char buffer[4096];
+    while (size_t n = ::fread(buffer, 1, sizeof buffer, pipe)) out.append(buffer, n);
+    ::pclose(pipe);
+    return out.substr(0, out.find_last_not_of(" \n") + 1);
+  };
+  for (const std::string& to : {"('" + a_.ip4 + "',8080)", "('" + a_.ip6 + "',8080)"}) {
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    Process held = bed_->Spawn({bed_->node_ns(), "host"}, [&] {
+      ::dup2(ends[1], 1);
+      const std::string program = "import socket,time\ns=socket.create_connection(" + to +
+                                  ")\nprint(s.recv(100).decode())\ntime.sleep(30)";
+      ::execlp("python3", "python3", "-uc", program.c_str(), nullptr);
+    });
+    ::close(ends[1]);
+    char line[128] = {};
+    ASSERT_GT(::read(ends[0], line, sizeof line - 1), 0);
+    EXPECT_EQ(std::string(line).rfind("app ", 0), 0u) << line;
+    EXPECT_EQ(dump("grants"), "[]") << to;
+    ::close(ends[0]);
+  }
+  EXPECT_EQ(dump("budgets").find("\"in_flight\":1"), std::string::npos) << dump("budgets");
+}
+
 TEST_F(CaptureTest, ProxysOwnConnectionsLeaveUncaptured) {
   ExpectReached(FromProxyIn(a_, {.to = kOut4, .mark = 0x539}), "app", kOut4, a_.ip4);
   ExpectReached(FromProxyIn(a_, {.to = kOut6, .mark = 0x539}), "app", kOut6, a_.ip6);
@@ -300,6 +336,25 @@ TEST_F(CaptureTest, SecondGuardStopsASynThatNoHookSaw) {
   });
   EXPECT_EQ(sent, "sent");
   EXPECT_EQ(bed_->Counter(a_, "guard_dropped"), before + 1);
+}
+
+TEST_F(CaptureTest, ProgramsAreCheapToVerify) {
+  // A program that the verifier takes seconds over delays every start of the agent and every pod.
+  int programs = 0;
+  for (const auto& pin : std::filesystem::directory_iterator(bed_->bpf_dir() + "/links")) {
+    auto link = bpf::Link::OpenPinned(pin.path());
+    ASSERT_TRUE(link) << pin.path();
+    auto info = link->Info();
+    ASSERT_TRUE(info);
+    Fd program(bpf_prog_get_fd_by_id(info->program_id));
+    bpf_prog_info details{};
+    uint32_t size = sizeof details;
+    ASSERT_EQ(bpf_obj_get_info_by_fd(program.get(), &details, &size), 0) << pin.path();
+    EXPECT_LT(details.verified_insns, 20000u) << pin.path();
+    EXPECT_GT(details.verified_insns, 100u) << pin.path();
+    ++programs;
+  }
+  EXPECT_EQ(programs, 5 + 2 * 2) << "five of the node, two of each pod";
 }
 
 TEST_F(CaptureTest, UdpPassesAndIsCounted) {
