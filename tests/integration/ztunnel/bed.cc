@@ -149,7 +149,8 @@ Server::Server(const netns::NetNs& netns, const std::string& address,
       Fd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (!fd) continue;
       ++accepted_;
-      const std::string peer = net::SocketAddress::OfPeer(fd.get()).value().ip().ToString();
+      const std::string peer =
+          net::SocketAddress::OfPeer(fd.get()).value_or(net::SocketAddress()).ip().ToString();
       workers_.emplace_back(
           [this, peer, tcp = std::make_shared<Tcp>(std::move(fd))] { serve_(*tcp, peer); });
     }
