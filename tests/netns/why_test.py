@@ -29,7 +29,7 @@ def attempt(host, port):
     try:
         sock = socket.create_connection((host, port), timeout=10)
         local = sock.getsockname()[1]
-        sock.sendall(b"hello")
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")  # echoed, answered, or after a greeting
         got = sock.recv(5)
         return ("ok" if got else "closed"), local
     except OSError as error:
@@ -124,14 +124,14 @@ class Why(unittest.TestCase):
         logs = f"{self.mesh.run}/logs"
         return {f: os.path.getsize(f"{logs}/{f}") for f in os.listdir(logs) if f.startswith(("ztunnel", "waypoint"))}
 
-    def reasons_since(self, positions, source_ip):
-        """Reasons that proxies wrote about connections of source_ip since then."""
+    def reasons_since(self, positions, *source_ips):
+        """Reasons that proxies wrote about connections of these addresses since then."""
         found = set()
         for file, start in positions.items():
             with open(f"{self.mesh.run}/logs/{file}", errors="replace") as f:
                 f.seek(start)
                 for line in f:
-                    if source_ip + ":" in line or file.startswith("waypoint"):
+                    if file.startswith("waypoint") or any(ip + ":" in line for ip in source_ips):
                         found.update(re.findall(r'reason="?:?"?([a-z0-9_]+)', line))
         return found
 
@@ -169,7 +169,9 @@ class Why(unittest.TestCase):
         if answer["verdict"] == "deny":
             def written():
                 counted = {r for r, n in self.waypoint_refusals().items() if n > refused.get(r, 0)}
-                return answer["reason"] in counted | self.reasons_since(before, self.mesh.ip(source_pod))
+                # What refuses may be the pod's node, and what it refuses is then the waypoint.
+                sources = self.mesh.ip(source_pod), self.mesh.ip("mesh/waypoint")
+                return answer["reason"] in counted | self.reasons_since(before, *sources)
             self.mesh.wait(what + "; reason written", written, 3)
         return answer["verdict"]
 
