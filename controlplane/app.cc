@@ -33,9 +33,9 @@ Result<std::string> FolderOf(const std::string& source) {
   if (source.starts_with(kPrefix) && source.size() > kPrefix.size()) {
     return source.substr(kPrefix.size());
   }
-  return Fail(Code::kInvalidArgument,
-              fmt::format("--source {}: give folder:DIR (the folder that holds the YAML files)",
-                          source));
+  return Fail(
+      Code::kInvalidArgument,
+      fmt::format("--source {}: give folder:DIR (the folder that holds the YAML files)", source));
 }
 
 }  // namespace
@@ -57,8 +57,8 @@ class App::Impl final : public RpcService {
         virtual_services_(
             registry_.AddGauge("pilot_virt_services", "VirtualServices known.").Get()),
         workloads_(registry_.AddGauge("qanat_workloads", "Pods known.").Get()),
-        issues_gauge_(registry_.AddGauge("qanat_source_issues", "Problems in the sources, by severity.",
-                                         {"severity"})),
+        issues_gauge_(registry_.AddGauge("qanat_source_issues",
+                                         "Problems in the sources, by severity.", {"severity"})),
         push_time_(registry_
                        .AddHistogram("pilot_pushcontext_init_seconds",
                                      "Seconds to build and translate a new state.",
@@ -111,8 +111,7 @@ class App::Impl final : public RpcService {
     return hub_.OnStream(call, writer);
   }
 
-  Result<std::string> OnCreateCertificate(const CallInfo& call,
-                                          std::string_view bytes) override {
+  Result<std::string> OnCreateCertificate(const CallInfo& call, std::string_view bytes) override {
     source_->CatchUp();
     QANAT_ASSIGN_OR_RETURN(const CertificateRequest request, DecodeCertificateRequest(bytes));
     QANAT_ASSIGN_OR_RETURN(const std::vector<std::string> chain,
@@ -130,8 +129,7 @@ class App::Impl final : public RpcService {
     const std::chrono::duration<double> took = event::Clock::now() - began;
     ReportIssues(std::move(now.issues));
     services_.Set(static_cast<int64_t>(snapshot->world->objects().services.size()));
-    virtual_services_.Set(
-        static_cast<int64_t>(snapshot->world->objects().virtual_services.size()));
+    virtual_services_.Set(static_cast<int64_t>(snapshot->world->objects().virtual_services.size()));
     workloads_.Set(static_cast<int64_t>(snapshot->world->objects().pods.size()));
     triggers_.With({trigger})->Add();
     push_time_.Observe(took.count());
@@ -169,8 +167,8 @@ class App::Impl final : public RpcService {
   }
 
   Status StartGrpc() {
-    std::vector<std::string> dns = {"istiod.istio-system.svc", "qanat-controlplane.qanat-system.svc",
-                                    "localhost"};
+    std::vector<std::string> dns = {"istiod.istio-system.svc",
+                                    "qanat-controlplane.qanat-system.svc", "localhost"};
     std::vector<std::string> ips = {"127.0.0.1", "::1"};
     for (const std::string& san : options_.sans) {
       if (const Result<net::IpAddress> ip = net::IpAddress::Parse(san)) {
@@ -195,20 +193,21 @@ class App::Impl final : public RpcService {
 
   // A page's content is made on the control plane's loop, everything else of it on the HTTP thread.
   void AddPage(admin::Server& server, const std::string& path, Page page) {
-    server.RouteDeferred("GET", path, [this, page](const admin::Request& request,
-                                                   admin::Responder responder) {
-      if (!options_.debug_from_anywhere && !request.peer.ip().is_loopback()) {
-        return responder.Send(admin::Text(
-            403, "the /debug pages answer on loopback only: ask from the control plane's own "
-                 "network namespace, or start it with --debug-from-anywhere\n"));
-      }
-      loop_.Post([this, page, request, responder]() mutable {
-        std::string body = page(request);
-        http_thread_->loop().Post([body = std::move(body), responder]() mutable {
-          responder.Send(admin::Json(200, std::move(body)));
+    server.RouteDeferred(
+        "GET", path, [this, page](const admin::Request& request, admin::Responder responder) {
+          if (!options_.debug_from_anywhere && !request.peer.ip().is_loopback()) {
+            return responder.Send(admin::Text(
+                403,
+                "the /debug pages answer on loopback only: ask from the control plane's own "
+                "network namespace, or start it with --debug-from-anywhere\n"));
+          }
+          loop_.Post([this, page, request, responder]() mutable {
+            std::string body = page(request);
+            http_thread_->loop().Post([body = std::move(body), responder]() mutable {
+              responder.Send(admin::Json(200, std::move(body)));
+            });
+          });
         });
-      });
-    });
   }
 
   Status StartHttp() {
@@ -236,10 +235,10 @@ class App::Impl final : public RpcService {
     AddPage(pages, "/debug/waypoint", [this](const admin::Request& request) {
       const std::string gateway = request.Parameter("gateway").value_or("");
       const size_t slash = gateway.find('/');
-      return WaypointPage(hub_, slash == std::string::npos
-                                    ? WaypointKey{"default", gateway}
-                                    : WaypointKey{gateway.substr(0, slash),
-                                                  gateway.substr(slash + 1)});
+      return WaypointPage(hub_,
+                          slash == std::string::npos
+                              ? WaypointKey{"default", gateway}
+                              : WaypointKey{gateway.substr(0, slash), gateway.substr(slash + 1)});
     });
     http_->metrics.AddMetricsRoutes(registry_);
     QANAT_ASSIGN_OR_RETURN(pages_address_, Listen(pages, options_.http, "--http"));

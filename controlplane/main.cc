@@ -20,8 +20,9 @@ int main(int argc, char** argv) {
   int64_t max_ttl = options.ca.max_ttl.count();
   std::string log_format = "text";
   std::string log_level = "info";
-  CLI::App cli("The control plane of a Qanat mesh: xDS for node proxies and waypoints, and the "
-               "certificate authority.");
+  CLI::App cli(
+      "The control plane of a Qanat mesh: xDS for node proxies and waypoints, and the "
+      "certificate authority.");
   cli.set_version_flag("--version", "qanat-controlplane " QANAT_VERSION);
   cli.add_option("--source", options.source, "where objects come from: folder:DIR (watched)")
       ->required();
@@ -60,14 +61,15 @@ int main(int argc, char** argv) {
                  "further name or address in the serving certificate; repeatable");
   cli.add_flag("--debug-from-anywhere", options.debug_from_anywhere,
                "answer /debug pages to other hosts too (they show the whole configuration)");
-  cli.add_option("--log-format", log_format, "text or json")->check(CLI::IsMember({"text", "json"}));
+  cli.add_option("--log-format", log_format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}));
   cli.add_option("--log-level", log_level, "info, or info,ads=debug,ca=warn")
       ->envname("QANAT_LOG")
       ->capture_default_str();
   CLI11_PARSE(cli, argc, argv);
 
-  qanat::log::Init("controlplane", log_format == "json" ? qanat::log::Format::kJson
-                                                        : qanat::log::Format::kText);
+  qanat::log::Init("controlplane",
+                   log_format == "json" ? qanat::log::Format::kJson : qanat::log::Format::kText);
   if (const qanat::Status levels = qanat::log::SetLevels(log_level); !levels) {
     fmt::print(stderr, "--log-level: {}\n", levels.error().message);
     return 2;

@@ -326,8 +326,7 @@ TEST(EnvoyOrder, ClustersEndpointsListenersRoutesAndTheirDependentsAgain) {
   ask(kEndpointType, {"r"});
   ask(kListenerType, {});
   ask(kRouteType, {"r"});
-  EXPECT_THAT(drain(),
-              ElementsAre("ClusterLoadAssignment+", "Listener+", "RouteConfiguration+"));
+  EXPECT_THAT(drain(), ElementsAre("ClusterLoadAssignment+", "Listener+", "RouteConfiguration+"));
   // Only the cluster changes: its endpoints go again, since it waits for them.
   ResourceSet set = EnvoySet("1");
   set[std::string(kClusterType)].at("r") = MakeResource(kClusterType, "r", {}, "other");
@@ -371,11 +370,11 @@ class HubTest : public testing::Test {
     const auto t = std::chrono::duration_cast<std::chrono::seconds>(
                        std::chrono::system_clock::now().time_since_epoch())
                        .count();
-    const std::string payload =
-        R"({"aud":["istio-ca"],"exp":)" + std::to_string(t + 600) +
-        R"(,"sub":"system:serviceaccount:)" + ns + ":" + sa + R"(","kubernetes.io":{"namespace":")" +
-        ns + R"(","serviceaccount":{"name":")" + sa + R"("},"pod":{"name":")" + pod +
-        R"(","uid":")" + uid + R"("}}})";
+    const std::string payload = R"({"aud":["istio-ca"],"exp":)" + std::to_string(t + 600) +
+                                R"(,"sub":"system:serviceaccount:)" + ns + ":" + sa +
+                                R"(","kubernetes.io":{"namespace":")" + ns +
+                                R"(","serviceaccount":{"name":")" + sa + R"("},"pod":{"name":")" +
+                                pod + R"(","uid":")" + uid + R"("}}})";
     return {"Bearer " + *tls::SignJwt(key_, "k", payload), "Kubernetes", "ipv4:10.90.0.1:1234"};
   }
   CallInfo Ztunnel() { return Call("qanat-system", "ztunnel", "ztunnel-n1", "zt1"); }

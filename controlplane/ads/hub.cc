@@ -67,9 +67,9 @@ class AdsHub::Connection : public StreamHandler {
                Printable(*request->error, 1000));
     }
     if (!session_->OnRequest(*request)) {
-      return End({Code::kInvalidArgument,
-                  fmt::format("type {} is not served to a {}", Printable(request->type_url, 200),
-                              client_.type)});
+      return End(
+          {Code::kInvalidArgument, fmt::format("type {} is not served to a {}",
+                                               Printable(request->type_url, 200), client_.type)});
     }
     hub_.Pump(*this);
   }
@@ -129,9 +129,10 @@ class AdsHub::Connection : public StreamHandler {
       key_ = {client_.caller.ns, *label};
       client_.waypoint = key_.ToString();
     } else if (id->type != "ztunnel") {
-      return Fail(Code::kUnimplemented,
-                  fmt::format("nodes of type {} are not served: this mesh has ztunnels and waypoints",
-                              Printable(id->type, 40)));
+      return Fail(
+          Code::kUnimplemented,
+          fmt::format("nodes of type {} are not served: this mesh has ztunnels and waypoints",
+                      Printable(id->type, 40)));
     }
     session_ = std::make_unique<AdsSession>(TypesOf(is_waypoint_));
     session_->SetSource(hub_.SourceFor(*this));
@@ -159,8 +160,8 @@ AdsHub::AdsHub(TokenAuthenticator& tokens, TranslateWaypoint translate, WallCloc
       clock_(std::move(clock)),
       clients_(registry.AddGauge("pilot_xds", "Connected proxies, by version.", {"version"})),
       // Gauges by type, counters by nature: stock names end without the _total of a counter.
-      pushes_(registry.AddGauge("pilot_xds_pushes", "Messages sent to proxies, by type.",
-                                {"type"})),
+      pushes_(
+          registry.AddGauge("pilot_xds_pushes", "Messages sent to proxies, by type.", {"type"})),
       rejects_(registry.AddGauge("pilot_total_xds_rejects", "Messages that proxies rejected.",
                                  {"type"})),
       refused_(registry.AddCounter("qanat_ads_refused", "Streams ended by us, by code.", {"code"})),

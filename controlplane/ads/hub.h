@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// All connected proxies: who they are, what each is sent, and when. A new snapshot goes out at once;
-// a client that is still busy with the last message gets the newest state when it is done. On the
-// control plane's loop.
+// All connected proxies: who they are, what each is sent, and when. A new snapshot goes out at
+// once; a client that is still busy with the last message gets the newest state when it is done. On
+// the control plane's loop.
 #pragma once
 
 #include <functional>

@@ -164,11 +164,16 @@ std::optional<AdsSession::Message> AdsSession::Next() {
   // Policies come before the workloads that name them and go after them; clusters before the
   // endpoints and routes that fill and use them, and go last.
   static constexpr Step kSteps[] = {
-      {kAuthorizationType, Part::kUpserts}, {kAddressType, Part::kAll},
-      {kAuthorizationType, Part::kAll},     {kClusterType, Part::kUpserts},
-      {kEndpointType, Part::kUpserts},      {kListenerType, Part::kAll},
-      {kRouteType, Part::kAll},             {kClusterType, Part::kAll},
-      {kEndpointType, Part::kAll},          {kSecretType, Part::kAll},
+      {kAuthorizationType, Part::kUpserts},
+      {kAddressType, Part::kAll},
+      {kAuthorizationType, Part::kAll},
+      {kClusterType, Part::kUpserts},
+      {kEndpointType, Part::kUpserts},
+      {kListenerType, Part::kAll},
+      {kRouteType, Part::kAll},
+      {kClusterType, Part::kAll},
+      {kEndpointType, Part::kAll},
+      {kSecretType, Part::kAll},
   };
   std::set<std::string_view> seen;
   for (const Step& step : kSteps) {
@@ -190,7 +195,8 @@ std::optional<AdsSession::Message> AdsSession::Next() {
 bool AdsSession::synced() const {
   if (state_.empty()) return false;
   return std::all_of(state_.begin(), state_.end(), [](const auto& entry) {
-    return !entry.second.dirty && entry.second.sent_nonce.empty() && entry.second.last_error.empty();
+    return !entry.second.dirty && entry.second.sent_nonce.empty() &&
+           entry.second.last_error.empty();
   });
 }
 

@@ -30,9 +30,9 @@ class AdsSession {
     bool wildcard = false;
     std::set<std::string> names;               // subscribed to by name
     std::map<std::string, std::string> known;  // name -> version there; "" is known to be absent
-    std::string sent_nonce;   // not yet answered, "" when none is outstanding
+    std::string sent_nonce;                    // not yet answered, "" when none is outstanding
     std::string acked_nonce;
-    std::string last_error;   // of the last NACK; "" after the next ACK
+    std::string last_error;  // of the last NACK; "" after the next ACK
     uint64_t pushes = 0, acks = 0, nacks = 0;
     size_t last_size = 0;
     bool answered = false;  // the first response has been sent

@@ -28,7 +28,8 @@ Result<std::string> ReadFile(const std::string& path) {
   std::string out;
   char buffer[8192];
   ssize_t n = 0;
-  while ((n = ::read(fd.get(), buffer, sizeof buffer)) > 0) out.append(buffer, static_cast<size_t>(n));
+  while ((n = ::read(fd.get(), buffer, sizeof buffer)) > 0)
+    out.append(buffer, static_cast<size_t>(n));
   if (n < 0) return FailErrno("read " + path);
   return out;
 }
@@ -56,9 +57,8 @@ bool Exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0;
 Result<tls::Authority> MakeNew(const std::string& key_path, const std::string& cert_path,
                                const std::string& trust_domain, tls::Time now) {
   QANAT_ASSIGN_OR_RETURN(tls::PrivateKey key, tls::PrivateKey::GenerateP256());
-  QANAT_ASSIGN_OR_RETURN(tls::Authority root,
-                         tls::MakeRoot(key, trust_domain, "Qanat root CA", now - kBackdate,
-                                       now + kRootLife));
+  QANAT_ASSIGN_OR_RETURN(tls::Authority root, tls::MakeRoot(key, trust_domain, "Qanat root CA",
+                                                            now - kBackdate, now + kRootLife));
   QANAT_RETURN_IF_ERROR(WriteFile(key_path, key.ToPem(), 0600));
   QANAT_RETURN_IF_ERROR(WriteFile(cert_path, root.certificate.ToPem(), 0644));
   return root;
@@ -66,14 +66,15 @@ Result<tls::Authority> MakeNew(const std::string& key_path, const std::string& c
 
 Result<tls::Authority> Load(const std::string& key_path, const std::string& cert_path,
                             tls::Time now) {
-  struct stat st {};
+  struct stat st{};
   if (::stat(key_path.c_str(), &st) != 0) return FailErrno("stat " + key_path);
   if ((st.st_mode & 077) != 0) {
-    return Fail(Code::kFailedPrecondition,
-                fmt::format("{} can be read by others (mode {:o}): whoever read it can be anyone in "
-                            "the mesh. chmod 600 it, and remove both files to get a new root if it "
-                            "was exposed",
-                            key_path, st.st_mode & 0777));
+    return Fail(
+        Code::kFailedPrecondition,
+        fmt::format("{} can be read by others (mode {:o}): whoever read it can be anyone in "
+                    "the mesh. chmod 600 it, and remove both files to get a new root if it "
+                    "was exposed",
+                    key_path, st.st_mode & 0777));
   }
   QANAT_ASSIGN_OR_RETURN(const std::string key_pem, ReadFile(key_path));
   QANAT_ASSIGN_OR_RETURN(const std::string cert_pem, ReadFile(cert_path));
@@ -112,14 +113,14 @@ Result<CertificateAuthority> CertificateAuthority::OpenOrCreate(CaOptions option
   if (!lock || ::flock(lock.get(), LOCK_EX) != 0) return FailErrno("lock " + options.directory);
   const bool have_key = Exists(key_path);
   if (have_key != Exists(cert_path)) {
-    return Fail(Code::kFailedPrecondition,
-                fmt::format("{} has only one of root-key.pem and root-cert.pem: restore the other, or "
-                            "remove it to get a new root",
-                            options.directory));
+    return Fail(
+        Code::kFailedPrecondition,
+        fmt::format("{} has only one of root-key.pem and root-cert.pem: restore the other, or "
+                    "remove it to get a new root",
+                    options.directory));
   }
-  Result<tls::Authority> root = have_key
-                                    ? Load(key_path, cert_path, now)
-                                    : MakeNew(key_path, cert_path, options.trust_domain, now);
+  Result<tls::Authority> root = have_key ? Load(key_path, cert_path, now)
+                                         : MakeNew(key_path, cert_path, options.trust_domain, now);
   if (!root) return Fail(root.error().Annotate("certificate authority"));
   std::string pem = root->certificate.ToPem();
   if (!pem.ends_with('\n')) pem += '\n';

@@ -20,16 +20,16 @@ CaService::CaService(const CertificateAuthority& authority, TokenAuthenticator& 
       clock_(std::move(clock)),
       // Gauges by type, counters by nature: stock names end without the _total of a counter.
       requests_(registry.AddGauge("citadel_server_csr_count", "Signing requests received.").Get()),
-      issued_(registry
-                  .AddGauge("citadel_server_success_cert_issuance_count", "Certificates issued.")
-                  .Get()),
+      issued_(
+          registry.AddGauge("citadel_server_success_cert_issuance_count", "Certificates issued.")
+              .Get()),
       not_authenticated_(registry
                              .AddGauge("citadel_server_authentication_failure_count",
-                                         "Callers whose token was refused.")
+                                       "Callers whose token was refused.")
                              .Get()),
       bad_requests_(registry
                         .AddGauge("citadel_server_csr_parsing_err_count",
-                                    "Signing requests that could not be read.")
+                                  "Signing requests that could not be read.")
                         .Get()),
       refusals_(registry.AddCounter("qanat_ca_refusals", "Certificates refused, by reason.",
                                     {"reason"})) {
@@ -69,11 +69,11 @@ Result<std::string> CaService::Grant(const Caller& caller, const std::string& im
                   account);
   }
   if (wanted->trust_domain != world.mesh().trust_domain) {
-    return Refuse("foreign_trust_domain",
-                  {Code::kPermissionDenied,
-                   fmt::format("{} is of another trust domain than this mesh ({})", impersonated,
-                               world.mesh().trust_domain)},
-                  account);
+    return Refuse(
+        "foreign_trust_domain",
+        {Code::kPermissionDenied, fmt::format("{} is of another trust domain than this mesh ({})",
+                                              impersonated, world.mesh().trust_domain)},
+        account);
   }
   // The node of the caller's own pod decides, never anything that the request says.
   for (const Pod* pod : world.PodsInNamespace(wanted->ns)) {
@@ -82,11 +82,11 @@ Result<std::string> CaService::Grant(const Caller& caller, const std::string& im
       return impersonated;
     }
   }
-  return Refuse("no_such_pod_on_node",
-                {Code::kPermissionDenied,
-                 fmt::format("no pod on node {} runs as {}/{}", caller.node, wanted->ns,
-                             wanted->service_account)},
-                account + " on " + caller.node);
+  return Refuse(
+      "no_such_pod_on_node",
+      {Code::kPermissionDenied, fmt::format("no pod on node {} runs as {}/{}", caller.node,
+                                            wanted->ns, wanted->service_account)},
+      account + " on " + caller.node);
 }
 
 Result<std::vector<std::string>> CaService::CreateCertificate(std::string_view authorization,
@@ -101,8 +101,7 @@ Result<std::vector<std::string>> CaService::CreateCertificate(std::string_view a
   }
   const std::string who =
       fmt::format("{}/{} (pod {})", caller->ns, caller->service_account, caller->pod_name);
-  QANAT_ASSIGN_OR_RETURN(const std::string identity,
-                         Grant(*caller, request.impersonated, *world));
+  QANAT_ASSIGN_OR_RETURN(const std::string identity, Grant(*caller, request.impersonated, *world));
   const Result<tls::Csr> csr = tls::ParseCsr(request.csr);
   if (!csr) {
     bad_requests_.Add();
@@ -110,8 +109,8 @@ Result<std::vector<std::string>> CaService::CreateCertificate(std::string_view a
   }
   // Only the key of a request counts; but one that asks for other names than it gets is refused, so
   // that nobody believes to hold what it does not.
-  const bool own_name = csr->sans.count() == 1 && csr->sans.uri.size() == 1 &&
-                        csr->sans.uri.front() == identity;
+  const bool own_name =
+      csr->sans.count() == 1 && csr->sans.uri.size() == 1 && csr->sans.uri.front() == identity;
   if (csr->sans.count() != 0 && !own_name) {
     return Refuse("csr_names",
                   {Code::kPermissionDenied,

@@ -269,8 +269,9 @@ TEST_F(CaTest, KeysAreReadAgainWhenTheyChange) {
 }
 
 TEST_F(CaTest, GarbageForARequest) {
-  for (const char* csr : {"", "x", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE "
-                              "REQUEST-----\n"}) {
+  for (const char* csr : {"", "x",
+                          "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE "
+                          "REQUEST-----\n"}) {
     const auto result = service_->CreateCertificate(Token(Web()), {csr, 0, ""});
     ASSERT_FALSE(result);
     EXPECT_EQ(result.error().code, Code::kInvalidArgument);
@@ -278,7 +279,7 @@ TEST_F(CaTest, GarbageForARequest) {
 }
 
 TEST_F(CaTest, RootIsPrivateAndSurvives) {
-  struct stat st {};
+  struct stat st{};
   ASSERT_EQ(::stat((dir_ + "/ca/root-key.pem").c_str(), &st), 0);
   EXPECT_EQ(st.st_mode & 0777, 0600u);
   const auto again = CertificateAuthority::OpenOrCreate({dir_ + "/ca"}, now_);
@@ -303,7 +304,8 @@ TEST_F(CaTest, ServingCertificate) {
                                                 {"127.0.0.1", "fd90::254"}, now_);
   ASSERT_TRUE(serving) << serving.error().message;
   const auto chain = *tls::Certificate::ParsePem(serving->chain_pem);
-  EXPECT_EQ(chain[0].sans().dns, (std::vector<std::string>{"istiod.istio-system.svc", "localhost"}));
+  EXPECT_EQ(chain[0].sans().dns,
+            (std::vector<std::string>{"istiod.istio-system.svc", "localhost"}));
   EXPECT_EQ(chain[0].sans().ip, (std::vector<std::string>{"127.0.0.1", "fd90::254"}));
   EXPECT_TRUE(chain[0].Matches(*tls::PrivateKey::FromPem(serving->key_pem)));
   // It must not pass for a workload.

@@ -65,9 +65,8 @@ Status CheckPod(const World& world, std::string_view uid, std::string_view ns,
                 fmt::format("pod {}/{} (uid {}) does not exist, or not any more", ns, name, uid));
   }
   if (pod->meta.ns != ns || (!name.empty() && pod->meta.name != name)) {
-    return Fail(Code::kUnauthenticated,
-                fmt::format("uid {} belongs to pod {}, not to {}/{}", uid,
-                            pod->meta.key().ToString(), ns, name));
+    return Fail(Code::kUnauthenticated, fmt::format("uid {} belongs to pod {}, not to {}/{}", uid,
+                                                    pod->meta.key().ToString(), ns, name));
   }
   if (pod->service_account != account) {
     return Fail(Code::kUnauthenticated,
@@ -75,9 +74,8 @@ Status CheckPod(const World& world, std::string_view uid, std::string_view ns,
                             pod->service_account, account));
   }
   if (!node.empty() && pod->node != node) {
-    return Fail(Code::kUnauthenticated,
-                fmt::format("pod {} is on node {}, not on {}", pod->meta.key().ToString(), pod->node,
-                            node));
+    return Fail(Code::kUnauthenticated, fmt::format("pod {} is on node {}, not on {}",
+                                                    pod->meta.key().ToString(), pod->node, node));
   }
   if (pod->terminal()) {
     return Fail(Code::kUnauthenticated,
@@ -89,7 +87,7 @@ Status CheckPod(const World& world, std::string_view uid, std::string_view ns,
 }  // namespace
 
 Status TokenAuthenticator::LoadKeys() {
-  struct stat st {};
+  struct stat st{};
   if (::stat(path_.c_str(), &st) != 0) {
     // Keys that were good stay good while the file is being replaced.
     if (loaded_) return {};
@@ -134,8 +132,8 @@ Result<Caller> TokenAuthenticator::Authenticate(std::string_view authorization, 
   QANAT_RETURN_IF_ERROR(CheckPod(world, claims.pod_uid, claims.ns, claims.pod_name,
                                  claims.service_account, claims.node));
   const Pod* pod = world.FindPodByUid(claims.pod_uid);
-  return Caller{pod->meta.ns, pod->service_account, pod->meta.name, pod->meta.uid, pod->node,
-                world.IdentityOf(*pod)};
+  return Caller{pod->meta.ns, pod->service_account,  pod->meta.name, pod->meta.uid,
+                pod->node,    world.IdentityOf(*pod)};
 }
 
 Status StillThere(const Caller& caller, const World& world) {

@@ -18,7 +18,7 @@ struct Caller {
   std::string service_account;
   std::string pod_name;
   std::string pod_uid;
-  std::string node;  // of the pod, as the World has it
+  std::string node;      // of the pod, as the World has it
   std::string identity;  // spiffe://...
 };
 

@@ -65,8 +65,9 @@ std::string StatusPage(AdsHub& hub, const std::vector<Issue>& issues) {
       for (ObjectStatus& object : objects) {
         if (object.kind != notice.kind || object.name != notice.object) continue;
         const bool told = std::any_of(
-            object.conditions.begin(), object.conditions.end(),
-            [&](const StatusCondition& c) { return c.reason == notice.reason && c.message == notice.message; });
+            object.conditions.begin(), object.conditions.end(), [&](const StatusCondition& c) {
+              return c.reason == notice.reason && c.message == notice.message;
+            });
         if (!told) {
           object.conditions.push_back({"ResolvedRefs", false, notice.reason, notice.message});
         }
@@ -206,7 +207,8 @@ std::string PoliciesPage(const World& world) {
       case AuthorizationPolicy::Action::kCustom: action = "CUSTOM"; break;
     }
     json targets = json::array();
-    for (const TargetRef& target : policy.targets) targets.push_back(target.kind + "/" + target.name);
+    for (const TargetRef& target : policy.targets)
+      targets.push_back(target.kind + "/" + target.name);
     json selected = json::array();
     if (policy.has_selector()) {
       for (const Pod& pod : world.objects().pods) {

@@ -41,8 +41,8 @@ bool LabelSelector::Matches(const Labels& labels) const {
   if (!LabelsContain(labels, match_labels)) return false;
   for (const Expression& e : match_expressions) {
     const std::string* value = Find(labels, e.key);
-    const bool listed = value != nullptr &&
-                        std::find(e.values.begin(), e.values.end(), *value) != e.values.end();
+    const bool listed =
+        value != nullptr && std::find(e.values.begin(), e.values.end(), *value) != e.values.end();
     bool ok = false;
     switch (e.op) {
       case Operator::kIn: ok = listed; break;
@@ -63,8 +63,7 @@ const ServicePort* Service::FindPort(uint16_t number) const {
 }
 
 bool VirtualService::applies_to_mesh() const {
-  return gateways.empty() ||
-         std::find(gateways.begin(), gateways.end(), "mesh") != gateways.end();
+  return gateways.empty() || std::find(gateways.begin(), gateways.end(), "mesh") != gateways.end();
 }
 
 }  // namespace qanat::controlplane

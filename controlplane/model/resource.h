@@ -38,10 +38,10 @@ struct Resource {
 };
 
 // Encodes deterministically (maps in key order), so that equal content has an equal version.
-Resource MakeResource(std::string_view type_url, std::string name,
-                      std::vector<std::string> aliases, const google::protobuf::MessageLite& body);
-Resource MakeResource(std::string_view type_url, std::string name,
-                      std::vector<std::string> aliases, std::string_view serialised_body);
+Resource MakeResource(std::string_view type_url, std::string name, std::vector<std::string> aliases,
+                      const google::protobuf::MessageLite& body);
+Resource MakeResource(std::string_view type_url, std::string name, std::vector<std::string> aliases,
+                      std::string_view serialised_body);
 
 using ResourcesByName = std::map<std::string, Resource, std::less<>>;
 // What one proxy (or all ztunnels) can subscribe to: type URL -> name -> resource.

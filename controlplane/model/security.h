@@ -22,7 +22,7 @@ enum class MtlsMode { kUnset, kDisable, kPermissive, kStrict };
 
 struct PeerAuthentication {
   ObjectMeta meta;
-  std::optional<Labels> selector;  // absent and empty are the same: the whole namespace
+  std::optional<Labels> selector;    // absent and empty are the same: the whole namespace
   MtlsMode mode = MtlsMode::kUnset;  // not understood: read as kStrict
   std::map<uint16_t, MtlsMode> port_modes;
 
@@ -56,8 +56,8 @@ struct AuthorizationPolicy {
     int line = 0;
   };
   struct Rule {
-    std::vector<Source> from;    // any; empty: everyone
-    std::vector<Operation> to;   // any; empty: everything
+    std::vector<Source> from;     // any; empty: everyone
+    std::vector<Operation> to;    // any; empty: everything
     std::vector<Condition> when;  // all
     std::vector<std::string> unknown;
     int line = 0;

@@ -197,8 +197,8 @@ std::vector<const Service*> World::ServicesOfPod(const Pod& pod) const {
     // and uid, never by its bare address.
     const auto slices = slices_by_service_.find(service->meta.key());
     if (slices == slices_by_service_.end()) continue;
-    const bool named = std::any_of(
-        slices->second.begin(), slices->second.end(), [&](const EndpointSlice* slice) {
+    const bool named =
+        std::any_of(slices->second.begin(), slices->second.end(), [&](const EndpointSlice* slice) {
           return std::any_of(
               slice->endpoints.begin(), slice->endpoints.end(), [&](const auto& endpoint) {
                 return endpoint.target_kind == "Pod" && endpoint.target_name == pod.meta.name &&
@@ -335,7 +335,8 @@ bool World::IsWaypoint(const Gateway& gateway) const {
   if (gateway.class_name == "istio-waypoint" || gateway.class_name == "qanat-waypoint") return true;
   for (const GatewayClass& c : objects_.gateway_classes) {
     if (c.meta.name == gateway.class_name) {
-      return c.controller == "istio.io/mesh-controller" || c.controller == "qanat.io/mesh-controller";
+      return c.controller == "istio.io/mesh-controller" ||
+             c.controller == "qanat.io/mesh-controller";
     }
   }
   return false;
@@ -373,7 +374,8 @@ WaypointRef World::ResolveWaypoint(const ObjectMeta& object, bool for_service) c
     return ref;
   }
   if (!IsWaypoint(*gateway)) {
-    ref.state = for_service || !ref.named_by_namespace ? State::kNotAWaypoint : State::kWrongTraffic;
+    ref.state =
+        for_service || !ref.named_by_namespace ? State::kNotAWaypoint : State::kWrongTraffic;
     return ref;
   }
   const WaypointFor traffic = TrafficOf(*gateway);

@@ -49,9 +49,9 @@ struct Objects {
 
 // One address that a service port leads to.
 struct Endpoint {
-  net::IpAddress ip;        // unset when `hostname` is what there is
+  net::IpAddress ip;  // unset when `hostname` is what there is
   std::string hostname;
-  uint16_t port = 0;        // target port, resolved
+  uint16_t port = 0;         // target port, resolved
   std::string workload_uid;  // "" for an opaque EndpointSlice address
   const Pod* pod = nullptr;  // nullptr for anything that is not a pod
   Labels labels;
@@ -70,13 +70,13 @@ enum class WaypointFor { kService, kWorkload, kAll, kNone };
 // What a use-waypoint label led to.
 struct WaypointRef {
   enum class State {
-    kNone,            // no waypoint is asked for
-    kReady,           //
-    kNotReady,        // the Gateway has no address yet: traffic is refused, never direct
-    kMissing,         // no such Gateway: traffic is refused, never direct
-    kNotAllowed,      // its listener does not admit this namespace: traffic is refused
-    kWrongTraffic,    // the Gateway's waypoint-for excludes this: traffic goes direct
-    kNotAWaypoint,    // that Gateway is of another class: traffic is refused
+    kNone,          // no waypoint is asked for
+    kReady,         //
+    kNotReady,      // the Gateway has no address yet: traffic is refused, never direct
+    kMissing,       // no such Gateway: traffic is refused, never direct
+    kNotAllowed,    // its listener does not admit this namespace: traffic is refused
+    kWrongTraffic,  // the Gateway's waypoint-for excludes this: traffic goes direct
+    kNotAWaypoint,  // that Gateway is of another class: traffic is refused
   };
   State state = State::kNone;
   NamespacedName gateway;
@@ -139,11 +139,12 @@ class World {
   // The one VirtualService that counts: oldest of those whose hosts name the service, which are
   // for the mesh, and which live in the service's or the waypoint's namespace. (A fragment without
   // hosts has been given those of its destinations by the reader.)
-  const VirtualService* VirtualServiceFor(const Service& service, const WaypointKey& waypoint) const;
+  const VirtualService* VirtualServiceFor(const Service& service,
+                                          const WaypointKey& waypoint) const;
   // Routes with this Service as parent, in the service's own namespace, oldest first.
   std::vector<const HttpRoute*> HttpRoutesFor(const Service& service) const;
-  // Those of the service's own namespace or, if there are none, of the root namespace; oldest first.
-  // The translator merges them: subsets are united, the first trafficPolicy counts.
+  // Those of the service's own namespace or, if there are none, of the root namespace; oldest
+  // first. The translator merges them: subsets are united, the first trafficPolicy counts.
   std::vector<const DestinationRule*> DestinationRulesFor(const Service& service) const;
 
   // --- Policies ------------------------------------------------------------------------------

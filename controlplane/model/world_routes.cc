@@ -17,7 +17,7 @@ bool HostMatches(std::string_view pattern, std::string_view host) {
 template <typename T>
 void SortByAge(std::vector<const T*>& objects) {
   std::sort(objects.begin(), objects.end(),
-                   [](const T* a, const T* b) { return OlderThan(a->meta, b->meta); });
+            [](const T* a, const T* b) { return OlderThan(a->meta, b->meta); });
 }
 
 bool Attaches(const World& world, const ObjectMeta& policy, const std::vector<TargetRef>& targets,
@@ -26,7 +26,8 @@ bool Attaches(const World& world, const ObjectMeta& policy, const std::vector<Ta
   for (const TargetRef& target : targets) {
     if (!target.ns.empty() && target.ns != policy.ns) continue;
     if (target.kind == "Service" && (target.group.empty() || target.group == "core")) {
-      if (service != nullptr && policy.ns == service->meta.ns && target.name == service->meta.name) {
+      if (service != nullptr && policy.ns == service->meta.ns &&
+          target.name == service->meta.name) {
         return true;
       }
     } else if (target.group == "gateway.networking.k8s.io" && target.kind == "Gateway") {
@@ -52,8 +53,8 @@ const VirtualService* World::VirtualServiceFor(const Service& service,
     if (candidate.meta.ns != service.meta.ns && candidate.meta.ns != waypoint.ns) continue;
     if (!candidate.applies_to_mesh()) continue;
     if (best != nullptr && OlderThan(best->meta, candidate.meta)) continue;
-    const bool names = std::any_of(
-        candidate.hosts.begin(), candidate.hosts.end(), [&](const std::string& host) {
+    const bool names =
+        std::any_of(candidate.hosts.begin(), candidate.hosts.end(), [&](const std::string& host) {
           return HostMatches(ResolveHost(host, candidate.meta.ns), service.hostname);
         });
     if (names) best = &candidate;

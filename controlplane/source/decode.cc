@@ -154,14 +154,13 @@ void UnknownKind(const std::string& file, const YamlNode& node, const ObjectMeta
                  std::string_view group, std::string_view version, DecodedFile& out) {
   out.unplaced.push_back({meta.ns.empty() ? "default" : meta.ns, meta.name});
   std::string remedy = "remove it, or check apiVersion and kind";
-  std::string message = fmt::format("{} of {} is not known here: ignored", meta.kind,
-                                    meta.api_version);
+  std::string message =
+      fmt::format("{} of {} is not known here: ignored", meta.kind, meta.api_version);
   bool found = false;
   for (const Kind& kind : kKinds) {
     if (kind.kind != meta.kind) continue;
-    const std::string wanted = fmt::format(
-        "{}{}{}", kind.group, kind.group.empty() ? "" : "/",
-        kind.versions.substr(0, kind.versions.find(' ')));
+    const std::string wanted = fmt::format("{}{}{}", kind.group, kind.group.empty() ? "" : "/",
+                                           kind.versions.substr(0, kind.versions.find(' ')));
     if (kind.group == group) {
       message = fmt::format("{} has no version {} here: ignored", meta.kind, version);
       remedy = fmt::format("use apiVersion: {}", wanted);
@@ -188,10 +187,10 @@ void DecodeList(const std::string& file, const YamlNode& node, DecodedFile& out)
 
 void DecodeDocument(const std::string& file, const YamlNode& node, DecodedFile& out) {
   if (!node.is_map()) {
-    out.issues.push_back({Issue::Severity::kWarning, file, node.line, "",
-                          fmt::format("this document is {}, not a Kubernetes object: ignored",
-                                      node.KindName()),
-                          "an object has apiVersion, kind and metadata; move other files elsewhere"});
+    out.issues.push_back(
+        {Issue::Severity::kWarning, file, node.line, "",
+         fmt::format("this document is {}, not a Kubernetes object: ignored", node.KindName()),
+         "an object has apiVersion, kind and metadata; move other files elsewhere"});
     return;
   }
   ReadContext context;
@@ -200,10 +199,11 @@ void DecodeDocument(const std::string& file, const YamlNode& node, DecodedFile& 
   const std::string api_version = root.String("apiVersion");
   const std::string kind_name = root.String("kind");
   if (api_version.empty() || kind_name.empty()) {
-    out.issues.push_back({Issue::Severity::kWarning, file, node.line, "",
-                          fmt::format("{} is missing: not a Kubernetes object, ignored",
-                                      api_version.empty() ? "apiVersion" : "kind"),
-                          "an object has apiVersion, kind and metadata; move other files elsewhere"});
+    out.issues.push_back(
+        {Issue::Severity::kWarning, file, node.line, "",
+         fmt::format("{} is missing: not a Kubernetes object, ignored",
+                     api_version.empty() ? "apiVersion" : "kind"),
+         "an object has apiVersion, kind and metadata; move other files elsewhere"});
     const ObjectMeta meta = ReadMeta(root, context);
     out.unplaced.push_back({meta.ns.empty() ? "default" : meta.ns, meta.name});
     return;
@@ -250,8 +250,8 @@ DecodedFile DecodeFile(const std::string& file, std::string_view text) {
   DecodedFile out;
   const YamlFile yaml = ParseYaml(text);
   for (const YamlError& error : yaml.errors) {
-    out.issues.push_back({Issue::Severity::kError, file, error.line, "", error.message,
-                          error.remedy});
+    out.issues.push_back(
+        {Issue::Severity::kError, file, error.line, "", error.message, error.remedy});
   }
   if (!yaml.errors.empty()) return out;
   out.parsed = true;

@@ -65,8 +65,8 @@ void ReadContainers(MapReader& spec, std::string_view key, Pod& pod) {
 }  // namespace
 
 AnyObject DecodeNamespace(ObjectMeta meta, MapReader& root) {
-  if (const std::string* label = meta.Label("istio-injection"); label && *label == "enabled" &&
-                                                                !meta.Label("istio.io/dataplane-mode")) {
+  if (const std::string* label = meta.Label("istio-injection");
+      label && *label == "enabled" && !meta.Label("istio.io/dataplane-mode")) {
     root.context().Warn(meta.location.line,
                         "label istio-injection: enabled has no effect: there are no sidecars",
                         "label the namespace istio.io/dataplane-mode: ambient instead");
@@ -141,7 +141,8 @@ ServicePort ReadServicePort(const YamlNode* node, const std::string& path, ReadC
         std::all_of(target->text.begin(), target->text.end(),
                     [](char c) { return c >= '0' && c <= '9'; })) {
       unsigned long number = 0;
-      for (char c : target->text) number = std::min(number * 10 + static_cast<unsigned>(c - '0'), 100000ul);
+      for (char c : target->text)
+        number = std::min(number * 10 + static_cast<unsigned>(c - '0'), 100000ul);
       if (number == 0 || number > 65535) {
         reader.Bad(target->line, "targetPort", fmt::format("{} is out of range", target->text),
                    "use a number from 1 to 65535, or the name of a container port");
@@ -183,9 +184,9 @@ AnyObject DecodeService(ObjectMeta meta, MapReader& root) {
   } else if (distribution == "PreferSameNode") {
     service.distribution = Service::TrafficDistribution::kPreferSameNode;
   } else if (!distribution.empty() && distribution != "Any") {
-    root.context().Warn(spec.line(), fmt::format("traffic distribution \"{}\" is not known: ignored",
-                                                 distribution),
-                        "use PreferClose, PreferSameZone or PreferSameNode");
+    root.context().Warn(
+        spec.line(), fmt::format("traffic distribution \"{}\" is not known: ignored", distribution),
+        "use PreferClose, PreferSameZone or PreferSameNode");
   }
   const std::string cluster_ip = spec.String("clusterIP");
   service.headless = cluster_ip == "None";

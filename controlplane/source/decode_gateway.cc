@@ -207,7 +207,8 @@ HttpRouteRule ReadRule(const YamlNode* node, const std::string& ns, ReadContext&
                                                      : 1000;
       }
       if (value < 400 || value > 599) {
-        retry.Bad(code->line, "codes", fmt::format("\"{}\" is not a status to retry on", code->text),
+        retry.Bad(code->line, "codes",
+                  fmt::format("\"{}\" is not a status to retry on", code->text),
                   "use numbers from 400 to 599");
         continue;
       }
@@ -268,8 +269,9 @@ AnyObject DecodeGateway(ObjectMeta meta, MapReader& root) {
   gateway.class_name = spec.String("gatewayClassName");
   if (gateway.class_name.empty()) {
     // The status overlay says only status.addresses.
-    if (spec.present()) spec.Bad(spec.line(), "gatewayClassName", "is missing",
-                                 "use qanat-waypoint or istio-waypoint");
+    if (spec.present())
+      spec.Bad(spec.line(), "gatewayClassName", "is missing",
+               "use qanat-waypoint or istio-waypoint");
   }
   for (const YamlNode* node : spec.Items("listeners")) {
     gateway.listeners.push_back(ReadListener(node, root.context()));

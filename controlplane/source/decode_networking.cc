@@ -70,9 +70,9 @@ std::vector<std::pair<std::string, StringMatch>> ReadMatches(MapReader& parent,
     return out;
   }
   for (const YamlEntry& entry : node->entries) {
-    out.emplace_back(entry.key,
-                     ReadStringMatchNode(&entry.value, parent.PathOf(key) + "." + entry.key,
-                                         parent.context()));
+    out.emplace_back(
+        entry.key,
+        ReadStringMatchNode(&entry.value, parent.PathOf(key) + "." + entry.key, parent.context()));
   }
   return out;
 }
@@ -158,11 +158,23 @@ HttpFault ReadFault(MapReader reader) {
     }
     const std::string grpc = abort.String("grpcStatus");
     if (!grpc.empty()) {
-      static constexpr std::array<std::string_view, 17> kNames = {
-          "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-          "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-          "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
-          "UNAUTHENTICATED"};
+      static constexpr std::array<std::string_view, 17> kNames = {"OK",
+                                                                  "CANCELLED",
+                                                                  "UNKNOWN",
+                                                                  "INVALID_ARGUMENT",
+                                                                  "DEADLINE_EXCEEDED",
+                                                                  "NOT_FOUND",
+                                                                  "ALREADY_EXISTS",
+                                                                  "PERMISSION_DENIED",
+                                                                  "RESOURCE_EXHAUSTED",
+                                                                  "FAILED_PRECONDITION",
+                                                                  "ABORTED",
+                                                                  "OUT_OF_RANGE",
+                                                                  "UNIMPLEMENTED",
+                                                                  "INTERNAL",
+                                                                  "UNAVAILABLE",
+                                                                  "DATA_LOSS",
+                                                                  "UNAUTHENTICATED"};
       for (size_t i = 0; i < kNames.size(); ++i) {
         if (grpc == kNames[i]) a.grpc_status = static_cast<uint32_t>(i);
       }
@@ -283,7 +295,8 @@ VirtualHttpRoute ReadHttp(const YamlNode* node, ReadContext& context) {
   reader.NotServed("delegate", "write the delegate's routes here");
   reader.Finish();
   if (out.route.empty() && !out.redirect && !out.direct_response) {
-    reader.Bad(reader.line(), "route", "is missing: this entry says nothing about where requests go",
+    reader.Bad(reader.line(), "route",
+               "is missing: this entry says nothing about where requests go",
                "add route with a destination (or redirect, or directResponse)");
   }
   if (out.route.size() > 1) {
@@ -372,10 +385,11 @@ AnyObject DecodeVirtualService(ObjectMeta meta, MapReader& root) {
     spec.Bad(spec.line(), "hosts", "is missing, and no route names a destination to take it from",
              "add hosts: [SERVICE] and a route with destination: {host: SERVICE}");
   } else {
-    root.context().Warn(out.meta.location.line,
-                        fmt::format("spec.hosts is missing: taken from the routes' destinations ({})",
-                                    fmt::join(out.hosts, ", ")),
-                        "write spec.hosts; a cluster refuses the object without it");
+    root.context().Warn(
+        out.meta.location.line,
+        fmt::format("spec.hosts is missing: taken from the routes' destinations ({})",
+                    fmt::join(out.hosts, ", ")),
+        "write spec.hosts; a cluster refuses the object without it");
   }
   return out;
 }

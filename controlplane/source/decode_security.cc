@@ -167,8 +167,7 @@ MtlsMode ReadMode(MapReader& reader) {
   if (mode == "DISABLE") return MtlsMode::kDisable;
   if (mode == "PERMISSIVE") return MtlsMode::kPermissive;
   if (mode == "STRICT") return MtlsMode::kStrict;
-  reader.Bad(reader.line(), "mode",
-             fmt::format("\"{}\" is not a mode: STRICT is enforced", mode),
+  reader.Bad(reader.line(), "mode", fmt::format("\"{}\" is not a mode: STRICT is enforced", mode),
              "use STRICT, PERMISSIVE, DISABLE or UNSET");
   return MtlsMode::kStrict;
 }

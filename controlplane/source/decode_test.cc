@@ -20,8 +20,8 @@ using testing::SizeIs;
 std::string Lines(const std::vector<Issue>& issues) {
   std::string out;
   for (const Issue& i : issues) {
-    out += std::to_string(i.line) + "|" + (i.severity == Issue::Severity::kError ? "E" : "W") + "|" +
-           i.object + "|" + i.message + "|" + i.remedy + "\n";
+    out += std::to_string(i.line) + "|" + (i.severity == Issue::Severity::kError ? "E" : "W") +
+           "|" + i.object + "|" + i.message + "|" + i.remedy + "\n";
   }
   return out;
 }
@@ -133,8 +133,8 @@ TEST(Decode, UnknownFieldElsewhereIsAWarningWithASuggestion) {
 
 AuthorizationPolicy Policy(const std::string& spec) {
   const DecodedFile file = DecodeFile(
-      "x", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n" +
-               spec);
+      "x",
+      "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n" + spec);
   EXPECT_THAT(file.objects, SizeIs(1));
   EXPECT_FALSE(file.objects[0].failed) << Lines(file.objects[0].issues);
   return std::get<AuthorizationPolicy>(file.objects[0].object);
@@ -168,10 +168,10 @@ TEST(DecodePolicy, HalfAnEditIsNotAnOpenDoor) {
   EXPECT_FALSE(Policy("spec:\n  rules:\n  - from:\n").rules[0].unknown.empty());
   EXPECT_FALSE(Policy("spec:\n  rules:\n  - ~\n").rules[0].unknown.empty());
   EXPECT_TRUE(Policy("spec: {rules: [{}]}").rules[0].unknown.empty());
-  for (const char* source : {"{}", "{source: {}}", "{source: {principals: []}}",
-                             "{source: {principals: ['']}}", "{source: {principals: }}",
-                             "{source: {namespaces: [a], principals: }}", "{source: [a]}", "x",
-                             "{source: {principals: [[a]]}}", "{source: {principals: a}}"}) {
+  for (const char* source :
+       {"{}", "{source: {}}", "{source: {principals: []}}", "{source: {principals: ['']}}",
+        "{source: {principals: }}", "{source: {namespaces: [a], principals: }}", "{source: [a]}",
+        "x", "{source: {principals: [[a]]}}", "{source: {principals: a}}"}) {
     const AuthorizationPolicy p =
         Policy(std::string("spec:\n  rules:\n  - from: [") + source + "]\n");
     EXPECT_FALSE(p.rules[0].from[0].unknown.empty()) << source;
@@ -184,7 +184,8 @@ TEST(DecodePolicy, PeerAuthenticationThatIsNotUnderstoodIsStrict) {
                            "{mtls: {mode: DISABLE}, extra: 1}"}) {
     const DecodedFile file = DecodeFile(
         "x", std::string("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: "
-                         "{name: a}\nspec: ") + spec);
+                         "{name: a}\nspec: ") +
+                 spec);
     ASSERT_THAT(file.objects, SizeIs(1));
     EXPECT_EQ(std::get<PeerAuthentication>(file.objects[0].object).mode, MtlsMode::kStrict) << spec;
     EXPECT_FALSE(file.objects[0].failed);
@@ -198,43 +199,44 @@ TEST(Decode, ShapesThatUsersHave) {
   text << in.rdbuf();
   ASSERT_FALSE(text.str().empty());
   const SourceSnapshot snapshot = LoadText(text.str());
-  EXPECT_EQ(Lines(snapshot.issues),
-            "3|W|Namespace production|label istio-injection: enabled has no effect: there are no "
-            "sidecars|label the namespace istio.io/dataplane-mode: ambient instead\n"
-            "65|W|DestinationRule default/httpbin-circuit-breaker|outlierDetection.consecutiveErrors "
-            "is deprecated: taken as consecutiveGatewayErrors (502, 503, 504)|write "
-            "consecutive5xxErrors: 5 to count every 5xx, or consecutiveGatewayErrors: 5\n"
-            "153|W|IstioOperator control-plane|IstioOperator (install.istio.io/v1alpha1) has no effect "
-            "in this mesh|the control plane takes flags: see qanat-controlplane --help "
-            "(--trust-domain, --cluster-id, --network)\n"
-            "165|W|Telemetry istio-system/custom-metrics|Telemetry (telemetry.istio.io/v1alpha1) has "
-            "no effect in this mesh|metrics are always on under Istio's names (metrics port 15020); "
-            "per-metric settings are not served yet\n"
-            "175|W|Application argocd/istio-control-plane|Application (argoproj.io/v1alpha1) has no "
-            "effect in this mesh|it is Argo's; apply it to the cluster where Argo runs\n"
-            "194|W|Canary production/frontend|Canary (flagger.app/v1beta1) has no effect in this "
-            "mesh|it is Flagger's; Flagger drives this mesh through VirtualService or HTTPRoute "
-            "weights\n"
-            "210|W||this document is a list, not a Kubernetes object: ignored|an object has "
-            "apiVersion, kind and metadata; move other files elsewhere\n"
-            "217|W|Gateway dx03-gateway|Gateway (networking.istio.io/v1beta1) has no effect in this "
-            "mesh|use a Gateway of gateway.networking.k8s.io with an HTTPRoute; ingress gateways are "
-            "not served yet\n"
-            "241|W|VirtualService default/backend-canary|spec.hosts is missing: taken from the "
-            "routes' destinations (dx03-backend)|write spec.hosts; a cluster refuses the object "
-            "without it\n"
-            "271|E|VirtualService default/backend-fault-injection|spec.hosts: is missing, and no route "
-            "names a destination to take it from|add hosts: [SERVICE] and a route with destination: "
-            "{host: SERVICE}\n"
-            "272|E|VirtualService default/backend-fault-injection|spec.http.route: is missing: this "
-            "entry says nothing about where requests go|add route with a destination (or redirect, or "
-            "directResponse)\n"
-            "287|E|VirtualService default/backend-resilience|spec.hosts: is missing, and no route "
-            "names a destination to take it from|add hosts: [SERVICE] and a route with destination: "
-            "{host: SERVICE}\n"
-            "288|E|VirtualService default/backend-resilience|spec.http.route: is missing: this entry "
-            "says nothing about where requests go|add route with a destination (or redirect, or "
-            "directResponse)\n");
+  EXPECT_EQ(
+      Lines(snapshot.issues),
+      "3|W|Namespace production|label istio-injection: enabled has no effect: there are no "
+      "sidecars|label the namespace istio.io/dataplane-mode: ambient instead\n"
+      "65|W|DestinationRule default/httpbin-circuit-breaker|outlierDetection.consecutiveErrors "
+      "is deprecated: taken as consecutiveGatewayErrors (502, 503, 504)|write "
+      "consecutive5xxErrors: 5 to count every 5xx, or consecutiveGatewayErrors: 5\n"
+      "153|W|IstioOperator control-plane|IstioOperator (install.istio.io/v1alpha1) has no effect "
+      "in this mesh|the control plane takes flags: see qanat-controlplane --help "
+      "(--trust-domain, --cluster-id, --network)\n"
+      "165|W|Telemetry istio-system/custom-metrics|Telemetry (telemetry.istio.io/v1alpha1) has "
+      "no effect in this mesh|metrics are always on under Istio's names (metrics port 15020); "
+      "per-metric settings are not served yet\n"
+      "175|W|Application argocd/istio-control-plane|Application (argoproj.io/v1alpha1) has no "
+      "effect in this mesh|it is Argo's; apply it to the cluster where Argo runs\n"
+      "194|W|Canary production/frontend|Canary (flagger.app/v1beta1) has no effect in this "
+      "mesh|it is Flagger's; Flagger drives this mesh through VirtualService or HTTPRoute "
+      "weights\n"
+      "210|W||this document is a list, not a Kubernetes object: ignored|an object has "
+      "apiVersion, kind and metadata; move other files elsewhere\n"
+      "217|W|Gateway dx03-gateway|Gateway (networking.istio.io/v1beta1) has no effect in this "
+      "mesh|use a Gateway of gateway.networking.k8s.io with an HTTPRoute; ingress gateways are "
+      "not served yet\n"
+      "241|W|VirtualService default/backend-canary|spec.hosts is missing: taken from the "
+      "routes' destinations (dx03-backend)|write spec.hosts; a cluster refuses the object "
+      "without it\n"
+      "271|E|VirtualService default/backend-fault-injection|spec.hosts: is missing, and no route "
+      "names a destination to take it from|add hosts: [SERVICE] and a route with destination: "
+      "{host: SERVICE}\n"
+      "272|E|VirtualService default/backend-fault-injection|spec.http.route: is missing: this "
+      "entry says nothing about where requests go|add route with a destination (or redirect, or "
+      "directResponse)\n"
+      "287|E|VirtualService default/backend-resilience|spec.hosts: is missing, and no route "
+      "names a destination to take it from|add hosts: [SERVICE] and a route with destination: "
+      "{host: SERVICE}\n"
+      "288|E|VirtualService default/backend-resilience|spec.http.route: is missing: this entry "
+      "says nothing about where requests go|add route with a destination (or redirect, or "
+      "directResponse)\n");
   EXPECT_THAT(snapshot.objects.virtual_services, SizeIs(3));
   EXPECT_THAT(snapshot.objects.destination_rules, SizeIs(2));
   EXPECT_THAT(snapshot.objects.authorization_policies, SizeIs(2));
@@ -262,7 +264,8 @@ TEST(Decode, Durations) {
 // --- The store ------------------------------------------------------------------------------
 
 const char* kPolicy =
-    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: "
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, "
+    "namespace: "
     "shop}\nspec: {}\n";
 const char* kService =
     "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: "
@@ -284,7 +287,8 @@ TEST(Store, BrokenFileKeepsTheLastGoodObjects) {
   EXPECT_EQ(now.issues[0].line, 6);
   // One bad object keeps its own last version, the others follow the file.
   Put(store, "a.yaml",
-      "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: "
+      "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: "
+      "[{port: "
       "0}]}\n");
   now = store.Assemble();
   ASSERT_THAT(now.objects.services, SizeIs(1));
@@ -329,10 +333,12 @@ TEST(Store, OverlayFillsInWhatAnApiServerWould) {
           "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop, labels: {a: b}}\n",
       "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: "
       "10.96.0.7, clusterIPs: [10.96.0.7, 'fd96::7']}\n"
-      "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w, namespace: "
+      "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w, "
+      "namespace: "
       "shop}\nstatus: {addresses: [{type: IPAddress, value: 10.91.1.9}]}\n"
       "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop, uid: u1}\nspec: "
-      "{nodeName: n1}\nstatus: {podIP: 10.91.1.5, phase: Running, conditions: [{type: Ready, status: "
+      "{nodeName: n1}\nstatus: {podIP: 10.91.1.5, phase: Running, conditions: [{type: Ready, "
+      "status: "
       "'True'}]}\n");
   EXPECT_THAT(now.issues, IsEmpty()) << Lines(now.issues);
   ASSERT_THAT(now.objects.services, SizeIs(1));

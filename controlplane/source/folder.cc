@@ -22,8 +22,8 @@
 namespace qanat::controlplane {
 namespace {
 
-constexpr std::chrono::milliseconds kSettle{5};  // several files written by one command
-constexpr std::chrono::seconds kRecheck{2};      // what inotify cannot see: network file systems
+constexpr std::chrono::milliseconds kSettle{5};     // several files written by one command
+constexpr std::chrono::seconds kRecheck{2};         // what inotify cannot see: network file systems
 constexpr std::chrono::milliseconds kWriting{100};  // not closed, last written to within this
 constexpr int64_t kLargestFile = 64 << 20;
 constexpr int kDeepest = 16;
@@ -85,10 +85,10 @@ void FolderScanner::Walk(const std::string& directory, int depth, Found& found,
     if (depth > 0 && (err == ENOENT || err == ENOTDIR)) return;
     found.unreadable.push_back(directory);
     if (layer_ == ObjectStore::Layer::kUser) {
-      store.Unreadable(layer_, directory,
-                       FileIssue(directory,
-                                 fmt::format("the folder cannot be read: {}", std::strerror(err)),
-                                 "restore it or its permissions; its objects stay in force"));
+      store.Unreadable(
+          layer_, directory,
+          FileIssue(directory, fmt::format("the folder cannot be read: {}", std::strerror(err)),
+                    "restore it or its permissions; its objects stay in force"));
     }
     return;
   }
@@ -99,7 +99,7 @@ void FolderScanner::Walk(const std::string& directory, int depth, Found& found,
   for (const std::string& name : names) {
     if (name.starts_with('.')) continue;
     const std::string path = directory + "/" + name;
-    struct stat st {};
+    struct stat st{};
     if (::stat(path.c_str(), &st) != 0) continue;
     if (S_ISDIR(st.st_mode)) {
       // Depth ends symbolic links that lead in circles.
@@ -113,7 +113,7 @@ void FolderScanner::Walk(const std::string& directory, int depth, Found& found,
 
 bool FolderScanner::ReadIfChanged(const std::string& path, ObjectStore& store) {
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat st {};
+  struct stat st{};
   if (!fd || ::fstat(fd.get(), &st) != 0) {
     const bool fresh = seen_[path] != Stamp{};
     seen_[path] = {};
@@ -202,7 +202,7 @@ FolderSource::FolderSource(event::EventLoop& loop, std::string folder, std::stri
 FolderSource::~FolderSource() = default;
 
 Status FolderSource::Start(std::function<void()> on_change) {
-  struct stat st {};
+  struct stat st{};
   if (::stat(scanners_[0].root().c_str(), &st) != 0 || !S_ISDIR(st.st_mode)) {
     return Fail(Code::kNotFound,
                 fmt::format("--source folder:{}: no such directory; give the folder that holds the "
@@ -240,8 +240,10 @@ void FolderSource::Watch() {
     if (number >= 0) {
       watched_[number] = directory;
     } else if (errno == ENOSPC && !std::exchange(watches_ran_out_, true)) {
-      LOG_WARN("source", "no more inotify watches: raise fs.inotify.max_user_watches; changes in "
-               "some folders are seen within {} s", kRecheck.count());
+      LOG_WARN("source",
+               "no more inotify watches: raise fs.inotify.max_user_watches; changes in "
+               "some folders are seen within {} s",
+               kRecheck.count());
     }
   }
 }

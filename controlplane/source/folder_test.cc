@@ -44,7 +44,8 @@ class FolderTest : public testing::Test {
   }
   static std::vector<std::string> Names(const FolderSource& source) {
     std::vector<std::string> out;
-    for (const controlplane::Service& s : source.Snapshot().objects.services) out.push_back(s.meta.name);
+    for (const controlplane::Service& s : source.Snapshot().objects.services)
+      out.push_back(s.meta.name);
     return out;
   }
 

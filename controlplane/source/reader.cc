@@ -33,13 +33,13 @@ bool Similar(std::string_view a, std::string_view b) {
 
 void ReadContext::Error(int line, std::string message, std::string remedy) {
   failed = true;
-  issues.push_back({Issue::Severity::kError, file, line, object, std::move(message),
-                    std::move(remedy)});
+  issues.push_back(
+      {Issue::Severity::kError, file, line, object, std::move(message), std::move(remedy)});
 }
 
 void ReadContext::Warn(int line, std::string message, std::string remedy) {
-  issues.push_back({Issue::Severity::kWarning, file, line, object, std::move(message),
-                    std::move(remedy)});
+  issues.push_back(
+      {Issue::Severity::kWarning, file, line, object, std::move(message), std::move(remedy)});
 }
 
 std::optional<std::string> ScalarText(const YamlNode& node) {
@@ -54,8 +54,8 @@ std::optional<Millis> ParseDuration(std::string_view text) {
   double total_ms = 0;
   while (!text.empty()) {
     double value = 0;
-    const auto [at, error] = std::from_chars(text.data(), text.data() + text.size(), value,
-                                             std::chars_format::fixed);
+    const auto [at, error] =
+        std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
     if (error != std::errc() || value < 0 || !std::isfinite(value)) return std::nullopt;
     text.remove_prefix(static_cast<size_t>(at - text.data()));
     double unit = 0;
@@ -106,8 +106,8 @@ MapReader::MapReader(const YamlNode* node, std::string path, ReadContext& contex
   if (node_ == nullptr) return;
   line_ = node_->line;
   if (node_->is_null() || node_->is_map()) return;
-  const std::string what = fmt::format("{} must be a map, not {}", path_.empty() ? "this" : path_,
-                                       node_->KindName());
+  const std::string what =
+      fmt::format("{} must be a map, not {}", path_.empty() ? "this" : path_, node_->KindName());
   node_ = nullptr;
   const bool failed = context_.failed;
   context_.Error(line_, what, "check the indentation");
@@ -248,8 +248,8 @@ Labels MapReader::StringMap(std::string_view key) {
       continue;
     }
     if (LooksTyped(entry.value)) {
-      context_.Warn(entry.line, fmt::format("{}.{}: {} is a string here", PathOf(key), entry.key,
-                                            *text),
+      context_.Warn(entry.line,
+                    fmt::format("{}.{}: {} is a string here", PathOf(key), entry.key, *text),
                     fmt::format("quote it (\"{}\"): an API server refuses it otherwise", *text));
     }
     out[entry.key] = *text;

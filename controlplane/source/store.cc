@@ -50,8 +50,7 @@ class Assembler {
     if (!fresh) {
       out_.issues.push_back(
           {Issue::Severity::kError, meta.location.file, meta.location.line, ObjectName(meta),
-           fmt::format("duplicate of the object at {}: this one is ignored",
-                       it->second.ToString()),
+           fmt::format("duplicate of the object at {}: this one is ignored", it->second.ToString()),
            "keep one of the two, or give them different names"});
       return;
     }

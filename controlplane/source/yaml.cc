@@ -12,8 +12,8 @@
 namespace qanat::controlplane {
 namespace {
 
-constexpr size_t kMaxDepth = 60;          // the YAML library itself promises 64
-constexpr size_t kMaxNodes = 1'000'000;   // aliases can multiply: a small text, a huge tree
+constexpr size_t kMaxDepth = 60;         // the YAML library itself promises 64
+constexpr size_t kMaxNodes = 1'000'000;  // aliases can multiply: a small text, a huge tree
 
 struct ParserDelete {
   void operator()(fy_parser* parser) const { fy_parser_destroy(parser); }
@@ -75,7 +75,8 @@ class Builder {
         if (stack_.empty()) return true;
         Frame frame = std::move(stack_.back());
         stack_.pop_back();
-        if (frame.key) return Error(frame.node.line, frame.node.column, "a key without a value", "");
+        if (frame.key)
+          return Error(frame.node.line, frame.node.column, "a key without a value", "");
         if (!frame.anchor.empty()) anchors_.insert_or_assign(frame.anchor, frame.node);
         return Add(std::move(frame.node));
       }
@@ -171,9 +172,10 @@ class Builder {
         other = std::move(entry);
         return true;
       }
-      return Error(entry.line, 1,
-                   fmt::format("duplicate key \"{}\": first given in line {}", entry.key, other.line),
-                   "keep one of the two");
+      return Error(
+          entry.line, 1,
+          fmt::format("duplicate key \"{}\": first given in line {}", entry.key, other.line),
+          "keep one of the two");
     }
     entry.value = std::move(node);
     frame.node.entries.push_back(std::move(entry));

@@ -45,7 +45,8 @@ pb::AppProtocol AppProtocolOf(AppProtocol protocol) {
   return pb::UNKNOWN;
 }
 
-const std::string* FirstLabel(const ObjectMeta& meta, std::initializer_list<std::string_view> keys) {
+const std::string* FirstLabel(const ObjectMeta& meta,
+                              std::initializer_list<std::string_view> keys) {
   for (std::string_view key : keys) {
     const std::string* value = meta.Label(key);
     if (value != nullptr && !value->empty()) return value;
@@ -115,8 +116,8 @@ void TranslatePod(const World& world, const Pod& pod, AddressTable& out) {
   const std::string workload_name = world.WorkloadName(pod);
   w.set_workload_name(workload_name);
   w.set_workload_type(pb::POD);  // stock istiod: always POD
-  const std::string* name = FirstLabel(
-      pod.meta, {"service.istio.io/canonical-name", "app.kubernetes.io/name", "app"});
+  const std::string* name =
+      FirstLabel(pod.meta, {"service.istio.io/canonical-name", "app.kubernetes.io/name", "app"});
   const std::string* revision = FirstLabel(
       pod.meta, {"service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"});
   w.set_canonical_name(name == nullptr ? workload_name : *name);
@@ -207,8 +208,8 @@ void TranslateService(const World& world, const Service& service, AddressTable& 
   }
   s.set_canonical(true);  // a Kubernetes Service wins over ServiceEntries of its host name
   std::string name = service.meta.ns + "/" + service.hostname;
-  out.resources.insert_or_assign(
-      name, MakeResource(kAddressType, name, std::move(aliases), address));
+  out.resources.insert_or_assign(name,
+                                 MakeResource(kAddressType, name, std::move(aliases), address));
 }
 
 void TranslateSlice(const World& world, const EndpointSlice& slice, AddressTable& out) {
@@ -294,7 +295,8 @@ void TranslateEntryEndpoint(const World& world, const ServiceEntry& entry,
     ports.emplace_back(port.port, target);
   }
   for (const std::string& host : entry.hosts) {
-    if (only_host == nullptr || *only_host == host) AddService(entry.meta.ns + "/" + host, ports, w);
+    if (only_host == nullptr || *only_host == host)
+      AddService(entry.meta.ns + "/" + host, ports, w);
   }
   std::string uid = w.uid();
   Put(uid, std::move(aliases), address, out);

@@ -85,20 +85,24 @@ class Converter {
     pb::Rule converted;
     bool never = NotUnderstood(rule.unknown);
     if (!rule.from.empty()) {
-      never = Clause(rule.from, converted, [&](const Policy::Source& s, pb::Match& m) {
-        return Source(s, m, http);
-      }) == Fate::kNever || never;
+      never = Clause(rule.from, converted,
+                     [&](const Policy::Source& s, pb::Match& m) { return Source(s, m, http); }) ==
+                  Fate::kNever ||
+              never;
     }
     if (!rule.to.empty()) {
-      never = Clause(rule.to, converted, [&](const Policy::Operation& o, pb::Match& m) {
-        return Operation(o, m, http);
-      }) == Fate::kNever || never;
+      never = Clause(rule.to, converted,
+                     [&](const Policy::Operation& o, pb::Match& m) {
+                       return Operation(o, m, http);
+                     }) == Fate::kNever ||
+              never;
     }
     for (const Policy::Condition& condition : rule.when) {
       const std::vector<Policy::Condition> one = {condition};
-      never = Clause(one, converted, [&](const Policy::Condition& c, pb::Match& m) {
-        return When(c, m, http);
-      }) == Fate::kNever || never;
+      never = Clause(one, converted,
+                     [&](const Policy::Condition& c, pb::Match& m) { return When(c, m, http); }) ==
+                  Fate::kNever ||
+              never;
     }
     if (!deny_ && (never || http)) {
       ++outcome_.rules_dropped;

@@ -2,10 +2,10 @@
 // World -> istio.security.Authorization resources: L4 policy for node proxies, from
 // AuthorizationPolicy and PeerAuthentication. Pure.
 //
-// Fail closed, part by part. ALLOW: a part that is not understood, and a rule that needs HTTP, never
-// matches. DENY: what is not understood or needs HTTP counts as matching, the rest of the rule still
-// restricts it; an emptied clause is left out, since node proxies skip an empty Match and would let
-// everything through.
+// Fail closed, part by part. ALLOW: a part that is not understood, and a rule that needs HTTP,
+// never matches. DENY: what is not understood or needs HTTP counts as matching, the rest of the
+// rule still restricts it; an emptied clause is left out, since node proxies skip an empty Match
+// and would let everything through.
 #pragma once
 
 #include <string>

@@ -11,9 +11,7 @@
 namespace qanat::controlplane {
 namespace {
 
-ObjectStatus For(const ObjectMeta& meta) {
-  return {meta.kind, meta.key(), meta.location, {}};
-}
+ObjectStatus For(const ObjectMeta& meta) { return {meta.kind, meta.key(), meta.location, {}}; }
 
 std::string Join(const std::vector<std::string>& list) {
   return fmt::format("{}", fmt::join(list, ", "));
@@ -31,34 +29,39 @@ StatusCondition WaypointCondition(const WaypointRef& ref, std::string_view what)
       break;
     case State::kNotReady:
       c.reason = "WaypointIsNotReady";
-      c.message = fmt::format("waypoint \"{}\" is not ready: it has no address yet; traffic to this "
-                              "{} is refused until it has",
-                              gateway, what);
+      c.message = fmt::format(
+          "waypoint \"{}\" is not ready: it has no address yet; traffic to this "
+          "{} is refused until it has",
+          gateway, what);
       break;
     case State::kMissing:
       c.reason = "WaypointIsMissing";
-      c.message = fmt::format("waypoint \"{}\" does not exist; traffic to this {} is refused. Create "
-                              "the Gateway (class qanat-waypoint), or remove the label "
-                              "istio.io/use-waypoint{}",
-                              gateway, what, ref.named_by_namespace ? " of the namespace" : "");
+      c.message = fmt::format(
+          "waypoint \"{}\" does not exist; traffic to this {} is refused. Create "
+          "the Gateway (class qanat-waypoint), or remove the label "
+          "istio.io/use-waypoint{}",
+          gateway, what, ref.named_by_namespace ? " of the namespace" : "");
       break;
     case State::kNotAllowed:
       c.reason = "AttachmentDenied";
-      c.message = fmt::format("waypoint \"{}\" does not admit this namespace; traffic is refused. "
-                              "Set allowedRoutes.namespaces.from: All (or Selector) on its listener",
-                              gateway);
+      c.message = fmt::format(
+          "waypoint \"{}\" does not admit this namespace; traffic is refused. "
+          "Set allowedRoutes.namespaces.from: All (or Selector) on its listener",
+          gateway);
       break;
     case State::kWrongTraffic:
       c.reason = "TrafficTypeNotSupported";
-      c.message = fmt::format("waypoint \"{}\" is not for traffic to a {} (label "
-                              "istio.io/waypoint-for); traffic goes directly",
-                              gateway, what);
+      c.message = fmt::format(
+          "waypoint \"{}\" is not for traffic to a {} (label "
+          "istio.io/waypoint-for); traffic goes directly",
+          gateway, what);
       break;
     case State::kNotAWaypoint:
       c.reason = "NotAWaypoint";
-      c.message = fmt::format("Gateway \"{}\" is not of class qanat-waypoint or istio-waypoint; "
-                              "traffic to this {} is refused",
-                              gateway, what);
+      c.message = fmt::format(
+          "Gateway \"{}\" is not of class qanat-waypoint or istio-waypoint; "
+          "traffic to this {} is refused",
+          gateway, what);
       break;
   }
   return c;
@@ -103,9 +106,11 @@ void Gateways(const World& world, std::vector<ObjectStatus>& out) {
   }
 }
 
-StatusCondition TargetCondition(const World& world, const ObjectMeta& meta, const TargetRef& target) {
+StatusCondition TargetCondition(const World& world, const ObjectMeta& meta,
+                                const TargetRef& target) {
   const std::string what = fmt::format("{} {}/{}", target.kind, meta.ns, target.name);
-  StatusCondition c{"WaypointAccepted", false, "TargetNotFound", fmt::format("{} does not exist", what)};
+  StatusCondition c{"WaypointAccepted", false, "TargetNotFound",
+                    fmt::format("{} does not exist", what)};
   if (!target.ns.empty() && target.ns != meta.ns) {
     c.reason = "Invalid";
     c.message = "targetRefs cannot name another namespace";
@@ -118,25 +123,29 @@ StatusCondition TargetCondition(const World& world, const ObjectMeta& meta, cons
               fmt::format("bound to {} at waypoint {}", what, ref.gateway.ToString())};
     }
     c.reason = "AncestorNotBound";
-    c.message = fmt::format("{} has no waypoint, so nobody enforces this policy: label it "
-                            "istio.io/use-waypoint, or use selector instead of targetRefs",
-                            what);
+    c.message = fmt::format(
+        "{} has no waypoint, so nobody enforces this policy: label it "
+        "istio.io/use-waypoint, or use selector instead of targetRefs",
+        what);
   } else if (target.kind == "Gateway") {
     const Gateway* gateway = world.FindGateway({meta.ns, target.name});
     if (gateway == nullptr) return c;
-    if (world.IsWaypoint(*gateway)) return {c.type, true, "Accepted", fmt::format("bound to {}", what)};
+    if (world.IsWaypoint(*gateway))
+      return {c.type, true, "Accepted", fmt::format("bound to {}", what)};
     c.reason = "AncestorNotBound";
     c.message = fmt::format("{} is not a waypoint", what);
   } else if (target.kind == "GatewayClass") {
     if (meta.ns == world.mesh().root_namespace) {
-      return {c.type, true, "Accepted", fmt::format("bound to every waypoint of class {}", target.name)};
+      return {c.type, true, "Accepted",
+              fmt::format("bound to every waypoint of class {}", target.name)};
     }
     c.reason = "Invalid";
     c.message = fmt::format("a GatewayClass can be targeted only from namespace {}",
                             world.mesh().root_namespace);
   } else {
     c.reason = "Invalid";
-    c.message = fmt::format("targets of kind {} are not served: use Service or Gateway", target.kind);
+    c.message =
+        fmt::format("targets of kind {} are not served: use Service or Gateway", target.kind);
   }
   return c;
 }
@@ -164,7 +173,8 @@ StatusCondition ZtunnelCondition(const AuthorizationPolicy& policy, const Policy
   if (!outcome.http_attributes.empty()) {
     c.reason = "UnsupportedValue";
     c.message = fmt::format(
-        "node proxies do not see HTTP (found: {}). {} Use targetRefs with a waypoint to enforce HTTP "
+        "node proxies do not see HTTP (found: {}). {} Use targetRefs with a waypoint to enforce "
+        "HTTP "
         "rules.",
         Join(outcome.http_attributes),
         policy.action == Action::kAllow
@@ -215,7 +225,7 @@ void Policies(const World& world, std::vector<ObjectStatus>& out) {
     status.conditions.push_back(
         {"ZtunnelAccepted", true, "Accepted",
          fmt::format("{} for {}", mode,
-                     policy.has_selector() ? "the selected workloads"
+                     policy.has_selector()                           ? "the selected workloads"
                      : policy.meta.ns == world.mesh().root_namespace ? "the whole mesh"
                                                                      : "the namespace")});
     out.push_back(std::move(status));
@@ -225,7 +235,8 @@ void Policies(const World& world, std::vector<ObjectStatus>& out) {
 // Does a waypoint carry out L7 rules for this service? "" when it does.
 std::string WhyNoL7(const World& world, const Service& service) {
   const WaypointRef ref = world.WaypointOf(service);
-  if (ref.state == WaypointRef::State::kReady || ref.state == WaypointRef::State::kNotReady) return "";
+  if (ref.state == WaypointRef::State::kReady || ref.state == WaypointRef::State::kNotReady)
+    return "";
   return fmt::format(
       "Service {} has no waypoint, which is what carries out HTTP rules: create a Gateway of class "
       "qanat-waypoint and label the service (or its namespace) istio.io/use-waypoint: NAME",
@@ -258,9 +269,10 @@ void Routes(const World& world, std::vector<ObjectStatus>& out) {
   for (const VirtualService& route : world.objects().virtual_services) {
     ObjectStatus status = For(route.meta);
     if (!route.applies_to_mesh()) {
-      status.conditions.push_back({"Applied", false, "GatewayNotServed",
-                                   "spec.gateways names only ingress gateways, which are not served "
-                                   "yet: add \"mesh\", or use a Gateway and an HTTPRoute"});
+      status.conditions.push_back(
+          {"Applied", false, "GatewayNotServed",
+           "spec.gateways names only ingress gateways, which are not served "
+           "yet: add \"mesh\", or use a Gateway and an HTTPRoute"});
     } else {
       HostCondition(world, route.hosts, route.meta.ns, status);
       for (const std::string& host : route.hosts) {
@@ -272,8 +284,9 @@ void Routes(const World& world, std::vector<ObjectStatus>& out) {
         if (winner != nullptr && winner != &route && ref.effective()) {
           status.conditions.push_back(
               {"Applied", false, "Shadowed",
-               fmt::format("VirtualService {} ({}) is older and has the same host {}: only one counts",
-                           winner->meta.key().ToString(), winner->meta.location.ToString(), host)});
+               fmt::format(
+                   "VirtualService {} ({}) is older and has the same host {}: only one counts",
+                   winner->meta.key().ToString(), winner->meta.location.ToString(), host)});
         }
       }
     }
@@ -290,16 +303,18 @@ void Routes(const World& world, std::vector<ObjectStatus>& out) {
       StatusCondition c{"Accepted", false, "NoMatchingParent", ""};
       const std::string what = fmt::format("{} {}/{}", parent.kind, parent.ns, parent.name);
       if (parent.kind != "Service") {
-        c.message = fmt::format("{} is not served: give a Service as parent (group \"\", kind "
-                                "Service)",
-                                what);
+        c.message = fmt::format(
+            "{} is not served: give a Service as parent (group \"\", kind "
+            "Service)",
+            what);
       } else if (const Service* service = world.FindService({parent.ns, parent.name});
                  service == nullptr) {
         c.message = fmt::format("{} does not exist", what);
       } else if (parent.ns != route.meta.ns) {
-        c.message = fmt::format("{} is in another namespace: only the owner of a service may route "
-                                "it; move the route to namespace {}",
-                                what, parent.ns);
+        c.message = fmt::format(
+            "{} is in another namespace: only the owner of a service may route "
+            "it; move the route to namespace {}",
+            what, parent.ns);
       } else if (std::string why = WhyNoL7(world, *service); !why.empty()) {
         c.reason = "NoWaypoint";
         c.message = std::move(why);
@@ -316,13 +331,13 @@ void Routes(const World& world, std::vector<ObjectStatus>& out) {
 }
 
 Issue Warn(const ObjectMeta& meta, int line, std::string message, std::string remedy) {
-  return {Issue::Severity::kWarning,
-          meta.location.file,
-          line == 0 ? meta.location.line : line,
-          meta.ns.empty() ? meta.kind + " " + meta.name
-                          : meta.kind + " " + meta.ns + "/" + meta.name,
-          std::move(message),
-          std::move(remedy)};
+  return {
+      Issue::Severity::kWarning,
+      meta.location.file,
+      line == 0 ? meta.location.line : line,
+      meta.ns.empty() ? meta.kind + " " + meta.name : meta.kind + " " + meta.ns + "/" + meta.name,
+      std::move(message),
+      std::move(remedy)};
 }
 
 void CheckServices(const World& world, std::vector<Issue>& out) {
@@ -336,13 +351,14 @@ void CheckServices(const World& world, std::vector<Issue>& out) {
         return world.TargetPort(*pod, port).has_value();
       });
       if (any) continue;
-      Issue issue = Warn(service.meta, port.line,
-                         fmt::format("port {}: no pod of the service has a container port named "
-                                     "\"{}\", so the port leads nowhere",
-                                     port.port, port.target.name),
-                         fmt::format("name a containerPort \"{}\" in the pods, or give targetPort as "
-                                     "a number",
-                                     port.target.name));
+      Issue issue =
+          Warn(service.meta, port.line,
+               fmt::format("port {}: no pod of the service has a container port named "
+                           "\"{}\", so the port leads nowhere",
+                           port.port, port.target.name),
+               fmt::format("name a containerPort \"{}\" in the pods, or give targetPort as "
+                           "a number",
+                           port.target.name));
       issue.severity = Issue::Severity::kError;
       out.push_back(std::move(issue));
     }
@@ -364,12 +380,12 @@ void CheckDestination(const World& world, const ObjectMeta& meta, const Destinat
       if (subset.name == destination.subset) return;
     }
   }
-  out.push_back(Warn(meta, line,
-                     fmt::format("subset {} of {} is defined by no DestinationRule",
-                                 destination.subset, fqdn),
-                     fmt::format("requests that take this route get 503; add the subset to a "
-                                 "DestinationRule with host: {}",
-                                 destination.host)));
+  out.push_back(Warn(
+      meta, line,
+      fmt::format("subset {} of {} is defined by no DestinationRule", destination.subset, fqdn),
+      fmt::format("requests that take this route get 503; add the subset to a "
+                  "DestinationRule with host: {}",
+                  destination.host)));
 }
 
 }  // namespace
@@ -395,7 +411,8 @@ std::vector<Issue> CheckWorld(const World& world) {
     }
   }
   for (const DestinationRule& rule : world.objects().destination_rules) {
-    const Service* service = world.FindServiceByHostname(world.ResolveHost(rule.host, rule.meta.ns));
+    const Service* service =
+        world.FindServiceByHostname(world.ResolveHost(rule.host, rule.meta.ns));
     if (service == nullptr || service->selector.empty()) continue;
     const std::vector<const Pod*> pods = world.PodsMatching(service->meta.ns, service->selector);
     for (const Subset& subset : rule.subsets) {

@@ -228,7 +228,8 @@ std::string WithWaypoint(const std::string& gateway, const std::string& service_
 }
 
 const char* kGateway =
-    "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w, namespace: shop}\n"
+    "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w, namespace: "
+    "shop}\n"
     "spec: {gatewayClassName: qanat-waypoint, listeners: [{name: mesh, port: 15008, protocol: "
     "HBONE}]}\n";
 const char* kReady = "status: {addresses: [{type: IPAddress, value: 10.96.0.99}]}\n";
@@ -251,7 +252,8 @@ std::string StatusOf(const std::string& yaml, const std::string& kind, const std
 }
 
 TEST(Waypoint, ReadyOneIsReferredToByHostName) {
-  const std::string yaml = WithWaypoint(std::string(kGateway) + kReady, "{istio.io/use-waypoint: w}");
+  const std::string yaml =
+      WithWaypoint(std::string(kGateway) + kReady, "{istio.io/use-waypoint: w}");
   const istio::workload::Service service = ServiceIn(yaml);
   EXPECT_EQ(service.waypoint().hostname().namespace_(), "shop");
   EXPECT_EQ(service.waypoint().hostname().hostname(), "w.shop.svc.cluster.local");
@@ -274,12 +276,14 @@ TEST(Waypoint, NamedButNotThereNeverMeansDirect) {
            {WithWaypoint(std::string("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n"
                                      "metadata: {name: w, namespace: other}\nspec: "
                                      "{gatewayClassName: istio-waypoint, listeners: [{name: mesh, "
-                                     "port: 15008, protocol: HBONE}]}\n") + kReady,
+                                     "port: 15008, protocol: HBONE}]}\n") +
+                             kReady,
                          "{istio.io/use-waypoint: w, istio.io/use-waypoint-namespace: other}"),
             "AttachmentDenied"},
-           {WithWaypoint("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: "
-                         "w, namespace: shop}\nspec: {gatewayClassName: istio}\n",
-                         "{istio.io/use-waypoint: w}"),
+           {WithWaypoint(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: "
+                "w, namespace: shop}\nspec: {gatewayClassName: istio}\n",
+                "{istio.io/use-waypoint: w}"),
             "NotAWaypoint"}}) {
     EXPECT_TRUE(ServiceIn(yaml).has_waypoint()) << yaml;
     EXPECT_EQ(StatusOf(yaml, "Service", "web"), "istio.io/WaypointBound=False " + reason + "\n");
@@ -288,22 +292,25 @@ TEST(Waypoint, NamedButNotThereNeverMeansDirect) {
 
 TEST(Waypoint, NoneOptsOutAndWaypointForIsHeeded) {
   const std::string ready = std::string(kGateway) + kReady;
-  EXPECT_FALSE(ServiceIn(WithWaypoint(ready, "{istio.io/use-waypoint: none}",
-                                      "{istio.io/use-waypoint: w}"))
-                   .has_waypoint());
+  EXPECT_FALSE(
+      ServiceIn(WithWaypoint(ready, "{istio.io/use-waypoint: none}", "{istio.io/use-waypoint: w}"))
+          .has_waypoint());
   EXPECT_TRUE(ServiceIn(WithWaypoint(ready, "{}", "{istio.io/use-waypoint: w}")).has_waypoint());
   std::string workload = ready;
-  workload.replace(workload.find("name: w,"), 8, "name: w, labels: {istio.io/waypoint-for: workload},");
+  workload.replace(workload.find("name: w,"), 8,
+                   "name: w, labels: {istio.io/waypoint-for: workload},");
   const std::string yaml = WithWaypoint(workload, "{istio.io/use-waypoint: w}");
   EXPECT_FALSE(ServiceIn(yaml).has_waypoint());
-  EXPECT_EQ(StatusOf(yaml, "Service", "web"), "istio.io/WaypointBound=False TrafficTypeNotSupported\n");
+  EXPECT_EQ(StatusOf(yaml, "Service", "web"),
+            "istio.io/WaypointBound=False TrafficTypeNotSupported\n");
 }
 
 // --- Authorization ----------------------------------------------------------------------------
 
 std::string Policy(const std::string& spec, const std::string& ns = "shop") {
   return "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, "
-         "namespace: " + ns + "}\nspec: " + spec + "\n";
+         "namespace: " +
+         ns + "}\nspec: " + spec + "\n";
 }
 
 void ExpectPolicy(const std::string& spec, const std::string& text) {
@@ -319,8 +326,9 @@ TEST(Authorization, Scopes) {
   ExpectGolden<istio::security::Authorization>(
       TranslateAuthorizations(*WorldOf(Policy("{rules: [{}]}", "istio-system"))), "istio-system/p",
       "name: 'p' namespace: 'istio-system' scope: GLOBAL rules {}");
-  EXPECT_THAT(TranslateAuthorizations(*WorldOf(Policy("{targetRefs: [{kind: Service, name: web}]}"))),
-              IsEmpty());
+  EXPECT_THAT(
+      TranslateAuthorizations(*WorldOf(Policy("{targetRefs: [{kind: Service, name: web}]}"))),
+      IsEmpty());
   EXPECT_THAT(TranslateAuthorizations(*WorldOf(Policy("{action: AUDIT}"))), IsEmpty());
 }
 
@@ -356,9 +364,10 @@ TEST(Authorization, EveryL4Field) {
 }
 
 TEST(Authorization, HttpInAllowDropsTheRule) {
-  ExpectPolicy(R"({rules: [{from: [{source: {namespaces: [a]}}], to: [{operation: {methods: [GET]}}]},
+  ExpectPolicy(
+      R"({rules: [{from: [{source: {namespaces: [a]}}], to: [{operation: {methods: [GET]}}]},
                            {from: [{source: {namespaces: [b]}}]}]})",
-               "scope: NAMESPACE rules { clauses { matches { namespaces { exact: 'b' } } } }");
+      "scope: NAMESPACE rules { clauses { matches { namespaces { exact: 'b' } } } }");
   ExpectPolicy("{rules: [{to: [{operation: {paths: [/x], ports: ['80']}}]}]}", "scope: NAMESPACE");
   ExpectPolicy("{rules: [{when: [{key: 'request.headers[x]', values: [y]}]}]}", "scope: NAMESPACE");
   ExpectPolicy("{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}", "scope: NAMESPACE");
@@ -374,8 +383,9 @@ TEST(Authorization, HttpInDenyKeepsTheRestAndNeverAnEmptyMatch) {
   ExpectPolicy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}",
                "scope: NAMESPACE action: DENY rules {}");
   // One alternative of two is not enforceable here: the clause is true, not just the other half.
-  ExpectPolicy("{action: DENY, rules: [{to: [{operation: {paths: [/a]}}, {operation: {ports: ['80']}}]}]}",
-               "scope: NAMESPACE action: DENY rules {}");
+  ExpectPolicy(
+      "{action: DENY, rules: [{to: [{operation: {paths: [/a]}}, {operation: {ports: ['80']}}]}]}",
+      "scope: NAMESPACE action: DENY rules {}");
 }
 
 TEST(Authorization, NotUnderstoodFailsClosedInItsPart) {
@@ -394,48 +404,54 @@ TEST(Authorization, NotUnderstoodFailsClosedInItsPart) {
   ExpectPolicy("{rules: [{from: []}]}", "scope: NAMESPACE");
   ExpectPolicy("{rules: [{unless: x}]}", "scope: NAMESPACE");
   // DENY: a bad value stands for anything; a bad exclusion excludes nothing.
-  ExpectPolicy("{action: DENY, rules: [{from: [{source: {namespaces: [a], ipBlocks: [bad, 10.0.0.0/8]}}]}]}",
-               "scope: NAMESPACE action: DENY rules { clauses { matches { namespaces { exact: 'a' } } } }");
+  ExpectPolicy(
+      "{action: DENY, rules: [{from: [{source: {namespaces: [a], ipBlocks: [bad, 10.0.0.0/8]}}]}]}",
+      "scope: NAMESPACE action: DENY rules { clauses { matches { namespaces { exact: 'a' } } } }");
   ExpectPolicy("{action: DENY, rules: [{from: [{source: {ipBlocks: [bad]}}]}]}",
                "scope: NAMESPACE action: DENY rules {}");
   ExpectPolicy("{action: DENY, rules: [{from: [{source: {notIpBlocks: [bad, 10.0.0.0/8]}}]}]}",
                R"(scope: NAMESPACE action: DENY rules { clauses { matches {
                  not_source_ips { address: "\n\000\000\000" length: 8 } } } })");
-  ExpectPolicy("{action: DENY, rules: [{from: [{source: {namespaces: [a], colour: [red]}}]}]}",
-               "scope: NAMESPACE action: DENY rules { clauses { matches { namespaces { exact: 'a' } } } }");
+  ExpectPolicy(
+      "{action: DENY, rules: [{from: [{source: {namespaces: [a], colour: [red]}}]}]}",
+      "scope: NAMESPACE action: DENY rules { clauses { matches { namespaces { exact: 'a' } } } }");
   // At the top: everything selected is denied.
   ExpectPolicy("{acton: DENY}", "scope: NAMESPACE action: DENY rules {}");
   ExpectPolicy("{action: PERMIT, selector: {matchLabels: {a: b}}}",
                "scope: WORKLOAD_SELECTOR action: DENY rules {}");
   // CUSTOM asks an authorizer that a node proxy cannot reach.
-  ExpectPolicy("{action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {ports: ['80']}}]}]}",
-               "scope: NAMESPACE action: DENY rules { clauses { matches { destination_ports: 80 } } }");
+  ExpectPolicy(
+      "{action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {ports: ['80']}}]}]}",
+      "scope: NAMESPACE action: DENY rules { clauses { matches { destination_ports: 80 } } }");
 }
 
 TEST(Authorization, Statuses) {
   EXPECT_EQ(StatusOf(Policy("{}"), "AuthorizationPolicy", "p"), "ZtunnelAccepted=True Accepted\n");
-  EXPECT_EQ(StatusOf(Policy("{rules: [{to: [{operation: {methods: [GET]}}]}]}"), "AuthorizationPolicy",
-                     "p"),
+  EXPECT_EQ(StatusOf(Policy("{rules: [{to: [{operation: {methods: [GET]}}]}]}"),
+                     "AuthorizationPolicy", "p"),
             "ZtunnelAccepted=True UnsupportedValue\n");
   EXPECT_EQ(StatusOf(Policy("{action: AUDIT}"), "AuthorizationPolicy", "p"),
             "ZtunnelAccepted=False UnsupportedValue\n");
   EXPECT_EQ(StatusOf(Policy("{acton: DENY}"), "AuthorizationPolicy", "p"),
             "ZtunnelAccepted=False Invalid\n");
-  EXPECT_EQ(StatusOf(Policy("{targetRefs: [{kind: Service, name: web}]}"), "AuthorizationPolicy", "p"),
-            "WaypointAccepted=False TargetNotFound\n");
-  const std::string bound = Policy("{targetRefs: [{kind: Service, name: web}]}") + "---\n" +
-                            WithWaypoint(std::string(kGateway) + kReady, "{istio.io/use-waypoint: w}");
+  EXPECT_EQ(
+      StatusOf(Policy("{targetRefs: [{kind: Service, name: web}]}"), "AuthorizationPolicy", "p"),
+      "WaypointAccepted=False TargetNotFound\n");
+  const std::string bound =
+      Policy("{targetRefs: [{kind: Service, name: web}]}") + "---\n" +
+      WithWaypoint(std::string(kGateway) + kReady, "{istio.io/use-waypoint: w}");
   EXPECT_EQ(StatusOf(bound, "AuthorizationPolicy", "p"), "WaypointAccepted=True Accepted\n");
-  const std::string unbound = Policy("{targetRefs: [{kind: Service, name: web}]}") + "---\n" +
-                              WithWaypoint("", "{}");
-  EXPECT_EQ(StatusOf(unbound, "AuthorizationPolicy", "p"), "WaypointAccepted=False AncestorNotBound\n");
+  const std::string unbound =
+      Policy("{targetRefs: [{kind: Service, name: web}]}") + "---\n" + WithWaypoint("", "{}");
+  EXPECT_EQ(StatusOf(unbound, "AuthorizationPolicy", "p"),
+            "WaypointAccepted=False AncestorNotBound\n");
 }
 
 // --- PeerAuthentication -------------------------------------------------------------------------
 
 std::string Peer(const std::string& ns, const std::string& name, const std::string& spec) {
-  return "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: " + name +
-         ", namespace: " + ns + "}\nspec: " + spec + "\n";
+  return "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: " +
+         name + ", namespace: " + ns + "}\nspec: " + spec + "\n";
 }
 
 std::vector<std::string> Listed(const std::string& peers) {
@@ -447,20 +463,24 @@ constexpr const char* kStrict = "istio-system/istio_converted_static_strict";
 
 TEST(PeerAuthentication, MeshNamespaceWorkloadPrecedence) {
   EXPECT_THAT(Listed(""), IsEmpty());
-  EXPECT_THAT(Listed(Peer("istio-system", "default", "{mtls: {mode: STRICT}}")), ElementsAre(kStrict));
+  EXPECT_THAT(Listed(Peer("istio-system", "default", "{mtls: {mode: STRICT}}")),
+              ElementsAre(kStrict));
   EXPECT_THAT(Listed(Peer("istio-system", "default", "{mtls: {mode: STRICT}}") +
                      Peer("shop", "d", "{mtls: {mode: PERMISSIVE}}")),
               IsEmpty());
   EXPECT_THAT(Listed(Peer("istio-system", "default", "{mtls: {mode: STRICT}}") +
                      Peer("shop", "d", "{mtls: {mode: UNSET}}")),
               ElementsAre(kStrict));
-  EXPECT_THAT(Listed(Peer("shop", "d", "{mtls: {mode: STRICT}}") +
-                     Peer("shop", "w", "{selector: {matchLabels: {app: web}}, mtls: {mode: DISABLE}}")),
-              IsEmpty());
-  EXPECT_THAT(Listed(Peer("shop", "w", "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}")),
-              ElementsAre(kStrict));
-  EXPECT_THAT(Listed(Peer("shop", "w", "{selector: {matchLabels: {app: no}}, mtls: {mode: STRICT}}")),
-              IsEmpty());
+  EXPECT_THAT(
+      Listed(Peer("shop", "d", "{mtls: {mode: STRICT}}") +
+             Peer("shop", "w", "{selector: {matchLabels: {app: web}}, mtls: {mode: DISABLE}}")),
+      IsEmpty());
+  EXPECT_THAT(
+      Listed(Peer("shop", "w", "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}")),
+      ElementsAre(kStrict));
+  EXPECT_THAT(
+      Listed(Peer("shop", "w", "{selector: {matchLabels: {app: no}}, mtls: {mode: STRICT}}")),
+      IsEmpty());
 }
 
 TEST(PeerAuthentication, StaticStrictIsSentOnceAnyExists) {
@@ -472,10 +492,11 @@ TEST(PeerAuthentication, StaticStrictIsSentOnceAnyExists) {
 }
 
 TEST(PeerAuthentication, PortLevels) {
-  const std::string exempt = Peer("shop", "w",
-                                  "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, "
-                                  "portLevelMtls: {8080: {mode: PERMISSIVE}, 9000: {mode: DISABLE}, 7: "
-                                  "{mode: STRICT}}}");
+  const std::string exempt =
+      Peer("shop", "w",
+           "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, "
+           "portLevelMtls: {8080: {mode: PERMISSIVE}, 9000: {mode: DISABLE}, 7: "
+           "{mode: STRICT}}}");
   EXPECT_THAT(Listed(exempt), ElementsAre("shop/converted_peer_authentication_w"));
   ExpectGolden<istio::security::Authorization>(
       TranslateAuthorizations(*WorldOf(exempt)), "shop/converted_peer_authentication_w",
@@ -483,9 +504,10 @@ TEST(PeerAuthentication, PortLevels) {
          rules { clauses { matches { not_principals { presence {} } } }
                  clauses { matches { not_destination_ports: 8080 } }
                  clauses { matches { not_destination_ports: 9000 } } })");
-  const std::string strict_port = Peer("shop", "w",
-                                       "{selector: {matchLabels: {app: web}}, portLevelMtls: {8080: "
-                                       "{mode: STRICT}, 9000: {mode: PERMISSIVE}}}");
+  const std::string strict_port =
+      Peer("shop", "w",
+           "{selector: {matchLabels: {app: web}}, portLevelMtls: {8080: "
+           "{mode: STRICT}, 9000: {mode: PERMISSIVE}}}");
   EXPECT_THAT(Listed(strict_port), ElementsAre("shop/converted_peer_authentication_w"));
   ExpectGolden<istio::security::Authorization>(
       TranslateAuthorizations(*WorldOf(strict_port)), "shop/converted_peer_authentication_w",
@@ -494,12 +516,14 @@ TEST(PeerAuthentication, PortLevels) {
                  clauses { matches { destination_ports: 8080 } } })");
   // UNSET under a STRICT parent, with an exempt port: the strictness is merged in.
   EXPECT_THAT(Listed(Peer("istio-system", "default", "{mtls: {mode: STRICT}}") +
-                     Peer("shop", "w", "{selector: {matchLabels: {app: web}}, portLevelMtls: {8080: "
-                                       "{mode: DISABLE}}}")),
+                     Peer("shop", "w",
+                          "{selector: {matchLabels: {app: web}}, portLevelMtls: {8080: "
+                          "{mode: DISABLE}}}")),
               ElementsAre("shop/converted_peer_authentication_w"));
   // All strict: just the static one.
-  EXPECT_THAT(Listed(Peer("shop", "w", "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, "
-                                       "portLevelMtls: {8080: {mode: STRICT}}}")),
+  EXPECT_THAT(Listed(Peer("shop", "w",
+                          "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, "
+                          "portLevelMtls: {8080: {mode: STRICT}}}")),
               ElementsAre(kStrict));
 }
 
@@ -548,7 +572,8 @@ TEST(Shapes, UserYamlTranslatesAndIsAnswered) {
             "ZtunnelAccepted=True UnsupportedValue\n");
   EXPECT_EQ(StatusOf(text.str(), "RequestAuthentication", "jwt-auth"),
             "WaypointAccepted=False UnsupportedValue\n");
-  EXPECT_EQ(StatusOf(text.str(), "VirtualService", "reviews-route"), "Applied=False HostNotFound\n");
+  EXPECT_EQ(StatusOf(text.str(), "VirtualService", "reviews-route"),
+            "Applied=False HostNotFound\n");
 }
 
 TEST(Entries, ServiceEntryAndOpaqueSlices) {

@@ -16,9 +16,11 @@ using namespace qanat::controlplane;
 
 namespace {
 constexpr std::string_view kGood =
-    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: good, namespace: "
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: good, "
+    "namespace: "
     "zz-good}\nspec: {}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: "
-    "{name: w, namespace: default}\nspec: {gatewayClassName: qanat-waypoint, listeners: [{name: mesh, "
+    "{name: w, namespace: default}\nspec: {gatewayClassName: qanat-waypoint, listeners: [{name: "
+    "mesh, "
     "port: 15008, protocol: HBONE}]}\nstatus: {addresses: [{value: 10.96.0.9}]}\n";
 }
 

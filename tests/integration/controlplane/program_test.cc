@@ -46,7 +46,8 @@ spec: {nodeName: n2, serviceAccountName: db}
 status: {podIP: 10.91.2.5, phase: Running}
 )";
 const char* kDeny =
-    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: "
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, "
+    "namespace: "
     "shop}\nspec: {}\n";
 
 struct Collector final : xds::ResourceHandler {
@@ -83,10 +84,11 @@ class ProgramTest : public testing::Test {
     if (pid_ == 0) {
       const int fd = ::open((dir_ + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
       ::dup2(fd, 2);
-      ::execl(QANAT_CONTROLPLANE, QANAT_CONTROLPLANE, "--source", ("folder:" + dir_ + "/yaml").c_str(),
-              "--overlay", (dir_ + "/overlay").c_str(), "--ca-dir", (dir_ + "/ca").c_str(),
-              "--token-jwks", (dir_ + "/jwks.json").c_str(), "--listen", listen.c_str(), "--http",
-              "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-level", "debug", nullptr);
+      ::execl(QANAT_CONTROLPLANE, QANAT_CONTROLPLANE, "--source",
+              ("folder:" + dir_ + "/yaml").c_str(), "--overlay", (dir_ + "/overlay").c_str(),
+              "--ca-dir", (dir_ + "/ca").c_str(), "--token-jwks", (dir_ + "/jwks.json").c_str(),
+              "--listen", listen.c_str(), "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
+              "--log-level", "debug", nullptr);
       ::_exit(127);
     }
     ASSERT_TRUE(Until([&] { return Log().find("serving on") != std::string::npos; })) << Log();
@@ -124,12 +126,12 @@ class ProgramTest : public testing::Test {
     const auto t = std::chrono::duration_cast<std::chrono::seconds>(
                        std::chrono::system_clock::now().time_since_epoch())
                        .count();
-    return *tls::SignJwt(
-        issuer_, "k",
-        R"({"aud":["istio-ca"],"exp":)" + std::to_string(t + 600) +
-            R"(,"sub":"system:serviceaccount:)" + ns + ":" + sa +
-            R"(","kubernetes.io":{"namespace":")" + ns + R"(","serviceaccount":{"name":")" + sa +
-            R"("},"pod":{"name":"","uid":")" + uid + R"("}}})");
+    return *tls::SignJwt(issuer_, "k",
+                         R"({"aud":["istio-ca"],"exp":)" + std::to_string(t + 600) +
+                             R"(,"sub":"system:serviceaccount:)" + ns + ":" + sa +
+                             R"(","kubernetes.io":{"namespace":")" + ns +
+                             R"(","serviceaccount":{"name":")" + sa +
+                             R"("},"pod":{"name":"","uid":")" + uid + R"("}}})");
   }
 
   std::unique_ptr<grpc::Channel> Connect(const std::string& token, const std::string& root = "") {
@@ -232,10 +234,11 @@ TEST_F(ProgramTest, LiveChangesBrokenFilesAndRemoval) {
   std::filesystem::rename(dir_ + "/away", dir_ + "/yaml");
 
   std::filesystem::create_directory(dir_ + "/yaml/sub");
-  std::ofstream(dir_ + "/yaml/sub/more.yml") << "apiVersion: v1\nkind: Service\nmetadata: {name: s, "
-                                                "namespace: shop}\nspec: {ports: [{port: 80}]}\n";
-  EXPECT_TRUE(Until(
-      [&] { return client->addresses.resources.contains("shop/s.shop.svc.cluster.local"); }));
+  std::ofstream(dir_ + "/yaml/sub/more.yml")
+      << "apiVersion: v1\nkind: Service\nmetadata: {name: s, "
+         "namespace: shop}\nspec: {ports: [{port: 80}]}\n";
+  EXPECT_TRUE(
+      Until([&] { return client->addresses.resources.contains("shop/s.shop.svc.cluster.local"); }));
   std::filesystem::remove_all(dir_ + "/yaml/sub");
   std::filesystem::remove(dir_ + "/yaml/policy.yaml");
   EXPECT_TRUE(Until([&] { return client->policies.resources.empty(); }));
@@ -246,18 +249,20 @@ TEST_F(ProgramTest, LiveChangesBrokenFilesAndRemoval) {
 TEST_F(ProgramTest, HalfAFileIsNotRead) {
   const auto client = Ztunnel();
   Write("two.yaml", std::string(kDeny) + "---\n" + kDeny + "  rules: []\n");
-  Write("two.yaml", std::string(kDeny) + "---\napiVersion: security.istio.io/v1\nkind: "
-                                         "AuthorizationPolicy\nmetadata: {name: second, namespace: "
-                                         "shop}\n");
+  Write("two.yaml", std::string(kDeny) +
+                        "---\napiVersion: security.istio.io/v1\nkind: "
+                        "AuthorizationPolicy\nmetadata: {name: second, namespace: "
+                        "shop}\n");
   ASSERT_TRUE(Until([&] { return client->policies.resources.contains("shop/second"); }));
   // Rewritten in place, slowly, while another file changes: what is valid but not whole must not
   // take the second policy away.
   const int fd = ::open((dir_ + "/yaml/two.yaml").c_str(), O_WRONLY | O_TRUNC);
   ASSERT_EQ(::write(fd, kDeny, strlen(kDeny)), static_cast<ssize_t>(strlen(kDeny)));
-  Write("other.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: "
-                      "{ports: [{port: 80}]}\n");
-  ASSERT_TRUE(Until(
-      [&] { return client->addresses.resources.contains("shop/s.shop.svc.cluster.local"); }));
+  Write("other.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: "
+        "{ports: [{port: 80}]}\n");
+  ASSERT_TRUE(
+      Until([&] { return client->addresses.resources.contains("shop/s.shop.svc.cluster.local"); }));
   EXPECT_TRUE(client->policies.resources.contains("shop/second"));
   ::close(fd);
   EXPECT_TRUE(Until([&] { return !client->policies.resources.contains("shop/second"); }));
@@ -284,10 +289,11 @@ TEST_F(ProgramTest, TwoOnOnePortAndSigterm) {
   pid_ = ::fork();
   if (pid_ == 0) {
     ::freopen("/dev/null", "w", stderr);
-    ::execl(QANAT_CONTROLPLANE, QANAT_CONTROLPLANE, "--source", ("folder:" + dir_ + "/yaml").c_str(),
-            "--ca-dir", (dir_ + "/ca").c_str(), "--token-jwks", (dir_ + "/jwks.json").c_str(),
-            "--listen", ("127.0.0.1:" + std::to_string(port)).c_str(), "--http", "127.0.0.1:0",
-            "--metrics", "127.0.0.1:0", nullptr);
+    ::execl(QANAT_CONTROLPLANE, QANAT_CONTROLPLANE, "--source",
+            ("folder:" + dir_ + "/yaml").c_str(), "--ca-dir", (dir_ + "/ca").c_str(),
+            "--token-jwks", (dir_ + "/jwks.json").c_str(), "--listen",
+            ("127.0.0.1:" + std::to_string(port)).c_str(), "--http", "127.0.0.1:0", "--metrics",
+            "127.0.0.1:0", nullptr);
     ::_exit(127);
   }
   int status = 0;
@@ -302,7 +308,8 @@ TEST_F(ProgramTest, TwoOnOnePortAndSigterm) {
 }
 
 TEST_F(ProgramTest, GarbageOnThePort) {
-  for (const char* bytes : {"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\xff\xff", "PRI * HTTP/2.0\r\n"}) {
+  for (const char* bytes :
+       {"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\xff\xff", "PRI * HTTP/2.0\r\n"}) {
     std::optional<Result<Fd>> connected;
     net::ConnectOptions to;
     to.to = *net::SocketAddress::Parse("127.0.0.1:" + std::to_string(port_));
