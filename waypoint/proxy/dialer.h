@@ -23,10 +23,7 @@ class Dialer {
   Dialer(event::EventLoop& loop, const ProxySettings& settings,
          std::function<tls::TlsContextPtr()> client_context);
 
-  class Attempt {  // destroying it cancels
-   public:
-    virtual ~Attempt() = default;
-  };
+  class Attempt : public event::Deferred {};  // destroying it cancels
   using Done = std::function<void(Result<net::TransportPtr>)>;
   // `done` is called once, never from inside. `for_client`: goes into the tunnel's "forwarded"
   // header when the stream serves one client only; unset otherwise.

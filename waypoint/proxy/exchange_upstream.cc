@@ -149,9 +149,7 @@ void Exchange::StartAttempt() {
 }
 
 void Exchange::ConnectionReady(Result<UpstreamPool::Grant> grant) {
-  // Called by the lease's pool: the lease itself is let go after this round.
-  std::shared_ptr<UpstreamPool::Lease> lease = std::move(lease_);
-  context_.loop.Post([lease] {});
+  context_.loop.DeferDelete(std::move(lease_));  // it called us from inside itself
   if (finished_ || client_ == nullptr) return;
   if (!grant) {
     const Error& error = grant.error();

@@ -84,8 +84,7 @@ void TcpConnection::Start() {
 }
 
 void TcpConnection::Dialled(Result<net::TransportPtr> upstream) {
-  std::shared_ptr<Dialer::Attempt> dial = std::move(dial_);
-  context_.loop.Post([dial] {});  // it called us from inside itself
+  context_.loop.DeferDelete(std::move(dial_));  // it called us from inside itself
   cluster_->Report(pick_, upstream ? 200 : 0, context_.loop.now());
   if (!upstream) {
     record_.upstream_failure = upstream.error().message;

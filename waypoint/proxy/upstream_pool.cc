@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "common/base/log.h"
@@ -67,7 +68,13 @@ void UpstreamPool::Connection::OnConnectionClosed(http::ClientConnection&, bool 
 }
 
 UpstreamPool::UpstreamPool(event::EventLoop& loop, Dialer& dialer)
-    : loop_(loop), dialer_(dialer) {}
+    : loop_(loop), dialer_(dialer), pump_timer_(loop, [this] {
+        std::vector<Bucket*> due = std::exchange(due_, {});
+        for (Bucket* bucket : due) {
+          bucket->scheduled = false;
+          Pump(*bucket);
+        }
+      }) {}
 
 UpstreamPool::~UpstreamPool() {
   for (auto& [key, bucket] : buckets_) {
@@ -98,11 +105,8 @@ std::unique_ptr<UpstreamPool::Lease> UpstreamPool::Acquire(const Endpoint& endpo
 void UpstreamPool::Schedule(Bucket& bucket) {
   if (bucket.scheduled) return;
   bucket.scheduled = true;
-  loop_.Post([this, &bucket, alive = std::weak_ptr<int>(alive_)] {
-    if (alive.expired()) return;
-    bucket.scheduled = false;
-    Pump(bucket);
-  });
+  due_.push_back(&bucket);
+  if (!pump_timer_.armed()) pump_timer_.Start({});
 }
 
 void UpstreamPool::Pump(Bucket& b) {
@@ -154,8 +158,7 @@ void UpstreamPool::Grow(Bucket& b, const Endpoint& endpoint) {
   it->attempt = dialer_.Dial(
       endpoint, b.limits.connect_timeout, {}, [this, &b, it](Result<net::TransportPtr> transport) {
         // The attempt calls from inside itself: it must outlive this call.
-        auto attempt = std::shared_ptr<Dialer::Attempt>(std::move(it->attempt));
-        loop_.Post([attempt] {});
+        loop_.DeferDelete(std::move(it->attempt));
         b.dials.erase(it);
         if (!transport) {
           // As many waiters fail as this dial would have served: the rest have dials of their own.

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/http/connection.h"
 #include "waypoint/proxy/dialer.h"
@@ -28,10 +29,7 @@ class UpstreamPool {
     uint32_t max_pending = 0;      // waiting requests per endpoint; 0: any number
   };
 
-  class Lease {  // destroying it cancels the wait
-   public:
-    virtual ~Lease() = default;
-  };
+  class Lease : public event::Deferred {};  // destroying it cancels the wait
   // A connection on which Open() works now. It stays the pool's: use it within the call.
   struct Grant {
     http::ClientConnection* connection;
@@ -70,7 +68,8 @@ class UpstreamPool {
   event::EventLoop& loop_;
   Dialer& dialer_;
   std::map<Key, std::unique_ptr<Bucket>> buckets_;
-  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+  std::vector<Bucket*> due_;  // to be pumped in the next round
+  event::Timer pump_timer_;
 };
 
 }  // namespace qanat::waypoint
