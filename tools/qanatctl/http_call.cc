@@ -61,6 +61,11 @@ Result<std::optional<HttpResponse>> ParseHttpResponse(std::string_view bytes, bo
     return Fail(Code::kIo, bytes.empty() ? "the connection was closed without an answer"
                                          : "the HTTP answer ended early");
   };
+  // 100 Continue and its like come before the answer.
+  for (size_t interim; bytes.starts_with("HTTP/1.1 1") &&
+                       (interim = bytes.find("\r\n\r\n")) != std::string_view::npos;) {
+    bytes.remove_prefix(interim + 4);
+  }
   const size_t end = bytes.find("\r\n\r\n");
   if (end == std::string_view::npos) {
     if (bytes.size() > 65536) return Fail(Code::kInvalidArgument, "the answer is not HTTP");
@@ -73,10 +78,9 @@ Result<std::optional<HttpResponse>> ParseHttpResponse(std::string_view bytes, bo
     return Fail(Code::kInvalidArgument, "the answer is not HTTP");
   }
   auto status = std::from_chars(head.data() + 9, head.data() + 12, out.status);
-  if (status.ec != std::errc() || out.status < 100) {
+  if (status.ec != std::errc() || out.status < 200) {
     return Fail(Code::kInvalidArgument, "the answer is not HTTP");
   }
-  if (out.status < 200) return ParseHttpResponse(body, ended);  // 100 Continue and its like
   std::optional<size_t> length;
   bool chunked = false;
   head.remove_prefix(head.find("\r\n") + 2);
