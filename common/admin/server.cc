@@ -75,7 +75,7 @@ struct Server::Impl {
   ~Impl();
 
   void Accept(Fd fd, net::SocketAddress peer);
-  void Answer(Request request, Responder responder);
+  void Answer(const Request& request, Responder responder);
   const std::vector<admin::Route>* Match(const std::string& path) const;
 
   event::EventLoop& loop;
@@ -130,7 +130,8 @@ struct Server::Impl::Client final : event::Deferred,
     std::shared_ptr<Responder::State> given = state;
     weak = given;
     state.reset();
-    server.Answer(std::move(request), Responder(std::move(given)));
+    const Request whole = std::move(request);  // the handler may outlive this client
+    server.Answer(whole, Responder(std::move(given)));
   }
   void OnConnectionClosed(http::ServerConnection&, bool clean, std::string_view detail) override {
     if (!clean) LOG_DEBUG("admin", "connection closed: {}", detail);
@@ -175,7 +176,7 @@ const std::vector<admin::Route>* Server::Impl::Match(const std::string& path) co
   return best;
 }
 
-void Server::Impl::Answer(Request request, Responder responder) {
+void Server::Impl::Answer(const Request& request, Responder responder) {
   const std::vector<admin::Route>* routes = Match(request.path);
   if (routes == nullptr) {
     return responder.Send(Text(404, "no such page: " + request.path + "\n"));

@@ -117,7 +117,7 @@ bool CallImpl::Attach(http::ClientConnection& connection) {
   return true;
 }
 
-void CallImpl::Close(CallStatus status) {
+void CallImpl::Close(const CallStatus& status) {
   if (closed_) return;
   closed_ = true;
   deadline_.Stop();
@@ -203,7 +203,7 @@ void CallImpl::Finish(const http::HeaderList& trailers) {
   if (status.ok() && (reading_ != Reading::kPrefix || !prefix_.empty())) {
     status = {StatusCode::kInternal, "the stream ended in the middle of a message", false};
   }
-  Close(std::move(status));
+  Close(status);
 }
 
 void CallImpl::OnWritable() { events_->OnWritable(); }

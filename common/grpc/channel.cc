@@ -170,11 +170,11 @@ void Channel::Impl::DropAttempt() {
   handshake_.reset();
 }
 
-void Channel::Impl::ConnectFailed(Error error) {
+void Channel::Impl::ConnectFailed(const Error& error) {
   const auto self = shared_from_this();
-  DropAttempt();
   CallStatus status = ConnectionError(options_.endpoint + ": " + error.message);
   if (error.code == Code::kInvalidArgument) status.code = StatusCode::kInternal;
+  DropAttempt();  // may free what `error` refers to
   FailWaiting(status);
 }
 

@@ -48,7 +48,7 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
   void TryNextAddress();
   void OnTcp(Result<Fd> fd);
   void OnReady(net::TransportPtr transport);
-  void ConnectFailed(Error error);
+  void ConnectFailed(const Error& error);
   void DropAttempt();
   void FailWaiting(const CallStatus& status);
 
@@ -86,7 +86,7 @@ class CallImpl final : public Call, private http::StreamEvents {
 
   // From the channel's pump, so that the user may be called. False: no capacity after all.
   bool Attach(http::ClientConnection& connection);
-  void Close(CallStatus status);
+  void Close(const CallStatus& status);
   bool closed() const { return closed_; }
 
  private:

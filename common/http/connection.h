@@ -36,9 +36,11 @@ std::string_view CloseReasonName(CloseReason reason);
 
 class StreamEvents {
  public:
-  // Client side only.
+  // Client side only. By value: an implementation keeps them.
+  // NOLINTBEGIN(performance-unnecessary-value-param)
   virtual void OnInformational(ResponseHead) {}  // 1xx but 101
   virtual void OnResponse(ResponseHead, bool /*end*/) {}
+  // NOLINTEND(performance-unnecessary-value-param)
   // Both sides. `end`: nothing more comes in this direction.
   virtual void OnData(std::string_view data, bool end) = 0;
   virtual void OnTrailers(HeaderList trailers) = 0;  // implies end

@@ -20,7 +20,7 @@ constexpr size_t kMaxUnparsed = 64 * 1024;
 class Http1Server final : public ServerConnection, private Wire::Owner {
  public:
   Http1Server(net::TransportPtr transport, ServerEvents* events, const Options& options,
-              std::string initial)
+              std::string_view initial)
       : events_(events),
         options_(options),
         parser_(Http1Parser::Side::kRequests, options.max_header_bytes, options.max_headers),
@@ -308,8 +308,9 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
 }  // namespace
 
 ServerConnectionPtr MakeHttp1Server(net::TransportPtr transport, ServerEvents* events,
-                                    const Options& options, std::string initial) {
-  return std::make_unique<Http1Server>(std::move(transport), events, options, std::move(initial));
+                                    const Options& options,
+                                    std::string initial) {  // NOLINT: same form as MakeHttp2Server
+  return std::make_unique<Http1Server>(std::move(transport), events, options, initial);
 }
 
 }  // namespace qanat::http

@@ -147,8 +147,8 @@ std::string_view ReasonPhrase(int status) {
     case 503: return "Service Unavailable";
     case 504: return "Gateway Timeout";
     case 505: return "HTTP Version Not Supported";
+    default: return "Unknown";
   }
-  return "Unknown";
 }
 
 std::string PercentDecode(std::string_view text, bool plus) {
