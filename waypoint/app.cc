@@ -72,10 +72,10 @@ Status App::Start() {
   hbone_address_ = *bound;
   StartCa();
   StartXds();
-  LOG_INFO("app", "qanat-waypoint {} as {}: {} workers, HBONE {}, admin {}, metrics {}, readiness {}",
-           QANAT_VERSION, settings_.proxy.identity, settings_.proxy.workers,
-           hbone_address_.ToString(), admin_address_.ToString(), metrics_address_.ToString(),
-           readiness_address_.ToString());
+  LOG_INFO(
+      "app", "qanat-waypoint {} as {}: {} workers, HBONE {}, admin {}, metrics {}, readiness {}",
+      QANAT_VERSION, settings_.proxy.identity, settings_.proxy.workers, hbone_address_.ToString(),
+      admin_address_.ToString(), metrics_address_.ToString(), readiness_address_.ToString());
   return {};
 }
 
@@ -96,13 +96,13 @@ void App::StartCa() {
       *clock_, *ca_client_, [this](const model::Identity&, identity::CertificatePtr certificate) {
         OnCertificate(certificate);
       });
-  secrets_->Request(
-      {settings_.trust_domain, settings_.pod_namespace, settings_.service_account},
-      identity::Priority::kRealTime, [](Result<identity::CertificatePtr> result) {
-        if (!result) {
-          LOG_WARN("ca", "no certificate yet: {}; it is tried again", result.error().message);
-        }
-      });
+  secrets_->Request({settings_.trust_domain, settings_.pod_namespace, settings_.service_account},
+                    identity::Priority::kRealTime, [](Result<identity::CertificatePtr> result) {
+                      if (!result) {
+                        LOG_WARN("ca", "no certificate yet: {}; it is tried again",
+                                 result.error().message);
+                      }
+                    });
 }
 
 void App::OnCertificate(const identity::CertificatePtr& certificate) {
@@ -138,8 +138,8 @@ void App::StartXds() {
                    {"WORKLOAD_NAME", settings_.proxy.workload_name}};
   if (!settings_.gateway_name.empty()) {
     // istiod finds a waypoint's Gateway by this label of its pod.
-    node.metadata_json["LABELS"] = fmt::format(
-        "{{\"gateway.networking.k8s.io/gateway-name\":{}}}", log::JsonQuote(settings_.gateway_name));
+    node.metadata_json["LABELS"] = fmt::format("{{\"gateway.networking.k8s.io/gateway-name\":{}}}",
+                                               log::JsonQuote(settings_.gateway_name));
   }
   xds::AddEnvironmentMetadata(settings_.environment, node);
 
@@ -168,10 +168,9 @@ void App::StartXds() {
   using Mode = xds::DeltaClient::Subscription;
   using Type = ConfigStore::Type;
   // Clusters and endpoints before the listeners and routes that send requests to them.
-  for (auto [type, mode] : {std::pair{Type::kCluster, Mode::kWildcard},
-                            std::pair{Type::kEndpoint, Mode::kByName},
-                            std::pair{Type::kListener, Mode::kWildcard},
-                            std::pair{Type::kRoute, Mode::kByName}}) {
+  for (auto [type, mode] :
+       {std::pair{Type::kCluster, Mode::kWildcard}, std::pair{Type::kEndpoint, Mode::kByName},
+        std::pair{Type::kListener, Mode::kWildcard}, std::pair{Type::kRoute, Mode::kByName}}) {
     handlers_.push_back(std::make_unique<Handler>(store_, type));
     xds_->AddType(UrlOf(type), mode, handlers_.back().get());
   }

@@ -19,12 +19,14 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: qanat-waypoint [proxy waypoint] | --version | --help\n"
-    "The L7 proxy of a service or namespace: HTTP routing, retries and policy between two tunnels.\n"
+    "The L7 proxy of a service or namespace: HTTP routing, retries and policy between two "
+    "tunnels.\n"
     "Takes Envoy's xDS (LDS, RDS, CDS, EDS) from the control plane.\n"
     "Configured by the environment: POD_NAME, POD_NAMESPACE, SERVICE_ACCOUNT, GATEWAY_NAME,\n"
     "INSTANCE_IP, NODE_NAME, CLUSTER_ID, NETWORK, TRUST_DOMAIN, XDS_ADDRESS, CA_ADDRESS,\n"
     "XDS_ROOT_CA, CA_ROOT_CA, AUTH_TOKEN, QANAT_WORKER_THREADS, LOG_FORMAT, RUST_LOG.\n"
-    "Tunnels on :15008, admin on 127.0.0.1:15000, metrics on :15020/stats/prometheus, readiness on\n"
+    "Tunnels on :15008, admin on 127.0.0.1:15000, metrics on :15020/stats/prometheus, readiness "
+    "on\n"
     ":15021/healthz/ready. SIGTERM drains; a second one ends at once.\n";
 
 void RaiseFileLimit() {

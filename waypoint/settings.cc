@@ -42,7 +42,10 @@ class Reader {
     int64_t n = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
     std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
-    int64_t factor = unit.empty() || unit == "s" ? 1000 : unit == "ms" ? 1 : unit == "m" ? 60000 : 0;
+    int64_t factor = unit.empty() || unit == "s" ? 1000
+                     : unit == "ms"              ? 1
+                     : unit == "m"               ? 60000
+                                                 : 0;
     if (error != std::errc() || factor == 0 || n < 0 || n > 1000000) {
       if (error_.empty()) {
         error_ = fmt::format("{}=\"{}\": expected a duration as 30s or 5m", name, text);
@@ -120,8 +123,7 @@ Result<Settings> SettingsFromEnvironment(const std::function<const char*(const c
     return Fail(Code::kInvalidArgument,
                 "POD_NAMESPACE and SERVICE_ACCOUNT must be set: they are the waypoint's identity");
   }
-  s.proxy.identity =
-      model::Identity{s.trust_domain, s.pod_namespace, s.service_account}.ToString();
+  s.proxy.identity = model::Identity{s.trust_domain, s.pod_namespace, s.service_account}.ToString();
   s.proxy.workload_name = s.gateway_name.empty() ? s.service_account : s.gateway_name;
   s.proxy.workload_namespace = s.pod_namespace;
   s.proxy.cluster_id = s.cluster_id;

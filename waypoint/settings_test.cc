@@ -18,8 +18,11 @@ Result<Settings> From(const std::map<std::string, std::string>& variables) {
 }
 
 TEST(Settings, IdentityAndDefaults) {
-  auto s = From({{"POD_NAMESPACE", "shop"}, {"SERVICE_ACCOUNT", "waypoint"},
-                 {"GATEWAY_NAME", "gw"}, {"XDS_ADDRESS", "cp:15012"}, {"LOG_FORMAT", "json"},
+  auto s = From({{"POD_NAMESPACE", "shop"},
+                 {"SERVICE_ACCOUNT", "waypoint"},
+                 {"GATEWAY_NAME", "gw"},
+                 {"XDS_ADDRESS", "cp:15012"},
+                 {"LOG_FORMAT", "json"},
                  {"TERMINATION_DRAIN_DURATION_SECONDS", "7"}});
   ASSERT_TRUE(s) << s.error().message;
   EXPECT_EQ(s->proxy.identity, "spiffe://cluster.local/ns/shop/sa/waypoint");
@@ -35,9 +38,11 @@ TEST(Settings, SayWhatIsWrong) {
   auto none = From({});
   ASSERT_FALSE(none);
   EXPECT_NE(none.error().message.find("SERVICE_ACCOUNT"), std::string::npos);
-  for (const auto& [name, value] : std::map<std::string, std::string>{
-           {"QANAT_WORKER_THREADS", "many"}, {"QANAT_WORKER_THREADS", "0"}, {"SECRET_TTL", "soon"},
-           {"QANAT_HBONE_ADDR", "nowhere"}}) {
+  for (const auto& [name, value] :
+       std::map<std::string, std::string>{{"QANAT_WORKER_THREADS", "many"},
+                                          {"QANAT_WORKER_THREADS", "0"},
+                                          {"SECRET_TTL", "soon"},
+                                          {"QANAT_HBONE_ADDR", "nowhere"}}) {
     auto s = From({{"POD_NAMESPACE", "a"}, {"SERVICE_ACCOUNT", "b"}, {name, value}});
     EXPECT_FALSE(s) << name;
   }

@@ -55,9 +55,7 @@ TEST(LogTest, LevelsPerScope) {
   ASSERT_TRUE(log::SetLevels("info"));
 }
 
-TEST(LogTest, JsonQuoting) {
-  EXPECT_EQ(log::JsonQuote("a\"b\\c\n\x01"), R"("a\"b\\c\n\u0001")");
-}
+TEST(LogTest, JsonQuoting) { EXPECT_EQ(log::JsonQuote("a\"b\\c\n\x01"), R"("a\"b\\c\n\u0001")"); }
 
 }  // namespace
 }  // namespace qanat

@@ -37,10 +37,10 @@ std::string Timestamp();
 
 }  // namespace qanat::log
 
-#define QANAT_LOG(scope, level, ...)                                       \
-  do {                                                                     \
-    if (::qanat::log::Enabled(scope, level))                               \
-      ::qanat::log::Write(scope, level, ::fmt::format(__VA_ARGS__));       \
+#define QANAT_LOG(scope, level, ...)                                 \
+  do {                                                               \
+    if (::qanat::log::Enabled(scope, level))                         \
+      ::qanat::log::Write(scope, level, ::fmt::format(__VA_ARGS__)); \
   } while (false)
 #define LOG_TRACE(scope, ...) QANAT_LOG(scope, ::qanat::log::Level::kTrace, __VA_ARGS__)
 #define LOG_DEBUG(scope, ...) QANAT_LOG(scope, ::qanat::log::Level::kDebug, __VA_ARGS__)

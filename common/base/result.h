@@ -57,16 +57,16 @@ tl::unexpected<Error> FailErrno(std::string_view what);  // uses errno
 #define QANAT_CONCAT_(a, b) a##b
 #define QANAT_CONCAT(a, b) QANAT_CONCAT_(a, b)
 
-#define QANAT_RETURN_IF_ERROR(expr)                                  \
-  do {                                                               \
-    if (auto qanat_status_ = (expr); !qanat_status_)                 \
-      return ::tl::unexpected(std::move(qanat_status_).error());     \
+#define QANAT_RETURN_IF_ERROR(expr)                              \
+  do {                                                           \
+    if (auto qanat_status_ = (expr); !qanat_status_)             \
+      return ::tl::unexpected(std::move(qanat_status_).error()); \
   } while (false)
 
 // QANAT_ASSIGN_OR_RETURN(auto x, F());
-#define QANAT_ASSIGN_OR_RETURN(lhs, expr)                                      \
+#define QANAT_ASSIGN_OR_RETURN(lhs, expr) \
   QANAT_ASSIGN_OR_RETURN_(QANAT_CONCAT(qanat_result_, __LINE__), lhs, expr)
-#define QANAT_ASSIGN_OR_RETURN_(tmp, lhs, expr)                     \
-  auto tmp = (expr);                                                \
-  if (!tmp) return ::tl::unexpected(std::move(tmp).error());        \
+#define QANAT_ASSIGN_OR_RETURN_(tmp, lhs, expr)              \
+  auto tmp = (expr);                                         \
+  if (!tmp) return ::tl::unexpected(std::move(tmp).error()); \
   lhs = std::move(*tmp)

@@ -163,9 +163,8 @@ std::string SocketAddress::ToString() const {
 Result<Cidr> Cidr::Make(IpAddress ip, unsigned length) {
   size_t bits = ip.bytes().size() * 8;
   if (!ip.is_set() || length > bits) {
-    return Fail(Code::kInvalidArgument,
-                fmt::format("{}/{}: the prefix length must be at most {}", ip.ToString(), length,
-                            bits));
+    return Fail(Code::kInvalidArgument, fmt::format("{}/{}: the prefix length must be at most {}",
+                                                    ip.ToString(), length, bits));
   }
   std::array<uint8_t, 16> bytes{};
   std::copy(ip.bytes().begin(), ip.bytes().end(), bytes.begin());

@@ -33,7 +33,7 @@ class IpAddress {
   bool is_multicast() const;
   int family() const { return is_v4() ? AF_INET : AF_INET6; }
   std::span<const uint8_t> bytes() const { return {bytes_.data(), size_}; }  // network order
-  std::string ToString() const;  // "" when none
+  std::string ToString() const;                                              // "" when none
 
   auto operator<=>(const IpAddress&) const = default;
 

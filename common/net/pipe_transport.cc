@@ -110,9 +110,7 @@ class PipeEnd final : public Transport {
   Lane& out() { return shared_->lanes[side_]; }
   bool peer_gone() const { return shared_->ends[1 - side_] == nullptr; }
   bool Readable() { return in().reset || in().ended || !in().bytes.empty(); }
-  bool Writable() {
-    return in().reset || peer_gone() || out().bytes.size() < shared_->capacity;
-  }
+  bool Writable() { return in().reset || peer_gone() || out().bytes.size() < shared_->capacity; }
   void WakePeer() {
     if (shared_->ends[1 - side_] != nullptr) shared_->ends[1 - side_]->Arm();
   }

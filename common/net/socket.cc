@@ -23,8 +23,8 @@ Status SetTransparent(int fd, int family) {
   if (family == AF_INET6) {
     // On a dual-stack socket this covers IPv4 too; IP_TRANSPARENT is set beside it because the
     // two are one bit in the kernel, but only one of them may be allowed by a seccomp filter.
-    QANAT_RETURN_IF_ERROR(SetInt(fd, SOL_IPV6, kIpv6Transparent, 1,
-                                 "IPV6_TRANSPARENT (needs CAP_NET_ADMIN)"));
+    QANAT_RETURN_IF_ERROR(
+        SetInt(fd, SOL_IPV6, kIpv6Transparent, 1, "IPV6_TRANSPARENT (needs CAP_NET_ADMIN)"));
     return {};
   }
   return SetInt(fd, SOL_IP, IP_TRANSPARENT, 1, "IP_TRANSPARENT (needs CAP_NET_ADMIN)");
@@ -201,7 +201,9 @@ void SetStreamOptions(int fd) {
 
 struct Acceptor::Impl {
   Impl(event::EventLoop& event_loop, Fd listening, OnAccept handler)
-      : loop(event_loop), listener(std::move(listening)), on_accept(std::move(handler)),
+      : loop(event_loop),
+        listener(std::move(listening)),
+        on_accept(std::move(handler)),
         pause(event_loop, [this] { watch->SetEvents(EPOLLIN); }) {
     watch = std::make_unique<event::IoWatch>(loop, listener.get(), EPOLLIN,
                                              [this](uint32_t) { Accept(); });
@@ -217,8 +219,10 @@ struct Acceptor::Impl {
                     SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (!fd) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-          LOG_WARN("net", "accept: {}; no new connections for 100 ms (raise the limit of open "
-                   "files)", FailErrno("out of resources", errno).value().message);
+          LOG_WARN("net",
+                   "accept: {}; no new connections for 100 ms (raise the limit of open "
+                   "files)",
+                   FailErrno("out of resources", errno).value().message);
           watch->SetEvents(0);
           pause.Start(std::chrono::milliseconds(100));
         }

@@ -18,11 +18,11 @@
 namespace qanat::net {
 
 struct ListenOptions {
-  SocketAddress address;      // port 0: the kernel picks; read it back with SocketAddress::OfLocal
-  bool dual_stack = false;    // address must be [::]; also takes IPv4
+  SocketAddress address;    // port 0: the kernel picks; read it back with SocketAddress::OfLocal
+  bool dual_stack = false;  // address must be [::]; also takes IPv4
   bool reuse_port = false;
-  bool transparent = false;   // IP_TRANSPARENT (needs CAP_NET_ADMIN)
-  uint32_t mark = 0;          // SO_MARK, 0 = leave (needs CAP_NET_ADMIN)
+  bool transparent = false;  // IP_TRANSPARENT (needs CAP_NET_ADMIN)
+  uint32_t mark = 0;         // SO_MARK, 0 = leave (needs CAP_NET_ADMIN)
   int backlog = 4096;
   const netns::NetNs* netns = nullptr;  // nullptr: the caller's
 };
@@ -30,10 +30,10 @@ Result<Fd> Listen(const ListenOptions& options);
 
 struct ConnectOptions {
   SocketAddress to;
-  SocketAddress bind;        // optional source; with `transparent` it may be foreign
+  SocketAddress bind;  // optional source; with `transparent` it may be foreign
   bool transparent = false;
   uint32_t mark = 0;
-  std::string bind_device;   // SO_BINDTODEVICE
+  std::string bind_device;  // SO_BINDTODEVICE
   std::chrono::milliseconds timeout{10000};
   const netns::NetNs* netns = nullptr;
 };

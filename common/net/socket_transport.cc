@@ -15,7 +15,8 @@ namespace {
 class SocketTransport final : public Transport {
  public:
   SocketTransport(event::EventLoop& loop, Fd fd)
-      : loop_(loop), fd_(std::move(fd)),
+      : loop_(loop),
+        fd_(std::move(fd)),
         local_(SocketAddress::OfLocal(fd_.get()).value_or(SocketAddress())),
         peer_(SocketAddress::OfPeer(fd_.get()).value_or(SocketAddress())),
         watch_(std::make_unique<event::IoWatch>(loop, fd_.get(), 0,

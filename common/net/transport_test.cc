@@ -30,8 +30,9 @@ class TransportTest : public testing::TestWithParam<bool> {
     if (GetParam()) {
       std::tie(a_, b_) = MakePipe(loop_, 4096);
     } else {
-      Acceptor acceptor(loop_, *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")}),
-                        [&](Fd fd, SocketAddress) { b_ = MakeSocketTransport(loop_, std::move(fd)); });
+      Acceptor acceptor(
+          loop_, *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")}),
+          [&](Fd fd, SocketAddress) { b_ = MakeSocketTransport(loop_, std::move(fd)); });
       Connector connector(loop_, {.to = acceptor.local_address()}, [&](Result<Fd> fd) {
         ASSERT_TRUE(fd) << fd.error().message;
         a_ = MakeSocketTransport(loop_, std::move(*fd));

@@ -92,6 +92,7 @@ std::vector<const Subset*> Scope::SubsetsOf(const Service& service) const {
     for (const Subset& subset : rule->subsets) by_name.emplace(subset.name, &subset);
   }
   std::vector<const Subset*> subsets;
+  subsets.reserve(by_name.size());
   for (const auto& [name, subset] : by_name) subsets.push_back(subset);
   return subsets;
 }

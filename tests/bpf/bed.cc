@@ -249,6 +249,15 @@ std::string Bed::Redirection(const PodInfo& pod) const {
 
 std::string Bed::Log() const { return ReadFile(log_path()); }
 
+std::string Bed::SanitizerReport() {
+  StopAgent(SIGTERM);  // leaks are looked for at the end
+  const std::string log = Log();
+  for (const char* sign : {"ERROR: AddressSanitizer", "ERROR: LeakSanitizer",
+                           "runtime error:", "WARNING: ThreadSanitizer"})
+    if (const size_t at = log.find(sign); at != std::string::npos) return log.substr(at);
+  return {};
+}
+
 bool Bed::WaitFor(const std::function<bool()>& condition, int milliseconds) const {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
   while (!condition()) {

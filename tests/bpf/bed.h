@@ -82,6 +82,8 @@ class Bed {
   std::string zds_socket() const { return dir_ + "/ztunnel.sock"; }
   std::string log_path() const { return dir_ + "/agent.log"; }
   std::string Log() const;
+  // Ends the agent in order and returns what sanitizers said in its log; empty is what is wanted.
+  std::string SanitizerReport();
 
  private:
   std::string CgroupDir(const std::string& name) const;

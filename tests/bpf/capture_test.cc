@@ -43,6 +43,7 @@ class CaptureTest : public Test {
   }
   static void TearDownTestSuite() {
     servers_.clear();
+    EXPECT_EQ(bed_->SanitizerReport(), "");
     if (Test::HasFailure()) std::fprintf(stderr, "%s\n", bed_->Log().c_str());
     delete bed_;
     bed_ = nullptr;

@@ -30,6 +30,7 @@ class LifecycleTest : public ::testing::Test {
     EXPECT_TRUE(bed_.WaitFor([&] { return From({.to = kOut4}).rfind("app", 0) == 0; }));
   }
   ~LifecycleTest() override {
+    EXPECT_EQ(bed_.SanitizerReport(), "");
     if (HasFailure()) std::fprintf(stderr, "%s\n", bed_.Log().c_str());
   }
   void Enrol() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes of Envoy resources -> the waypoint's configuration, and a request through what came out. The
-// first byte chooses the type.
+// Bytes of Envoy resources -> the waypoint's configuration, and a request through what came out.
+// The first byte chooses the type.
 #include <string>
 #include <string_view>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes of an RBAC filter -> conditions; then both ways to the verdict must agree, and a policy that
-// was not understood must not be what lets a request in.
+// Bytes of an RBAC filter -> conditions; then both ways to the verdict must agree, and a policy
+// that was not understood must not be what lets a request in.
 #include <cstdlib>
 #include <string_view>
 

@@ -28,11 +28,11 @@ enum class Mode { kBulk, kRoundTrip, kConnect, kHttp, kIdle };
 struct Link {
   Fd fd;
   bool connected = false;
-  bool waiting = false;    // a request is under way
-  uint64_t started = 0;    // of the request, or of the connect; with --rate the time it was due
-  size_t sent = 0;         // of the request
-  size_t received = 0;     // of the answer
-  size_t expected = 0;     // http: bytes of the answer, 0 until the head is complete
+  bool waiting = false;  // a request is under way
+  uint64_t started = 0;  // of the request, or of the connect; with --rate the time it was due
+  size_t sent = 0;       // of the request
+  size_t received = 0;   // of the answer
+  size_t expected = 0;   // http: bytes of the answer, 0 until the head is complete
   std::string head;
 };
 

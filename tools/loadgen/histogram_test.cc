@@ -23,8 +23,8 @@ TEST(HistogramTest, PercentilesAreWithinTwoPercent) {
   }
   std::sort(values.begin(), values.end());
   for (double p : {0.0, 0.01, 0.5, 0.9, 0.99, 0.999, 1.0}) {
-    auto exact = static_cast<double>(
-        values[std::min(values.size() - 1, static_cast<size_t>(p * 20000))]);
+    auto exact =
+        static_cast<double>(values[std::min(values.size() - 1, static_cast<size_t>(p * 20000))]);
     auto got = static_cast<double>(histogram->Percentile(p));
     EXPECT_GE(got, exact) << p;
     EXPECT_LE(got, exact * 1.02 + 1) << p;

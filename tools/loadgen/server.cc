@@ -38,9 +38,9 @@ class Server {
     std::array<Fd, 3> listeners;
     for (size_t i = 0; i < 3; ++i) {
       auto any = *net::IpAddress::Parse("::");
-      QANAT_ASSIGN_OR_RETURN(listeners[i],
-                             net::Listen({.address = {any, static_cast<uint16_t>(port + i)},
-                                          .dual_stack = true}));
+      QANAT_ASSIGN_OR_RETURN(
+          listeners[i],
+          net::Listen({.address = {any, static_cast<uint16_t>(port + i)}, .dual_stack = true}));
       Add(listeners[i].get(), EPOLLIN);
     }
     sigset_t set;

@@ -28,12 +28,11 @@ struct Builder {
   }
 
   void Formatted(CLI::App* command) {
-    command
-        ->add_option("-o,--output", options.output, "table, json or yaml")
-        ->transform(CLI::CheckedTransformer(
-            std::map<std::string, Output>{
-                {"table", Output::kTable}, {"json", Output::kJson}, {"yaml", Output::kYaml}},
-            CLI::ignore_case)
+    command->add_option("-o,--output", options.output, "table, json or yaml")
+        ->transform(CLI::CheckedTransformer(std::map<std::string, Output>{{"table", Output::kTable},
+                                                                          {"json", Output::kJson},
+                                                                          {"yaml", Output::kYaml}},
+                                            CLI::ignore_case)
                         .description("table|json|yaml"));
   }
 
@@ -125,13 +124,16 @@ struct Builder {
          "  qanatctl workloads\n  qanatctl workloads --node node1 -n shop\n", true, true},
         {"services", Verb::kServices, "Services as the node proxies know them",
          "  qanatctl services\n  qanatctl services -n shop -o yaml\n", true, true},
-        {"policies", Verb::kPolicies, "Authorization policies, where they apply and whether they "
-         "were understood", "  qanatctl policies\n  qanatctl policies -n shop\n", true, true},
+        {"policies", Verb::kPolicies,
+         "Authorization policies, where they apply and whether they "
+         "were understood",
+         "  qanatctl policies\n  qanatctl policies -n shop\n", true, true},
         {"certificates", Verb::kCertificates, "Certificates that the node proxies hold",
          "  qanatctl certificates\n  qanatctl certificates --node node1 -o json\n", true, false},
         {"connections", Verb::kConnections, "Who is talking to whom now, with which identity",
          "  qanatctl connections\n  qanatctl connections -n shop\n"
-         "  qanatctl connections --totals      # since the start, from the metrics\n", true, true},
+         "  qanatctl connections --totals      # since the start, from the metrics\n",
+         true, true},
         {"capture", Verb::kCapture, "How the agents capture each pod, and the proof",
          "  qanatctl capture\n  qanatctl capture --node node2 -o json\n", true, true},
     };
@@ -153,11 +155,11 @@ struct Builder {
     logs->add_option("--level", options.log_level, "New levels: LEVEL or LEVEL,SCOPE=LEVEL,...");
     logs->add_flag("--reset", options.reset, "Back to the levels of the start");
 
-    CLI::App* why = Add(
-        &app, "why", Verb::kWhy, "Why a connection or request is allowed or refused",
-        "  qanatctl why shop/deploy/frontend backend.shop:80 --method GET --path /api/orders\n"
-        "  qanatctl why shop/deploy/loadgen database.shop-data:5432\n"
-        "  qanatctl why shop/frontend-abc 10.91.2.4:8080 -o json\n");
+    CLI::App* why =
+        Add(&app, "why", Verb::kWhy, "Why a connection or request is allowed or refused",
+            "  qanatctl why shop/deploy/frontend backend.shop:80 --method GET --path /api/orders\n"
+            "  qanatctl why shop/deploy/loadgen database.shop-data:5432\n"
+            "  qanatctl why shop/frontend-abc 10.91.2.4:8080 -o json\n");
     why->add_option("from", options.from, "Client: NS/POD, NS/deploy/NAME, POD or a unique prefix")
         ->required();
     why->add_option("to", options.to, "Server: SERVICE[.NS]:PORT, NS/POD:PORT or IP:PORT")
@@ -189,7 +191,8 @@ struct Builder {
     app.set_version_flag("--version", "qanatctl " QANAT_VERSION);
     app.footer(std::string("Examples:\n  qanatctl local up deploy/samples/shop\n"
                            "  qanatctl status\n  qanatctl why shop/deploy/loadgen "
-                           "database.shop-data:5432\n\n") + kExits);
+                           "database.shop-data:5432\n\n") +
+               kExits);
     Local();
     Inspect();
     Other();
@@ -198,9 +201,8 @@ struct Builder {
 
 std::string Words(const CLI::App& app) {
   std::string out;
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App* s) {
-         return !s->get_group().empty();
-       })) {
+  for (const CLI::App* sub :
+       app.get_subcommands([](const CLI::App* s) { return !s->get_group().empty(); })) {
     out += (out.empty() ? "" : " ") + sub->get_name();
   }
   return out;
@@ -219,9 +221,8 @@ std::string Flags(const CLI::App& app) {
 using Visit = std::function<void(const CLI::App&, const std::string& path)>;
 void ForEachCommand(const CLI::App& app, const std::string& path, const Visit& visit) {
   visit(app, path);
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App* s) {
-         return !s->get_group().empty();
-       })) {
+  for (const CLI::App* sub :
+       app.get_subcommands([](const CLI::App* s) { return !s->get_group().empty(); })) {
     ForEachCommand(*sub, path.empty() ? sub->get_name() : path + " " + sub->get_name(), visit);
   }
 }
@@ -229,10 +230,11 @@ void ForEachCommand(const CLI::App& app, const std::string& path, const Visit& v
 std::string BashCompletion(const CLI::App& app) {
   std::string cases;
   ForEachCommand(app, "", [&](const CLI::App& command, const std::string& path) {
-    cases += fmt::format("    '{}') words='{}'; flags='{}' ;;\n", path, Words(command),
-                         Flags(command));
+    cases +=
+        fmt::format("    '{}') words='{}'; flags='{}' ;;\n", path, Words(command), Flags(command));
   });
-  return fmt::format(R"(# bash completion of qanatctl
+  return fmt::format(
+      R"(# bash completion of qanatctl
 _qanatctl() {{
   local cur=${{COMP_WORDS[COMP_CWORD]}} path='' words='' flags='' i
   for ((i = 1; i < COMP_CWORD; i++)); do
@@ -253,14 +255,14 @@ _qanatctl() {{
 }}
 complete -o filenames -F _qanatctl qanatctl
 )",
-                     [&] {
-                       std::string all;
-                       ForEachCommand(app, "", [&](const CLI::App& c, const std::string&) {
-                         all += (all.empty() ? "" : " ") + Words(c);
-                       });
-                       return all;
-                     }(),
-                     cases);
+      [&] {
+        std::string all;
+        ForEachCommand(app, "", [&](const CLI::App& c, const std::string&) {
+          all += (all.empty() ? "" : " ") + Words(c);
+        });
+        return all;
+      }(),
+      cases);
 }
 
 std::string FishCompletion(const CLI::App& app) {
@@ -269,9 +271,8 @@ std::string FishCompletion(const CLI::App& app) {
     const std::string condition =
         path.empty() ? "__fish_use_subcommand"
                      : "__fish_seen_subcommand_from " + path.substr(path.rfind(' ') + 1);
-    for (const CLI::App* sub : command.get_subcommands([](const CLI::App* s) {
-           return !s->get_group().empty();
-         })) {
+    for (const CLI::App* sub :
+         command.get_subcommands([](const CLI::App* s) { return !s->get_group().empty(); })) {
       out += fmt::format("complete -c qanatctl -n '{}' -f -a {} -d '{}'\n", condition,
                          sub->get_name(), sub->get_description());
     }
@@ -316,8 +317,7 @@ std::string CompletionScript(const std::string& shell) {
   builder.All();
   if (shell == "bash") return BashCompletion(app);
   if (shell == "zsh") {
-    return "#compdef qanatctl\nautoload -U +X bashcompinit && bashcompinit\n" +
-           BashCompletion(app);
+    return "#compdef qanatctl\nautoload -U +X bashcompinit && bashcompinit\n" + BashCompletion(app);
   }
   if (shell == "fish") return FishCompletion(app);
   return {};

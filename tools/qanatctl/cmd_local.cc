@@ -112,24 +112,26 @@ int CmdLocalStatus(const Options& options) {
   fmt::print("mesh {}{}{} from {}: {}\n", c.bold, options.mesh, c.plain, Str(mesh, "folder"),
              !view->supervisor_alive() ? c.red + "its supervisor is gone" + c.plain +
                                              " (nothing is restarted; local down still works)"
-             : well                    ? c.green + "all is well" + c.plain
-                                       : c.yellow + "not all is up" + c.plain);
+             : well ? c.green + "all is well" + c.plain
+                    : c.yellow + "not all is up" + c.plain);
   Table programs({"PROGRAM", "NODE", "PID", "STATE", "RESTARTS", "LAST END"});
   for (const Json& p : Items(mesh, "programs")) {
     const std::string state = Str(p, "state");
     programs.Add({Str(p, "name"), Str(p, "node"), Int(p, "pid") > 0 ? Str(p, "pid") : "",
-                  state == "running" && !Bool(p, "ready") ? "starting" : state,
-                  Str(p, "restarts"), Str(p, "lastEnd")});
+                  state == "running" && !Bool(p, "ready") ? "starting" : state, Str(p, "restarts"),
+                  Str(p, "lastEnd")});
   }
   fmt::print("\n{}\n", programs.ToString());
   Table pods({"NAMESPACE", "POD", "READY", "RESTARTS", "NODE", "IP", "SERVICE ACCOUNT", "MESH"});
   for (const PodRef& pod : view->pods()) {
-    const std::string mesh_state = !pod.mesh                ? ""
+    const std::string mesh_state = !pod.mesh                 ? ""
                                    : pod.redirection.empty() ? "pending"
                                                              : pod.redirection;
     pods.Add({pod.ns, pod.name,
-              pod.terminating ? "ending" : pod.ready ? "yes" : pod.phase == "Succeeded" ? "done"
-                                                                                        : "no",
+              pod.terminating            ? "ending"
+              : pod.ready                ? "yes"
+              : pod.phase == "Succeeded" ? "done"
+                                         : "no",
               std::to_string(pod.restarts), pod.node, pod.ips.empty() ? "" : pod.ips.front(),
               pod.service_account, mesh_state});
   }
@@ -168,7 +170,7 @@ int CmdLocalExec(const Options& options) {
     return Complain(entered.error());
   }
   std::vector<std::string> argv = {"nsenter", "-t", std::to_string(pid), "-m", "-u", "-n", "-r",
-                                   "-w", "--"};
+                                   "-w",      "--"};
   argv.insert(argv.end(), options.command.begin(), options.command.end());
   std::vector<char*> args;
   for (std::string& a : argv) args.push_back(a.data());

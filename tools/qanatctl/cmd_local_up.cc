@@ -37,15 +37,15 @@ std::string SelfPath() {
 }
 
 bool OnPath(const std::string& program) {
-  for (const char* folder : {"/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin",
-                             "/usr/local/bin"}) {
+  for (const char* folder :
+       {"/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"}) {
     if (access((std::string(folder) + "/" + program).c_str(), X_OK) == 0) return true;
   }
   return false;
 }
 
 Status MountBpffs() {
-  struct statfs info {};
+  struct statfs info{};
   constexpr long kBpfFs = 0xcafe4a11;
   if (statfs("/sys/fs/bpf", &info) == 0 && info.f_type == kBpfFs) return {};
   if (mount("bpf", "/sys/fs/bpf", "bpf", 0, nullptr) != 0) {
@@ -69,8 +69,8 @@ Status Preflight(const Options& options, const std::string& bin_dir) {
   }
   QANAT_RETURN_IF_ERROR(local::FindCgroup2());
   if (options.no_mesh) return {};
-  for (const char* program : {"qanat-controlplane", "qanat-agent", "qanat-ztunnel",
-                              "qanat-waypoint"}) {
+  for (const char* program :
+       {"qanat-controlplane", "qanat-agent", "qanat-ztunnel", "qanat-waypoint"}) {
     if (access((bin_dir + "/" + program).c_str(), X_OK) != 0) {
       return Fail(Code::kFailedPrecondition,
                   fmt::format("{} is not in {}; build it (./run build) or give --bin-dir", program,
@@ -106,16 +106,19 @@ class Progress {
   std::string last_;
 };
 
-Result<pid_t> StartSupervisor(const Options& options, const Names& names,
-                              const std::string& folder, const std::string& bin_dir) {
+Result<pid_t> StartSupervisor(const Options& options, const Names& names, const std::string& folder,
+                              const std::string& bin_dir) {
   QANAT_ASSIGN_OR_RETURN(const std::string cgroup2, local::FindCgroup2());
   const std::string cgroup = cgroup2 + "/" + names.CgroupRoot() + "/supervisor";
   QANAT_RETURN_IF_ERROR(local::MakeCgroup(cgroup));
   QANAT_RETURN_IF_ERROR(local::MakeDirs(names.LogsDir()));
   local::SpawnSpec spec;
-  spec.argv = {SelfPath(), "local", "supervise", folder, "--name", names.mesh, "--nodes",
-               std::to_string(options.nodes), "--mtu", std::to_string(options.mtu), "--bin-dir",
-               bin_dir};
+  spec.argv = {SelfPath(),  "local",
+               "supervise", folder,
+               "--name",    names.mesh,
+               "--nodes",   std::to_string(options.nodes),
+               "--mtu",     std::to_string(options.mtu),
+               "--bin-dir", bin_dir};
   if (options.no_mesh) spec.argv.push_back("--no-mesh");
   for (char** variable = environ; *variable != nullptr; ++variable) spec.env.push_back(*variable);
   spec.cgroup = cgroup;
@@ -178,9 +181,9 @@ int CmdLocalUp(const Options& options) {
   const Names names{options.mesh};
   std::error_code error;
   const std::string folder = fs::absolute(options.folder, error).lexically_normal().string();
-  const std::string bin_dir =
-      options.bin_dir.empty() ? fs::path(SelfPath()).parent_path().string()
-                              : fs::absolute(options.bin_dir, error).string();
+  const std::string bin_dir = options.bin_dir.empty()
+                                  ? fs::path(SelfPath()).parent_path().string()
+                                  : fs::absolute(options.bin_dir, error).string();
   if (auto files = local::ListYamlFiles(folder); !files) {
     return Complain(files.error());
   } else if (files->empty()) {
@@ -193,15 +196,15 @@ int CmdLocalUp(const Options& options) {
   if (before.any()) {
     if (auto view = local::ReadFile(names.RunDir() + "/supervisor.pid")) {
       const pid_t pid = static_cast<pid_t>(std::atoi(view->c_str()));
-      const auto running = local::CgroupProcesses(
-          local::FindCgroup2().value_or("") + "/" + names.CgroupRoot() + "/supervisor");
+      const auto running = local::CgroupProcesses(local::FindCgroup2().value_or("") + "/" +
+                                                  names.CgroupRoot() + "/supervisor");
       if (std::find(running.begin(), running.end(), pid) != running.end()) {
-        return Complain({Code::kAlreadyExists,
-                         fmt::format("mesh '{}' is up already; its folder is watched, so changes "
-                                     "apply by themselves. To start afresh: qanatctl local down{}",
-                                     options.mesh,
-                                     options.mesh == "local" ? "" : " --name " + options.mesh),
-                         0});
+        return Complain(
+            {Code::kAlreadyExists,
+             fmt::format("mesh '{}' is up already; its folder is watched, so changes "
+                         "apply by themselves. To start afresh: qanatctl local down{}",
+                         options.mesh, options.mesh == "local" ? "" : " --name " + options.mesh),
+             0});
       }
     }
     progress.Step("removing what an earlier run left: " + before.ToString());
@@ -250,21 +253,21 @@ int CmdLocalUp(const Options& options) {
         logs += fmt::format("\n--- end of {}\n{}", Str(program, "log"),
                             LastLines(Str(program, "log"), 8));
       }
-      return fail(fmt::format("not up after {} s; still waiting for:{}{}{}", options.timeout_s, why,
-                              logs,
-                              options.keep_on_failure
-                                  ? "\nleft as it is; logs: " + names.LogsDir()
+      return fail(fmt::format(
+          "not up after {} s; still waiting for:{}{}{}", options.timeout_s, why, logs,
+          options.keep_on_failure ? "\nleft as it is; logs: " + names.LogsDir()
                                   : "\ntaken down again; --keep-on-failure leaves it for a look"));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  progress.Step(fmt::format("{}up{} in {:.1f} s; look: qanatctl local status{}; end: qanatctl local "
-                            "down{}",
-                            progress.colors().green, progress.colors().plain, seconds,
-                            options.mesh == "local" ? "" : " --name " + options.mesh,
-                            options.mesh == "local" ? "" : " --name " + options.mesh));
+  progress.Step(
+      fmt::format("{}up{} in {:.1f} s; look: qanatctl local status{}; end: qanatctl local "
+                  "down{}",
+                  progress.colors().green, progress.colors().plain, seconds,
+                  options.mesh == "local" ? "" : " --name " + options.mesh,
+                  options.mesh == "local" ? "" : " --name " + options.mesh));
   if (!options.foreground && options.detach) return kExitOk;
   while (interrupted == 0 && waitpid(*supervisor, nullptr, WNOHANG) == 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));

@@ -38,7 +38,8 @@ TEST(CommandLine, Local) {
   EXPECT_EQ(o.mesh, "x");
   EXPECT_TRUE(o.no_mesh);
   Options e;
-  ASSERT_EQ(Parse({"local", "exec", "shop/web", "-c", "app", "--", "sh", "-c", "x --name y"}, e), -1);
+  ASSERT_EQ(Parse({"local", "exec", "shop/web", "-c", "app", "--", "sh", "-c", "x --name y"}, e),
+            -1);
   EXPECT_EQ(e.verb, Verb::kLocalExec);
   EXPECT_EQ(e.container, "app");
   EXPECT_EQ(e.command, (std::vector<std::string>{"sh", "-c", "x --name y"}));
@@ -47,7 +48,9 @@ TEST(CommandLine, Local) {
 TEST(CommandLine, Why) {
   Options o;
   ASSERT_EQ(Parse({"why", "shop/deploy/a", "b.shop:80", "--method", "POST", "--path", "/x",
-                   "--header", "a: b", "-H", "c: d", "-o", "json"}, o), -1);
+                   "--header", "a: b", "-H", "c: d", "-o", "json"},
+                  o),
+            -1);
   EXPECT_EQ(o.verb, Verb::kWhy);
   EXPECT_EQ(o.from, "shop/deploy/a");
   EXPECT_EQ(o.to, "b.shop:80");
@@ -56,10 +59,16 @@ TEST(CommandLine, Why) {
 }
 
 TEST(CommandLine, MistakesAreUsageErrors) {
-  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-           {}, {"local"}, {"nonsense"}, {"why", "a"}, {"status", "-o", "xml"},
-           {"local", "up"}, {"local", "up", "f", "--nodes", "0"}, {"local", "exec", "p"},
-           {"completion", "tcsh"}}) {
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{},
+                                             {"local"},
+                                             {"nonsense"},
+                                             {"why", "a"},
+                                             {"status", "-o", "xml"},
+                                             {"local", "up"},
+                                             {"local", "up", "f", "--nodes", "0"},
+                                             {"local", "exec", "p"},
+                                             {"completion", "tcsh"}}) {
     Options o;
     EXPECT_EQ(Parse(words, o), kExitUsage);
   }
@@ -94,7 +103,10 @@ HttpResponse Whole(const std::string& text, bool ended) {
 TEST(Http, AnswersInAllFramings) {
   EXPECT_EQ(Whole("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhixx", false).body, "hi");
   EXPECT_EQ(Whole("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1;x=y\r\nd\r\n"
-                  "0\r\n\r\n", false).body, "abcd");
+                  "0\r\n\r\n",
+                  false)
+                .body,
+            "abcd");
   EXPECT_EQ(Whole("HTTP/1.0 503 No\r\n\r\nto the end", true).status, 503);
   EXPECT_EQ(Whole("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 N\r\n\r\n", false).status, 204);
 }
@@ -110,7 +122,8 @@ TEST(Http, BadAnswersAreErrors) {
   EXPECT_FALSE(ParseHttpResponse("SSH-2.0-x\r\n\r\n", false));
   EXPECT_FALSE(ParseHttpResponse("HTTP/1.1 2x0 OK\r\n\r\n", false));
   EXPECT_FALSE(ParseHttpResponse("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", false));
-  EXPECT_FALSE(ParseHttpResponse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", false));
+  EXPECT_FALSE(
+      ParseHttpResponse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", false));
   EXPECT_FALSE(ParseHttpResponse(std::string(70000, 'x'), false));
 }
 
@@ -181,9 +194,9 @@ WhyReport Report() {
   report.to.text = "database.shop-data:5432";
   report.to.address = "10.91.2.4";
   report.to.port = 5432;
-  report.steps.push_back({"ztunnel-node1, outbound",
-                          {{"verdict", "allow"}, {"reason", "none"}, {"route", "hbone"},
-                           {"to", "10.91.2.4:15008"}}});
+  report.steps.push_back(
+      {"ztunnel-node1, outbound",
+       {{"verdict", "allow"}, {"reason", "none"}, {"route", "hbone"}, {"to", "10.91.2.4:15008"}}});
   report.steps.push_back(
       {"ztunnel-node2, inbound to shop-data/database-1",
        Json::parse(R"({"verdict":"deny","reason":"policy_no_allow","detail":"no policy allows it",
@@ -225,7 +238,8 @@ TEST(Why, AWaypointsRouteIsShownAndItsEndpointsAreFollowed) {
   report.steps.insert(
       report.steps.begin() + 1,
       {"waypoint shop/waypoint",
-       Json::parse(R"({"verdict":"allow","reason":"none","route":{"action":"forward","name":"canary",
+       Json::parse(
+           R"({"verdict":"allow","reason":"none","route":{"action":"forward","name":"canary",
          "match":"prefix /","passed_over":[{"route":"testers","why":"header user is absent"}],
          "clusters":[{"cluster":"v1","weight":90,"endpoints":[
                         {"address":"10.91.1.2:8080","healthy":true},

@@ -41,9 +41,9 @@ Result<std::optional<std::string>> Dechunk(std::string_view in) {
 }
 
 std::string Serialize(const HttpRequest& request) {
-  std::string out = fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
-                                request.method, request.path,
-                                request.host.empty() ? "localhost" : request.host);
+  std::string out =
+      fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", request.method,
+                  request.path, request.host.empty() ? "localhost" : request.host);
   for (const auto& [name, value] : request.headers) {
     if (!SameName(name, "host")) out += name + ": " + value + "\r\n";
   }

@@ -20,8 +20,8 @@ bool IsAlive(int64_t pid) {
   if (pid <= 0) return false;
   const std::string stat = local::ReadFile(fmt::format("/proc/{}/stat", pid)).value_or("");
   const size_t name_end = stat.rfind(") ");
-  return name_end != std::string::npos && name_end + 2 < stat.size() &&
-         stat[name_end + 2] != 'Z' && stat[name_end + 2] != 'X';
+  return name_end != std::string::npos && name_end + 2 < stat.size() && stat[name_end + 2] != 'Z' &&
+         stat[name_end + 2] != 'X';
 }
 
 PodRef ReadPod(const Json& json) {
@@ -129,9 +129,9 @@ Result<const PodRef*> ResolvePod(const std::vector<PodRef>& pods, const std::str
   };
   if (exact.size() == 1) return exact.front();
   // Any pod of a workload will do; a workload of that name in one namespace only.
-  if (!workload.empty() &&
-      std::all_of(workload.begin(), workload.end(),
-                  [&](const PodRef* p) { return p->ns == workload.front()->ns; })) {
+  if (!workload.empty() && std::all_of(workload.begin(), workload.end(), [&](const PodRef* p) {
+        return p->ns == workload.front()->ns;
+      })) {
     return best(workload);
   }
   if (exact.empty() && workload.empty() && !prefix.empty()) {
@@ -146,8 +146,8 @@ Result<const PodRef*> ResolvePod(const std::vector<PodRef>& pods, const std::str
     if (!candidates.empty()) break;
   }
   if (candidates.empty()) {
-    return Fail(Code::kNotFound, fmt::format("no pod is called '{}'; see: qanatctl local status",
-                                             text));
+    return Fail(Code::kNotFound,
+                fmt::format("no pod is called '{}'; see: qanatctl local status", text));
   }
   return Fail(Code::kInvalidArgument, fmt::format("'{}' could be:{}", text, candidates));
 }

@@ -71,8 +71,8 @@ class MeshView {
   Result<std::vector<NodeRef>> SelectNodes(const std::string& wanted) const;
 
   // GET (or POST) of an admin endpoint at 127.0.0.1:port inside a namespace.
-  static Result<std::string> Fetch(const std::string& netns, uint16_t port,
-                                   const std::string& path, const std::string& method = "GET");
+  static Result<std::string> Fetch(const std::string& netns, uint16_t port, const std::string& path,
+                                   const std::string& method = "GET");
 
  private:
   std::shared_ptr<const Json> json_;

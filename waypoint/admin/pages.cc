@@ -127,7 +127,8 @@ json ConfigDump(const AdminSources& s) {
                                    {"state", "Available"},
                                    {"certChain", std::move(chain)}});
   } else {
-    out["certificates"].push_back({{"identity", s.settings->proxy.identity}, {"state", "Initializing"}});
+    out["certificates"].push_back(
+        {{"identity", s.settings->proxy.identity}, {"state", "Initializing"}});
   }
   if (const auto* xds = s.xds()) {
     out["xds"] = {{"connected", xds->connected()},
@@ -198,9 +199,8 @@ void AddAdminPages(admin::Server& server, AdminSources sources) {
                        "&header=k:v\n"
                        "  POST /logging?level=info | ?level=SCOPE:debug\n  POST /quitquitquit\n");
   });
-  server.Route("GET", "/config_dump", [s](const admin::Request&) {
-    return admin::Json(200, Dump(ConfigDump(*s)));
-  });
+  server.Route("GET", "/config_dump",
+               [s](const admin::Request&) { return admin::Json(200, Dump(ConfigDump(*s))); });
   server.Route("GET", "/certs", [s](const admin::Request&) {
     return admin::Json(200, Dump(ConfigDump(*s)["certificates"]));
   });

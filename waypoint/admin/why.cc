@@ -12,8 +12,8 @@
 namespace qanat::waypoint {
 namespace {
 
-using nlohmann::json;
 using model::Reason;
+using nlohmann::json;
 
 std::string_view ActionName(Rbac::Action action) {
   switch (action) {
@@ -49,7 +49,8 @@ void AddPolicies(const AuthzExplanation& e, json& out) {
                            {"alternatives", c.alternatives},
                            {"conditions", std::move(conditions)}});
       }
-      rules.push_back({{"index", r.index}, {"matched", r.matched}, {"clauses", std::move(clauses)}});
+      rules.push_back(
+          {{"index", r.index}, {"matched", r.matched}, {"clauses", std::move(clauses)}});
     }
     out["policies"].push_back({{"name", p.name},
                                {"action", ActionName(p.action)},
@@ -123,7 +124,8 @@ void ExplainTcp(const ConfigSnapshot& snapshot, const Chain& chain, AuthzInput i
   for (const auto& [name, weight] : chain.tcp->clusters) {
     json endpoints = json::array();
     healthy += HealthyEndpoints(snapshot, name, endpoints);
-    clusters.push_back({{"cluster", name}, {"weight", weight}, {"endpoints", std::move(endpoints)}});
+    clusters.push_back(
+        {{"cluster", name}, {"weight", weight}, {"endpoints", std::move(endpoints)}});
   }
   out["route"] = {{"action", "tcp"}, {"clusters", std::move(clusters)}};
   if (healthy == 0) return SetVerdict(out, false, Reason::kNoHealthyUpstream, "");
@@ -189,7 +191,8 @@ std::string WhyJson(const ConfigSnapshot& snapshot, const WhyRequest& request) {
   Authority authority = ParseAuthority(text);
   if (!authority.valid && request.port != 0) {
     const bool bare_v6 = text.find(':') != std::string::npos && !text.starts_with('[');
-    authority = ParseAuthority(fmt::format("{}:{}", bare_v6 ? "[" + text + "]" : text, request.port));
+    authority =
+        ParseAuthority(fmt::format("{}:{}", bare_v6 ? "[" + text + "]" : text, request.port));
   }
   auto dump = [&out] { return out.dump(2, ' ', false, json::error_handler_t::replace); };
   if (!authority.valid) {
@@ -210,8 +213,8 @@ std::string WhyJson(const ConfigSnapshot& snapshot, const WhyRequest& request) {
   AuthzInput input;
   input.identity = request.identity;
   if (auto ip = net::IpAddress::Parse(request.source_ip)) input.source_ip = *ip;
-  input.destination = authority.address.is_set() ? authority.address
-                                                 : net::SocketAddress({}, authority.port);
+  input.destination =
+      authority.address.is_set() ? authority.address : net::SocketAddress({}, authority.port);
   if (!chain->http) {
     ExplainTcp(snapshot, *chain, input, out);
     return dump();

@@ -55,8 +55,7 @@ Truth TruthOf(const Condition& c, const AuthzInput& input) {
     case Kind::kOr: return AnyOf(c.children, input);
     case Kind::kNot:
       return c.children.empty() ? Truth::kUnknown : Negate(TruthOf(c.children[0], input));
-    case Kind::kHeader:
-      return input.head ? Bool(c.header.Matches(*input.head)) : Truth::kUnknown;
+    case Kind::kHeader: return input.head ? Bool(c.header.Matches(*input.head)) : Truth::kUnknown;
     case Kind::kUrlPath:
       return input.head ? Bool(c.text.Matches(input.head->path_only())) : Truth::kUnknown;
     case Kind::kPathTemplate:

@@ -36,10 +36,10 @@ struct Condition {
     kDestinationIp,    // cidr
     kDestinationPort,  // [port_low, port_high)
     kDirectSourceIp,   // cidr, against the client's address
-    kRemoteIp,         // cidr, against the trusted end of x-forwarded-for, else the client's address
-    kServerName,       // text
-    kNoToken,          // a claim of a validated JWT; nothing validates here, so the value is absent
-    kUnknown,          // unknown_text says what
+    kRemoteIp,    // cidr, against the trusted end of x-forwarded-for, else the client's address
+    kServerName,  // text
+    kNoToken,     // a claim of a validated JWT; nothing validates here, so the value is absent
+    kUnknown,     // unknown_text says what
   };
   Kind kind = Kind::kAny;
   std::vector<Condition> children;

@@ -119,16 +119,19 @@ TEST(Rbac, AllowWithoutPoliciesDeniesAll) {
 
 TEST(Rbac, MethodsAndPathsForAPrincipal) {
   std::vector<Rbac> filters = {Filter(
-      kAllow, {Policy("ns[shop]-policy[viewer]-rule[0]",
-                      {Of(Kind::kAnd, {Of(Kind::kOr, {Method("GET"), Method("HEAD")}),
-                                       Of(Kind::kOr, {PathPrefix("/api/")})})},
-                      {Of(Kind::kAnd, {Principal("spiffe://cluster.local/ns/shop/sa/frontend")})})})};
+      kAllow,
+      {Policy("ns[shop]-policy[viewer]-rule[0]",
+              {Of(Kind::kAnd, {Of(Kind::kOr, {Method("GET"), Method("HEAD")}),
+                               Of(Kind::kOr, {PathPrefix("/api/")})})},
+              {Of(Kind::kAnd, {Principal("spiffe://cluster.local/ns/shop/sa/frontend")})})})};
   EXPECT_TRUE(EvaluateAll(filters, Call().input).allowed);
   EXPECT_EQ(EvaluateAll(filters, Call().input).policy, "ns[shop]-policy[viewer]-rule[0]");
   EXPECT_FALSE(
-      EvaluateAll(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "POST").input).allowed);
+      EvaluateAll(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "POST").input)
+          .allowed);
   EXPECT_FALSE(
-      EvaluateAll(filters, Call("spiffe://cluster.local/ns/shop/sa/frontend", "GET", "/admin").input)
+      EvaluateAll(filters,
+                  Call("spiffe://cluster.local/ns/shop/sa/frontend", "GET", "/admin").input)
           .allowed);
   EXPECT_FALSE(EvaluateAll(filters, Call("spiffe://cluster.local/ns/x/sa/y").input).allowed);
   EXPECT_FALSE(EvaluateAll(filters, Call("").input).allowed);
@@ -165,24 +168,27 @@ TEST(Rbac, UnknownNeverWidens) {
   EXPECT_TRUE(allowed(kDeny, Of(Kind::kAnd, {Unknown(), PathPrefix("/other")})));
   EXPECT_TRUE(allowed(kAllow, Of(Kind::kOr, {Unknown(), PathPrefix("/api")})));
   EXPECT_FALSE(allowed(kAllow, Of(Kind::kAnd, {Unknown(), PathPrefix("/api")})));
-  AuthzDecision d =
-      EvaluateAll({Filter(kDeny, {Policy("p", {Unknown()}, {Any()})})}, Call().input);
+  AuthzDecision d = EvaluateAll({Filter(kDeny, {Policy("p", {Unknown()}, {Any()})})}, Call().input);
   EXPECT_EQ(d.reason, model::Reason::kPolicyNotUnderstood);
 }
 
 TEST(Rbac, HttpConditionsOnTcpFailClosed) {
   Call call;
   call.input.head = nullptr;
-  EXPECT_FALSE(EvaluateAll({Filter(kDeny, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
-  EXPECT_FALSE(EvaluateAll({Filter(kAllow, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
-  EXPECT_TRUE(EvaluateAll({Filter(kAllow, {Policy("p", {Port(80)}, {Any()})})}, call.input).allowed);
+  EXPECT_FALSE(
+      EvaluateAll({Filter(kDeny, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
+  EXPECT_FALSE(
+      EvaluateAll({Filter(kAllow, {Policy("p", {Method("GET")}, {Any()})})}, call.input).allowed);
+  EXPECT_TRUE(
+      EvaluateAll({Filter(kAllow, {Policy("p", {Port(80)}, {Any()})})}, call.input).allowed);
 }
 
 TEST(Rbac, AddressesAndPorts) {
   auto allowed = [](Condition to, Condition from) {
     Call call;
     call.input.remote_ip = *net::IpAddress::Parse("192.0.2.1");
-    return EvaluateAll({Filter(kAllow, {Policy("p", {std::move(to)}, {std::move(from)})})}, call.input)
+    return EvaluateAll({Filter(kAllow, {Policy("p", {std::move(to)}, {std::move(from)})})},
+                       call.input)
         .allowed;
   };
   EXPECT_TRUE(allowed(Port(80), SourceIp("10.1.0.0/16")));
@@ -200,7 +206,8 @@ TEST(Rbac, DestinationByNameHasNoAddress) {
   call.input.destination = net::SocketAddress({}, 80);
   for (auto action : {kAllow, kDeny}) {
     Condition any_v4 = SourceIp("0.0.0.0/0", Kind::kDestinationIp);
-    EXPECT_FALSE(EvaluateAll({Filter(action, {Policy("p", {any_v4}, {Any()})})}, call.input).allowed);
+    EXPECT_FALSE(
+        EvaluateAll({Filter(action, {Policy("p", {any_v4}, {Any()})})}, call.input).allowed);
   }
 }
 
@@ -222,13 +229,13 @@ TEST(PolicyName, Forms) {
 }
 
 TEST(Explain, NamesTheNearestAllow) {
-  std::vector<Rbac> filters = {
-      Filter(kAllow, {Policy("ns[shop]-policy[a]-rule[0]", {Any()},
-                             {Of(Kind::kAnd, {Of(Kind::kOr, {Namespace("other"), Namespace("more")}),
-                                              Not(Of(Kind::kOr, {SourceIp("10.0.0.0/8")}))})}),
-                      Policy("ns[shop]-policy[b]-rule[1]",
-                             {Of(Kind::kAnd, {Of(Kind::kOr, {Method("POST")}), PathPrefix("/api")})},
-                             {Any()})})};
+  std::vector<Rbac> filters = {Filter(
+      kAllow,
+      {Policy("ns[shop]-policy[a]-rule[0]", {Any()},
+              {Of(Kind::kAnd, {Of(Kind::kOr, {Namespace("other"), Namespace("more")}),
+                               Not(Of(Kind::kOr, {SourceIp("10.0.0.0/8")}))})}),
+       Policy("ns[shop]-policy[b]-rule[1]",
+              {Of(Kind::kAnd, {Of(Kind::kOr, {Method("POST")}), PathPrefix("/api")})}, {Any()})})};
   AuthzExplanation e = ExplainAll(filters, Call().input);
   EXPECT_FALSE(e.decision.allowed);
   ASSERT_TRUE(e.nearest_allow.has_value());
@@ -283,19 +290,19 @@ class RandomTrees {
     for (size_t n = Below(4); n > 0; --n) {
       std::vector<RbacPolicy> policies;
       for (size_t k = Below(4); k > 0; --k) {
-        policies.push_back(Policy("ns[n]-policy[p" + std::to_string(k) + "]-rule[" +
-                                      std::to_string(Below(2)) + "]",
-                                  List(2), List(2)));
+        policies.push_back(Policy(
+            "ns[n]-policy[p" + std::to_string(k) + "]-rule[" + std::to_string(Below(2)) + "]",
+            List(2), List(2)));
       }
       size_t action = Below(5);
-      out.push_back(Filter(action == 4 ? Rbac::Action::kLog : action % 2 ? kAllow : kDeny,
+      out.push_back(Filter(action == 4  ? Rbac::Action::kLog
+                           : action % 2 ? kAllow
+                                        : kDeny,
                            std::move(policies), Below(6) == 0));
     }
     return out;
   }
-  Call RandomCall() {
-    return Call(kIdentities[Below(3)], kMethods[Below(3)], kPaths[Below(3)]);
-  }
+  Call RandomCall() { return Call(kIdentities[Below(3)], kMethods[Below(3)], kPaths[Below(3)]); }
 
  private:
   static constexpr const char* kIdentities[] = {"", "spiffe://cluster.local/ns/shop/sa/frontend",
@@ -311,8 +318,10 @@ TEST(Explain, AgreesWithEvaluateOnRandomPolicies) {
   for (int i = 0; i < 20000; ++i) {
     std::vector<Rbac> filters = random.Filters();
     Call call = random.RandomCall();
-    if (random.Below(10) == 0) call.input.head = nullptr;
-    else call.input.head = &call.head;
+    if (random.Below(10) == 0)
+      call.input.head = nullptr;
+    else
+      call.input.head = &call.head;
     AuthzDecision a = EvaluateAll(filters, call.input);
     AuthzExplanation e = ExplainAll(filters, call.input);
     ASSERT_EQ(a.allowed, e.decision.allowed) << i;

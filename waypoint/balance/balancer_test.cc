@@ -14,8 +14,7 @@ class BalancerTest : public ::testing::Test {
                          std::vector<size_t> avoid = {}, uint32_t attempts = 1) {
     std::vector<int> count(hosts.size());
     for (int i = 0; i < n; ++i) {
-      auto pick = PickHost(
-          policy, hosts, state_, [&] { return rng_(); }, avoid, attempts);
+      auto pick = PickHost(policy, hosts, state_, [&] { return rng_(); }, avoid, attempts);
       if (pick) ++count[*pick];
     }
     return count;

@@ -24,7 +24,7 @@ namespace qanat::waypoint {
 
 // An HttpConnectionManager of an inbound chain.
 struct HttpChain {
-  std::string rds_name;                              // or:
+  std::string rds_name;  // or:
   std::shared_ptr<const RouteTable> inline_routes;
   // RBAC filters in their order, with what they do where no route overrides them.
   std::vector<std::pair<std::string, std::shared_ptr<const RbacRules>>> rbac;
@@ -65,8 +65,8 @@ using ChainPtr = std::shared_ptr<const Chain>;
 // CONNECT authority.
 struct ChainTable {
   std::unordered_map<net::SocketAddress, ChainPtr> by_address;
-  std::unordered_map<net::IpAddress, ChainPtr> by_ip;         // any port: workload waypoints
-  std::unordered_map<std::string, ChainPtr> by_authority;     // "host:port", lower case
+  std::unordered_map<net::IpAddress, ChainPtr> by_ip;      // any port: workload waypoints
+  std::unordered_map<std::string, ChainPtr> by_authority;  // "host:port", lower case
 
   ChainPtr Find(std::string_view authority) const;
 };
@@ -90,9 +90,9 @@ struct WorkloadLabels {
 };
 
 struct Endpoint {
-  net::SocketAddress address;          // of the application
-  bool hbone = false;                  // reached through a tunnel:
-  net::SocketAddress tunnel;           // where the tunnel ends, port 15008 as a rule
+  net::SocketAddress address;  // of the application
+  bool hbone = false;          // reached through a tunnel:
+  net::SocketAddress tunnel;   // where the tunnel ends, port 15008 as a rule
   // What the tunnel's end must prove; also the destination principal of metrics. A tunnel to an
   // endpoint whose identity nobody named is refused.
   std::string identity;

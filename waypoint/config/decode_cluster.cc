@@ -21,9 +21,7 @@ using InternalUpstream =
 using RawBuffer = envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 
 // Names of Envoy's internal listener that opens tunnels.
-bool OpensTunnel(const std::string& listener) {
-  return listener == "connect_originate";
-}
+bool OpensTunnel(const std::string& listener) { return listener == "connect_originate"; }
 
 WorkloadLabels LabelsOf(const envoy::config::core::v3::Metadata& metadata) {
   WorkloadLabels out;
@@ -77,7 +75,8 @@ Result<Endpoint> DecodeEndpoint(const endpoint::LbEndpoint& in) {
       if (local.empty()) local = internal.endpoint_id();
       QANAT_ASSIGN_OR_RETURN(out.address, net::SocketAddress::Parse(local));
       out.hbone = true;
-      if (!MetadataString(in.metadata(), "envoy.filters.listener.original_dst", "waypoint").empty()) {
+      if (!MetadataString(in.metadata(), "envoy.filters.listener.original_dst", "waypoint")
+               .empty()) {
         return Unsupported("an endpoint behind another waypoint");
       }
       std::string tunnel = MetadataString(in.metadata(), "qanat", "hbone");

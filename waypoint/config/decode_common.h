@@ -48,8 +48,8 @@ template <typename T>
 Result<T> Unpack(const google::protobuf::Any& any) {
   T out;
   if (!Is<T>(any)) {
-    return Unsupported(fmt::format("type {} where {} was expected", any.type_url(),
-                                   T::descriptor()->full_name()));
+    return Unsupported(
+        fmt::format("type {} where {} was expected", any.type_url(), T::descriptor()->full_name()));
   }
   if (!out.ParseFromString(any.value())) {
     return Invalid(fmt::format("{} does not parse", T::descriptor()->full_name()));

@@ -22,8 +22,7 @@ namespace {
 
 namespace listener = envoy::config::listener::v3;
 namespace inputs = envoy::extensions::matching::common_inputs::network::v3;
-using Hcm =
-    envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+using Hcm = envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 using HttpFault = envoy::extensions::filters::http::fault::v3::HTTPFault;
 using HttpRbac = envoy::extensions::filters::http::rbac::v3::RBAC;
 using NetworkRbac = envoy::extensions::filters::network::rbac::v3::RBAC;
@@ -110,7 +109,9 @@ Result<std::shared_ptr<const HttpChain>> DecodeHttpChain(const Hcm& in, const st
   out->generate_request_id = !in.has_generate_request_id() || in.generate_request_id().value();
   if (!in.server_name().empty()) out->server_name = in.server_name();
   switch (static_cast<int>(in.server_header_transformation())) {
-    case Hcm::APPEND_IF_ABSENT: out->server_header = HttpChain::ServerHeader::kAppendIfAbsent; break;
+    case Hcm::APPEND_IF_ABSENT:
+      out->server_header = HttpChain::ServerHeader::kAppendIfAbsent;
+      break;
     case Hcm::PASS_THROUGH: out->server_header = HttpChain::ServerHeader::kPassThrough; break;
     default: out->server_header = HttpChain::ServerHeader::kOverwrite; break;
   }
@@ -145,9 +146,10 @@ Result<Chain> DecodeChain(const listener::FilterChain& in, Restricted& restricte
       QANAT_ASSIGN_OR_RETURN(out.http, DecodeHttpChain(hcm, where, restricted));
     } else if (Is<NetworkRbac>(any)) {
       QANAT_ASSIGN_OR_RETURN(NetworkRbac rbac, Unpack<NetworkRbac>(any));
-      RbacRules rules = DecodeRbacRules(rbac.has_rules() ? &rbac.rules() : nullptr,
-                                        rbac.has_shadow_rules() ? &rbac.shadow_rules() : nullptr,
-                                        rbac.has_matcher(), where + " " + filter.name(), restricted);
+      RbacRules rules =
+          DecodeRbacRules(rbac.has_rules() ? &rbac.rules() : nullptr,
+                          rbac.has_shadow_rules() ? &rbac.shadow_rules() : nullptr,
+                          rbac.has_matcher(), where + " " + filter.name(), restricted);
       for (Rbac& r : rules.rules) tcp->rbac.rules.push_back(std::move(r));
     } else if (Is<TcpProxy>(any)) {
       QANAT_ASSIGN_OR_RETURN(TcpProxy proxy, Unpack<TcpProxy>(any));
@@ -163,8 +165,8 @@ Result<Chain> DecodeChain(const listener::FilterChain& in, Restricted& restricte
       out.tcp = tcp;
     } else if (!filter.name().starts_with("istio.") &&
                filter.name() != "envoy.filters.network.set_filter_state") {
-      return Unsupported(fmt::format("{}: network filter {} of type {}", where, filter.name(),
-                                     TypeName(any)));
+      return Unsupported(
+          fmt::format("{}: network filter {} of type {}", where, filter.name(), TypeName(any)));
     }
   }
   if (!out.http && !out.tcp) return Invalid(where + ": neither HTTP nor TCP");
@@ -241,7 +243,8 @@ class TableBuilder {
       // Any of the HTTP entries (they name one chain), else on_no_match.
       const Chain* http = nullptr;
       for (const auto& [key, next] : map) {
-        if (key.find("http/1") == std::string::npos && key.find("h2") == std::string::npos) continue;
+        if (key.find("http/1") == std::string::npos && key.find("h2") == std::string::npos)
+          continue;
         QANAT_ASSIGN_OR_RETURN(http, Named(next));
       }
       const Chain* other = nullptr;
@@ -316,10 +319,10 @@ Result<Decoded<ListenerConfig>> DecodeListener(std::string_view bytes) {
   out.value = config;
   if (IsPlumbing(in)) return out;
   if (!in.has_internal_listener() || !in.has_filter_chain_matcher()) {
-    return Unsupported(fmt::format(
-        "listener {}: only a waypoint's inner listener (internal_listener with a "
-        "filter_chain_matcher) is served",
-        in.name()));
+    return Unsupported(
+        fmt::format("listener {}: only a waypoint's inner listener (internal_listener with a "
+                    "filter_chain_matcher) is served",
+                    in.name()));
   }
   std::unordered_map<std::string, Chain> chains;
   for (const auto& fc : in.filter_chains()) {

@@ -131,8 +131,7 @@ Condition DecodePermission(const rbac::Permission& in, const Context& context, i
   switch (in.rule_case()) {
     case In::kAndRules: return Set(in.and_rules(), Kind::kAnd, context, depth + 1);
     case In::kOrRules: return Set(in.or_rules(), Kind::kOr, context, depth + 1);
-    case In::kAny:
-      return in.any() ? Simple(Kind::kAny) : Unknown(context, "permission any: false");
+    case In::kAny: return in.any() ? Simple(Kind::kAny) : Unknown(context, "permission any: false");
     case In::kHeader: return WithHeader(context, in.header());
     case In::kUrlPath: return WithPath(context, in.url_path());
     case In::kDestinationIp: return WithCidr(context, Kind::kDestinationIp, in.destination_ip());

@@ -49,8 +49,7 @@ Result<std::vector<HeaderOp>> DecodeAdds(
         case Action::ADD_IF_ABSENT: op.kind = HeaderOp::Kind::kAddIfAbsent; break;
         case Action::OVERWRITE_IF_EXISTS_OR_ADD: op.kind = HeaderOp::Kind::kOverwrite; break;
         case Action::OVERWRITE_IF_EXISTS: op.kind = HeaderOp::Kind::kOverwriteIfExists; break;
-        default:
-          return Unsupported(fmt::format("append_action {}", int(option.append_action())));
+        default: return Unsupported(fmt::format("append_action {}", int(option.append_action())));
       }
     }
     out.push_back(std::move(op));
@@ -58,8 +57,7 @@ Result<std::vector<HeaderOp>> DecodeAdds(
   return out;
 }
 
-std::vector<std::string> DecodeRemoves(
-    const google::protobuf::RepeatedPtrField<std::string>& in) {
+std::vector<std::string> DecodeRemoves(const google::protobuf::RepeatedPtrField<std::string>& in) {
   std::vector<std::string> out;
   for (const std::string& name : in) out.push_back(AsciiLower(name));
   return out;
@@ -101,15 +99,17 @@ Result<RetryPolicy> DecodeRetry(const route::RetryPolicy& in) {
     auto base = ToMs(in.retry_back_off().base_interval());
     if (base.count() <= 0) return Invalid("retry_back_off.base_interval must be positive");
     out.base_interval = base;
-    out.max_interval =
-        in.retry_back_off().has_max_interval() ? ToMs(in.retry_back_off().max_interval()) : base * 10;
+    out.max_interval = in.retry_back_off().has_max_interval()
+                           ? ToMs(in.retry_back_off().max_interval())
+                           : base * 10;
     if (out.max_interval < base) return Invalid("retry_back_off.max_interval < base_interval");
   }
   for (const auto& predicate : in.retry_host_predicate()) {
-    if (predicate.name().find("previous_hosts") != std::string::npos) out.avoid_previous_hosts = true;
+    if (predicate.name().find("previous_hosts") != std::string::npos)
+      out.avoid_previous_hosts = true;
   }
-  out.host_selection_attempts = static_cast<uint32_t>(
-      std::clamp<int64_t>(in.host_selection_retry_max_attempts(), 1, 100));
+  out.host_selection_attempts =
+      static_cast<uint32_t>(std::clamp<int64_t>(in.host_selection_retry_max_attempts(), 1, 100));
   return out;
 }
 
@@ -144,7 +144,8 @@ Result<RouteMatch> DecodeMatch(const route::RouteMatch& in) {
       path(Kind::kTemplate, t.path_template());
       break;
     }
-    case In::PATH_SPECIFIER_NOT_SET: return Unsupported("match without a path specifier known to us");
+    case In::PATH_SPECIFIER_NOT_SET:
+      return Unsupported("match without a path specifier known to us");
   }
   for (const auto& h : in.headers()) {
     QANAT_ASSIGN_OR_RETURN(HeaderMatch match, DecodeHeader(h));
@@ -215,7 +216,9 @@ Result<ForwardAction> DecodeForward(const route::RouteAction& in) {
   switch (in.host_rewrite_specifier_case()) {
     case In::kHostRewriteLiteral: out.host_rewrite = in.host_rewrite_literal(); break;
     case In::kAutoHostRewrite: out.auto_host_rewrite = in.auto_host_rewrite().value(); break;
-    case In::kHostRewriteHeader: out.host_rewrite_header = AsciiLower(in.host_rewrite_header()); break;
+    case In::kHostRewriteHeader:
+      out.host_rewrite_header = AsciiLower(in.host_rewrite_header());
+      break;
     case In::kHostRewritePathRegex: return Unsupported("route.host_rewrite_path_regex");
     case In::HOST_REWRITE_SPECIFIER_NOT_SET: break;
   }
@@ -439,8 +442,8 @@ Result<std::shared_ptr<const RouteTable>> DecodeRouteTable(const route::RouteCon
   out->most_specific_ops_win = in.most_specific_header_mutations_wins();
   if (in.has_vhds()) return Unsupported("vhds");
   QANAT_ASSIGN_OR_RETURN(out->ops, DecodeOps(in));
-  QANAT_ASSIGN_OR_RETURN(
-      out->overrides, DecodeOverrides(in.typed_per_filter_config(), "route " + in.name(), restricted));
+  QANAT_ASSIGN_OR_RETURN(out->overrides, DecodeOverrides(in.typed_per_filter_config(),
+                                                         "route " + in.name(), restricted));
   for (const auto& vh : in.virtual_hosts()) {
     VirtualHost host;
     host.name = vh.name();

@@ -67,8 +67,9 @@ TEST(Decode, ClustersThatCannotBeServedSayWhy) {
     EXPECT_NE(WhyNot(DecodeCluster(Bytes<Cluster>(c.text))).find(c.why), std::string::npos)
         << WhyNot(DecodeCluster(Bytes<Cluster>(c.text)));
   }
-  auto plumbing = DecodeCluster(Bytes<Cluster>("name: \"connect_originate\" type: ORIGINAL_DST "
-                                               "lb_policy: CLUSTER_PROVIDED"));
+  auto plumbing =
+      DecodeCluster(Bytes<Cluster>("name: \"connect_originate\" type: ORIGINAL_DST "
+                                   "lb_policy: CLUSTER_PROVIDED"));
   ASSERT_TRUE(plumbing);
   EXPECT_TRUE(plumbing->value->plumbing);
 }
@@ -120,10 +121,12 @@ std::string Table(const std::string& inside) {
 TEST(Decode, BrokenRoutesDoNotTakeThePolicyWithThem) {
   // The route that cannot be served answers 503; the table with its policies is applied.
   for (const char* text : {
-           "routes { name: \"x\" match { prefix: \"/\" } route { cluster_specifier_plugin: \"p\" } }",
+           "routes { name: \"x\" match { prefix: \"/\" } route { cluster_specifier_plugin: \"p\" } "
+           "}",
            "routes { name: \"x\" match { prefix: \"/\" } route { weighted_clusters { clusters { "
            "name: \"a\" weight { } } } } }",
-           "routes { name: \"x\" match { prefix: \"/\" } redirect { path_redirect: \"/a\\r\\nb: c\" "
+           "routes { name: \"x\" match { prefix: \"/\" } redirect { path_redirect: \"/a\\r\\nb: "
+           "c\" "
            "} }",
            "routes { name: \"x\" match { prefix: \"/\" } direct_response { status: 99 } }",
            "routes { name: \"x\" match { prefix: \"/\" } route { cluster: \"c\" } "
@@ -191,10 +194,10 @@ TEST(DecodeRbac, WhatIsNotUnderstoodRefusesEitherWay) {
       std::string permission = wrap;
       permission.replace(permission.find("%s"), 2, part);
       for (const char* action : {"ALLOW", "DENY"}) {
-        auto result = DecodeRbacFilter(Bytes<HttpRbac>(
-            std::string("rules { action: ") + action +
-            " policies { key: \"p\" value { permissions { " + permission +
-            " } principals { any: true } } } }"));
+        auto result =
+            DecodeRbacFilter(Bytes<HttpRbac>(std::string("rules { action: ") + action +
+                                             " policies { key: \"p\" value { permissions { " +
+                                             permission + " } principals { any: true } } } }"));
         ASSERT_TRUE(result);
         EXPECT_FALSE(Ask(*result->value).allowed) << action << " " << permission;
         EXPECT_FALSE(result->restricted.empty()) << permission;
@@ -235,8 +238,9 @@ TEST(DecodeRbac, FieldsAndActionsOfTheFuture) {
 TEST(DecodeRbac, DeepNestingIsCutOffRefusing) {
   std::string permission = "any: true";
   for (int i = 0; i < 40; ++i) permission = "and_rules { rules { " + permission + " } }";
-  auto result = DecodeRbacFilter(Bytes<HttpRbac>("rules { policies { key: \"p\" value { permissions { " +
-                                                 permission + " } principals { any: true } } } }"));
+  auto result =
+      DecodeRbacFilter(Bytes<HttpRbac>("rules { policies { key: \"p\" value { permissions { " +
+                                       permission + " } principals { any: true } } } }"));
   ASSERT_TRUE(result);
   EXPECT_FALSE(Ask(*result->value).allowed);
 }
@@ -245,22 +249,24 @@ TEST(DecodeRbac, TokensNobodyValidatedAreAbsent) {
   const std::string claim =
       "metadata { filter: \"envoy.filters.http.jwt_authn\" path { key: \"sub\" } value { "
       "string_match { exact: \"x\" } } ";
-  auto allow = DecodeRbacFilter(Bytes<HttpRbac>("rules { policies { key: \"p\" value { permissions { "
-                                                "any: true } principals { " +
-                                                claim + "} } } } }"));
+  auto allow =
+      DecodeRbacFilter(Bytes<HttpRbac>("rules { policies { key: \"p\" value { permissions { "
+                                       "any: true } principals { " +
+                                       claim + "} } } } }"));
   EXPECT_FALSE(Ask(*allow->value).allowed);
   EXPECT_TRUE(allow->restricted.empty());
-  auto deny = DecodeRbacFilter(
-      Bytes<HttpRbac>("rules { action: DENY policies { key: \"p\" value { permissions { any: true } "
-                      "principals { not_id { " +
-                      claim + "} } } } } }"));
+  auto deny = DecodeRbacFilter(Bytes<HttpRbac>(
+      "rules { action: DENY policies { key: \"p\" value { permissions { any: true } "
+      "principals { not_id { " +
+      claim + "} } } } } }"));
   EXPECT_FALSE(Ask(*deny->value).allowed);
 }
 
 // Listeners.
 
 std::string Chain(const std::string& filter) {
-  return "name: \"main_internal\" internal_listener { } filter_chain_matcher { matcher_tree { input { "
+  return "name: \"main_internal\" internal_listener { } filter_chain_matcher { matcher_tree { "
+         "input { "
          "name: \"i\" typed_config { "
          "[type.googleapis.com/"
          "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput] { } } } "
@@ -268,7 +274,8 @@ std::string Chain(const std::string& filter) {
          "[type.googleapis.com/google.protobuf.StringValue] { value: \"c\" } } } } } } } } "
          "filter_chains { name: \"c\" filters { name: \"hcm\" typed_config { "
          "[type.googleapis.com/"
-         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { rds { "
+         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { rds "
+         "{ "
          "route_config_name: \"r\" } " +
          filter +
          " http_filters { name: \"router\" typed_config { "
@@ -283,14 +290,14 @@ TEST(DecodeListener, FiltersThatWeDoNotHaveAreRefusedByName) {
   envoy::extensions::matching::common_inputs::network::v3::DestinationIPInput::descriptor();
   google::protobuf::StringValue::descriptor();
   ASSERT_TRUE(DecodeListener(Bytes<Listener>(Chain(""))));
-  auto jwt = DecodeListener(Bytes<Listener>(
-      Chain("http_filters { name: \"jwt\" typed_config { "
-            "[type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication] { } "
-            "} }")));
+  auto jwt = DecodeListener(Bytes<Listener>(Chain(
+      "http_filters { name: \"jwt\" typed_config { "
+      "[type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication] { } "
+      "} }")));
   EXPECT_NE(WhyNot(jwt).find("JwtAuthentication"), std::string::npos);
-  auto stats = DecodeListener(Bytes<Listener>(
-      Chain("http_filters { name: \"istio.stats\" typed_config { type_url: "
-            "\"type.googleapis.com/stats.PluginConfig\" } }")));
+  auto stats = DecodeListener(
+      Bytes<Listener>(Chain("http_filters { name: \"istio.stats\" typed_config { type_url: "
+                            "\"type.googleapis.com/stats.PluginConfig\" } }")));
   EXPECT_TRUE(stats) << WhyNot(stats);
 }
 
@@ -324,7 +331,8 @@ TEST(ConfigStore, AsksForWhatIsNamedAndKeepsTheLastGood) {
   EXPECT_TRUE(store.complete());
   EXPECT_EQ(published, 4);
 
-  EXPECT_FALSE(store.Apply(Type::kCluster, "c", "2", Bytes<Cluster>("name: \"c\" type: LOGICAL_DNS")));
+  EXPECT_FALSE(
+      store.Apply(Type::kCluster, "c", "2", Bytes<Cluster>("name: \"c\" type: LOGICAL_DNS")));
   store.BatchEnd(Type::kCluster);
   EXPECT_NE(store.snapshot()->FindCluster("c"), nullptr);
   ASSERT_EQ(store.problems().size(), 1u);

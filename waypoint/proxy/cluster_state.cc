@@ -44,8 +44,8 @@ std::optional<ClusterState::Pick> ClusterState::PickEndpoint(
   if (!any) {
     for (size_t i = 0; i < list.size(); ++i) scratch_[i].healthy = list[i].healthy;
   }
-  auto index = PickHost(config_->lb, scratch_, lb_, random, avoided, avoid_attempts,
-                        config_->lb_choices);
+  auto index =
+      PickHost(config_->lb, scratch_, lb_, random, avoided, avoid_attempts, config_->lb_choices);
   if (!index) return std::nullopt;
   return Pick{endpoints_, &list[*index], *index, states_[*index]};
 }
@@ -59,9 +59,8 @@ void ClusterState::Report(const Pick& pick, int status, event::TimePoint now) {
   s.consecutive_5xx = any5xx ? s.consecutive_5xx + 1 : 0;
   s.consecutive_gateway = gateway ? s.consecutive_gateway + 1 : 0;
   if (!any5xx) return;
-  const bool eject =
-      (o.consecutive_5xx > 0 && s.consecutive_5xx >= o.consecutive_5xx) ||
-      (o.consecutive_gateway > 0 && s.consecutive_gateway >= o.consecutive_gateway);
+  const bool eject = (o.consecutive_5xx > 0 && s.consecutive_5xx >= o.consecutive_5xx) ||
+                     (o.consecutive_gateway > 0 && s.consecutive_gateway >= o.consecutive_gateway);
   if (!eject || s.ejected_until > now) return;
   size_t ejected = 0;
   for (const auto& other : states_) ejected += other->ejected_until > now ? 1 : 0;

@@ -29,17 +29,17 @@ class DialAttempt : public Dialer::Attempt {
   }
 
   void StartTunnel(hbone::Pool& pool, const hbone::PoolKey& key, hbone::ConnectRequest request) {
-    what_ = fmt::format("{} through the tunnel to {}", request.authority,
-                        key.destination.ToString());
+    what_ =
+        fmt::format("{} through the tunnel to {}", request.authority, key.destination.ToString());
     pending_ = pool.Connect(key, std::move(request), [this](hbone::ClientSession::ConnectResult r) {
       if (!r) return Finish(Fail(r.error().error.Annotate(what_)));
       if (r->status != 200 || !r->stream) {
         // Stock ztunnel: 401 is its policy's no, 503 no such workload or nobody listening.
-        Code code = r->status == 401 || r->status == 403 ? Code::kPermissionDenied
-                                                         : Code::kUnavailable;
-        return Finish(Fail(code, fmt::format("{}: the receiving proxy answered {}{}", what_,
-                                             r->status,
-                                             r->status == 401 ? " (its policy refused)" : "")));
+        Code code =
+            r->status == 401 || r->status == 403 ? Code::kPermissionDenied : Code::kUnavailable;
+        return Finish(
+            Fail(code, fmt::format("{}: the receiving proxy answered {}{}", what_, r->status,
+                                   r->status == 401 ? " (its policy refused)" : "")));
       }
       Finish(std::move(r->stream));
     });
@@ -87,7 +87,8 @@ Dialer::Dialer(event::EventLoop& loop, const ProxySettings& settings,
                std::function<tls::TlsContextPtr()> client_context)
     : loop_(loop), settings_(settings), baggage_(OwnBaggage(settings)) {
   auto dial = hbone::MakeTlsDial(
-      loop, [context = std::move(client_context)](const hbone::PoolKey&) -> Result<hbone::DialPlan> {
+      loop,
+      [context = std::move(client_context)](const hbone::PoolKey&) -> Result<hbone::DialPlan> {
         hbone::DialPlan plan;
         plan.context = context();
         if (!plan.context) {

@@ -174,9 +174,9 @@ void Exchange::RouteRequest() {
     return LocalReply(404, "", "route_not_found");
   }
   if (const auto* redirect = std::get_if<RedirectAction>(&route->action)) {
-    return LocalReply(static_cast<int>(redirect->status), "", "direct_response",
-                      {{"location", RedirectLocation(*redirect, route->match.path,
-                                                     HeadView(head_))}});
+    return LocalReply(
+        static_cast<int>(redirect->status), "", "direct_response",
+        {{"location", RedirectLocation(*redirect, route->match.path, HeadView(head_))}});
   }
   if (const auto* direct = std::get_if<DirectResponse>(&route->action)) {
     // The control plane's last route: policy has been asked, and nothing matched.
@@ -300,7 +300,8 @@ HeaderFormatContext Exchange::FormatContext() const {
 void Exchange::ApplyResponseOps(http::HeaderList& headers) {
   if (!effective_.choice.host) return;
   HeaderFormatContext context = FormatContext();
-  std::string address = record_.peer->address.ToString(), ip = record_.peer->address.ip().ToString();
+  std::string address = record_.peer->address.ToString(),
+              ip = record_.peer->address.ip().ToString();
   context.downstream_address = address;
   context.downstream_ip = ip;
   auto apply = [&](const HeaderOps& ops) {
@@ -381,7 +382,8 @@ void Exchange::Finish() {
   // A stream that has said and heard all must not be reset: its connection is to be used again.
   EndAttempt(!(response_ended_ && request_ended_));
   finished_ = true;
-  for (event::Timer* t : {&delay_timer_, &timeout_timer_, &try_timer_, &idle_timer_, &close_timer_}) {
+  for (event::Timer* t :
+       {&delay_timer_, &timeout_timer_, &try_timer_, &idle_timer_, &close_timer_}) {
     t->Stop();
   }
   if (cluster_) --cluster_->active_requests;

@@ -109,7 +109,7 @@ class Exchange final : public event::Deferred, private http::StreamEvents {
   http::Stream* upstream_ = nullptr;
   bool upstream_started_ = false;  // the request's head has left us
   bool upstream_paused_ = false;
-  bool reused_ = false;  // the attempt's connection had served before
+  bool reused_ = false;         // the attempt's connection had served before
   bool retry_pending_ = false;  // try_timer_ is the pause before the next attempt
   bool transparent_retry_done_ = false;
   event::TimePoint attempt_started_{};

@@ -25,12 +25,12 @@ FailureReply ReplyFor(UpstreamFailure failure, std::string_view detail) {
       "upstream connect error or disconnect/reset before headers. reset reason: ";
   switch (failure) {
     case UpstreamFailure::kConnectFailure:
-      return {503,
-              fmt::format("{}remote connection failure, transport failure reason: {}", kPrefix,
-                          detail),
-              fmt::format("upstream_reset_before_response_started{{remote_connection_failure|{}}}",
-                          detail),
-              Flag::kUpstreamConnectionFailure, model::Reason::kConnectFailed};
+      return {
+          503,
+          fmt::format("{}remote connection failure, transport failure reason: {}", kPrefix, detail),
+          fmt::format("upstream_reset_before_response_started{{remote_connection_failure|{}}}",
+                      detail),
+          Flag::kUpstreamConnectionFailure, model::Reason::kConnectFailed};
     case UpstreamFailure::kRefusedStream:
       return {503, std::string(kPrefix) + "remote refused stream reset",
               "upstream_reset_before_response_started{remote_refused_stream_reset}",
@@ -65,10 +65,9 @@ bool Exchange::ResolveCluster() {
   if (!cluster->RequestAllowed()) {
     record_.Set(Flag::kUpstreamOverflow);
     record_.reason = model::Reason::kResourceExhausted;
-    LocalReply(503,
-               "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-               "upstream_reset_before_response_started{overflow}",
-               {{"x-envoy-overloaded", "true"}});
+    LocalReply(
+        503, "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+        "upstream_reset_before_response_started{overflow}", {{"x-envoy-overloaded", "true"}});
     return false;
   }
   cluster_ = std::move(cluster);
@@ -79,14 +78,14 @@ bool Exchange::ResolveCluster() {
 void Exchange::BuildUpstreamHead() {
   upstream_head_ = head_;
   HeaderFormatContext context = FormatContext();
-  std::string address = record_.peer->address.ToString(), ip = record_.peer->address.ip().ToString();
+  std::string address = record_.peer->address.ToString(),
+              ip = record_.peer->address.ip().ToString();
   context.downstream_address = address;
   context.downstream_ip = ip;
   context.upstream_cluster = cluster_->config().name;
   ForEachOps(*table_, *effective_.choice.host, effective_.choice.route, weight_,
              [&](const HeaderOps& ops) {
-               ApplyHeaderOps(ops.request_add, ops.request_remove, context,
-                              upstream_head_.headers);
+               ApplyHeaderOps(ops.request_add, ops.request_remove, context, upstream_head_.headers);
              });
   std::string path = RewritePath(*forward_, effective_.choice.route->match.path, head_.path);
   if (path != head_.path) {
@@ -134,9 +133,9 @@ void Exchange::StartAttempt() {
   if (forward_->auto_host_rewrite && !pick_.endpoint->hostname.empty()) {
     upstream_head_.authority = pick_.endpoint->hostname;
   }
-  const bool http2 =
-      config.protocol == UpstreamProtocol::kHttp2 ||
-      (config.protocol == UpstreamProtocol::kLikeDownstream && head_.version == http::Version::kHttp2);
+  const bool http2 = config.protocol == UpstreamProtocol::kHttp2 ||
+                     (config.protocol == UpstreamProtocol::kLikeDownstream &&
+                      head_.version == http::Version::kHttp2);
   UpstreamPool::Limits limits;
   limits.connect_timeout = config.connect_timeout;
   limits.idle_timeout = config.idle_timeout;

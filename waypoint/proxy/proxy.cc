@@ -82,7 +82,8 @@ void Proxy::CollectStats(std::function<void(std::vector<WorkerStats>)> done) {
   };
   auto gather = std::make_shared<Gather>();
   gather->left = threads_.size();
-  auto shared_done = std::make_shared<std::function<void(std::vector<WorkerStats>)>>(std::move(done));
+  auto shared_done =
+      std::make_shared<std::function<void(std::vector<WorkerStats>)>>(std::move(done));
   event::EventLoop* main = &main_;
   OnAll([gather, shared_done, main](Worker& w) {
     auto stats = std::make_shared<WorkerStats>(w.Stats());

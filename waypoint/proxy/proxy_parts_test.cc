@@ -42,11 +42,21 @@ TEST(Authority, Forms) {
     bool valid;
     int port;
   } cases[] = {
-      {"10.0.0.1:80", true, 80},  {"[fd00::1]:443", true, 443}, {"a.b.svc:8080", true, 8080},
-      {"", false, 0},             {"a", false, 0},              {"a:", false, 0},
-      {"a:0", false, 0},          {"a:70000", false, 0},        {":80", false, 0},
-      {"a:80x", false, 0},        {"a b:80", false, 0},         {"a@b:80", false, 0},
-      {"10.0.0.1:0", false, 0},   {"fd00::1:80", false, 0},     {"a:+80", false, 0},
+      {"10.0.0.1:80", true, 80},
+      {"[fd00::1]:443", true, 443},
+      {"a.b.svc:8080", true, 8080},
+      {"", false, 0},
+      {"a", false, 0},
+      {"a:", false, 0},
+      {"a:0", false, 0},
+      {"a:70000", false, 0},
+      {":80", false, 0},
+      {"a:80x", false, 0},
+      {"a b:80", false, 0},
+      {"a@b:80", false, 0},
+      {"10.0.0.1:0", false, 0},
+      {"fd00::1:80", false, 0},
+      {"a:+80", false, 0},
   };
   for (const auto& c : cases) {
     Authority a = ParseAuthority(c.text);

@@ -17,14 +17,22 @@ struct FlagName {
 };
 
 constexpr FlagName kFlags[] = {
-    {Flag::kNoHealthyUpstream, "UH"},        {Flag::kUpstreamConnectionFailure, "UF"},
-    {Flag::kUpstreamOverflow, "UO"},         {Flag::kNoRoute, "NR"},
-    {Flag::kRetryLimitExceeded, "URX"},      {Flag::kNoCluster, "NC"},
-    {Flag::kUpstreamTimeout, "UT"},          {Flag::kUpstreamTermination, "UC"},
-    {Flag::kUpstreamReset, "UR"},            {Flag::kDownstreamTermination, "DC"},
-    {Flag::kDownstreamProtocolError, "DPE"}, {Flag::kUpstreamProtocolError, "UPE"},
-    {Flag::kStreamIdleTimeout, "SI"},        {Flag::kFaultInjected, "FI"},
-    {Flag::kDelayInjected, "DI"},            {Flag::kDurationTimeout, "DT"},
+    {Flag::kNoHealthyUpstream, "UH"},
+    {Flag::kUpstreamConnectionFailure, "UF"},
+    {Flag::kUpstreamOverflow, "UO"},
+    {Flag::kNoRoute, "NR"},
+    {Flag::kRetryLimitExceeded, "URX"},
+    {Flag::kNoCluster, "NC"},
+    {Flag::kUpstreamTimeout, "UT"},
+    {Flag::kUpstreamTermination, "UC"},
+    {Flag::kUpstreamReset, "UR"},
+    {Flag::kDownstreamTermination, "DC"},
+    {Flag::kDownstreamProtocolError, "DPE"},
+    {Flag::kUpstreamProtocolError, "UPE"},
+    {Flag::kStreamIdleTimeout, "SI"},
+    {Flag::kFaultInjected, "FI"},
+    {Flag::kDelayInjected, "DI"},
+    {Flag::kDurationTimeout, "DT"},
 };
 
 std::string StartTime(std::chrono::system_clock::time_point t) {
@@ -32,8 +40,8 @@ std::string StartTime(std::chrono::system_clock::time_point t) {
   std::time_t seconds = static_cast<std::time_t>(ms / 1000);
   std::tm tm{};
   gmtime_r(&seconds, &tm);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", tm.tm_year + 1900,
-                     tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ms % 1000);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", tm.tm_year + 1900, tm.tm_mon + 1,
+                     tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ms % 1000);
 }
 
 // What a client sent must not be able to end a field or a line.
@@ -82,9 +90,8 @@ std::string FormatText(const Record& r, std::chrono::milliseconds duration) {
       StartTime(r.start), Clean(r.method), Clean(r.path), Plain(r.protocol), r.status,
       FlagsText(r.flags), Plain(r.details), Clean(r.upstream_failure), r.bytes_received,
       r.bytes_sent, duration.count(), ServiceTime(r), Clean(r.xff), Clean(r.user_agent),
-      Clean(r.request_id), Clean(r.authority), UpstreamHost(r),
-      r.cluster ? r.cluster->name : "-", "-", Address(r.destination),
-      r.peer ? Address(r.peer->address) : "-", Plain(r.route_name));
+      Clean(r.request_id), Clean(r.authority), UpstreamHost(r), r.cluster ? r.cluster->name : "-",
+      "-", Address(r.destination), r.peer ? Address(r.peer->address) : "-", Plain(r.route_name));
 }
 
 std::string FormatJson(const Record& r, std::chrono::milliseconds duration) {

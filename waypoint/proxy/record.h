@@ -18,22 +18,22 @@ namespace qanat::waypoint {
 
 // Envoy's response flags, as in its access log.
 enum class Flag : uint16_t {
-  kNoHealthyUpstream = 1u << 0,           // UH
-  kUpstreamConnectionFailure = 1u << 1,   // UF
-  kUpstreamOverflow = 1u << 2,            // UO
-  kNoRoute = 1u << 3,                     // NR
-  kRetryLimitExceeded = 1u << 4,          // URX
-  kNoCluster = 1u << 5,                   // NC
-  kUpstreamTimeout = 1u << 6,             // UT
-  kUpstreamTermination = 1u << 7,         // UC
-  kUpstreamReset = 1u << 8,               // UR
-  kDownstreamTermination = 1u << 9,       // DC
-  kDownstreamProtocolError = 1u << 10,    // DPE
-  kUpstreamProtocolError = 1u << 11,      // UPE
-  kStreamIdleTimeout = 1u << 12,          // SI
-  kFaultInjected = 1u << 13,              // FI
-  kDelayInjected = 1u << 14,              // DI
-  kDurationTimeout = 1u << 15,            // DT
+  kNoHealthyUpstream = 1u << 0,          // UH
+  kUpstreamConnectionFailure = 1u << 1,  // UF
+  kUpstreamOverflow = 1u << 2,           // UO
+  kNoRoute = 1u << 3,                    // NR
+  kRetryLimitExceeded = 1u << 4,         // URX
+  kNoCluster = 1u << 5,                  // NC
+  kUpstreamTimeout = 1u << 6,            // UT
+  kUpstreamTermination = 1u << 7,        // UC
+  kUpstreamReset = 1u << 8,              // UR
+  kDownstreamTermination = 1u << 9,      // DC
+  kDownstreamProtocolError = 1u << 10,   // DPE
+  kUpstreamProtocolError = 1u << 11,     // UPE
+  kStreamIdleTimeout = 1u << 12,         // SI
+  kFaultInjected = 1u << 13,             // FI
+  kDelayInjected = 1u << 14,             // DI
+  kDurationTimeout = 1u << 15,           // DT
 };
 std::string FlagsText(uint16_t flags);  // "-" for none, "UF,URX"
 
@@ -51,8 +51,8 @@ struct Record {
   std::string grpc_status;
   uint16_t flags = 0;
   model::Reason reason = model::Reason::kNone;
-  std::string details;             // RESPONSE_CODE_DETAILS
-  std::string upstream_failure;    // UPSTREAM_TRANSPORT_FAILURE_REASON
+  std::string details;           // RESPONSE_CODE_DETAILS
+  std::string upstream_failure;  // UPSTREAM_TRANSPORT_FAILURE_REASON
   uint64_t bytes_received = 0, bytes_sent = 0;
   int64_t upstream_service_ms = -1;
   std::string route_name;

@@ -93,9 +93,7 @@ void Relay::Pump(Side& side) {
     net::IoResult got = from.Read(side.buffer);
     switch (got.kind) {
       case Kind::kOk: side.end = got.bytes; break;
-      case Kind::kWouldBlock:
-        to.WriteEnable(false);
-        return from.ReadEnable(true);
+      case Kind::kWouldBlock: to.WriteEnable(false); return from.ReadEnable(true);
       case Kind::kEof:
         side.eof = true;
         from.ReadEnable(false);

@@ -17,8 +17,8 @@ class Relay {
   // `aborted`: one side broke; both have been aborted. Called once, from the loop; may destroy it.
   using Done = std::function<void(bool aborted, std::string detail)>;
   // `a_to_b`: bytes of `a` that were read before. idle 0: no limit.
-  Relay(net::TransportPtr a, net::TransportPtr b, std::string a_to_b, std::chrono::milliseconds idle,
-        Done done);
+  Relay(net::TransportPtr a, net::TransportPtr b, std::string a_to_b,
+        std::chrono::milliseconds idle, Done done);
   ~Relay();
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;

@@ -11,8 +11,8 @@ namespace {
 
 std::string Uuid(std::mt19937_64& random) {
   uint64_t a = random(), b = random();
-  a = (a & ~0xf000ull) | 0x4000ull;                               // version 4
-  b = (b & ~(0xc0ull << 56)) | (0x80ull << 56);                   // variant
+  a = (a & ~0xf000ull) | 0x4000ull;              // version 4
+  b = (b & ~(0xc0ull << 56)) | (0x80ull << 56);  // variant
   return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xffff,
                      b >> 48, b & 0xffffffffffffull);
 }

@@ -23,9 +23,8 @@ TcpConnection::TcpConnection(WorkerContext& context, Owner& owner, PeerPtr peer,
   record_.start = std::chrono::system_clock::now();
   record_.started = event::Clock::now();
   record_.chain = chain_->name;
-  record_.destination = authority_.address.is_set()
-                            ? authority_.address
-                            : net::SocketAddress({}, authority_.port);
+  record_.destination =
+      authority_.address.is_set() ? authority_.address : net::SocketAddress({}, authority_.port);
   record_.authority = authority_.text;
   record_.peer = std::move(peer);
 }
@@ -62,8 +61,8 @@ void TcpConnection::Start() {
   cluster_ = context_.clusters.Find(*context_.snapshot, cluster);
   if (!cluster_) return Refuse(503, Flag::kNoCluster, model::Reason::kNoRoute, "cluster_not_found");
   record_.cluster = cluster_->config_ptr();
-  auto pick = cluster_->PickEndpoint([this] { return context_.random(); }, context_.loop.now(), {},
-                                     1);
+  auto pick =
+      cluster_->PickEndpoint([this] { return context_.random(); }, context_.loop.now(), {}, 1);
   if (!pick) {
     return Refuse(503, Flag::kNoHealthyUpstream, model::Reason::kNoHealthyUpstream,
                   "no_healthy_upstream");
@@ -73,11 +72,12 @@ void TcpConnection::Start() {
   record_.endpoint = pick_.endpoint;
   record_.endpoint_owner = pick_.owner;
   record_.attempts = 1;
-  if (responder_.pending()) responder_.OnGone([this] {
-    record_.Set(Flag::kDownstreamTermination);
-    record_.details = "downstream_remote_disconnect";
-    Finish();
-  });
+  if (responder_.pending())
+    responder_.OnGone([this] {
+      record_.Set(Flag::kDownstreamTermination);
+      record_.details = "downstream_remote_disconnect";
+      Finish();
+    });
   dial_ = context_.dialer.Dial(*pick_.endpoint, cluster_->config().connect_timeout,
                                record_.peer->address,
                                [this](Result<net::TransportPtr> t) { Dialled(std::move(t)); });
@@ -100,11 +100,12 @@ void TcpConnection::Dialled(Result<net::TransportPtr> upstream) {
   }
   series_ = context_.telemetry.Tcp(record_);
   series_.opened->Add();
-  relay_ = std::make_unique<Relay>(std::move(client_), std::move(*upstream), std::move(initial_),
-                                   chain_->tcp->idle_timeout, [this](bool aborted, std::string why) {
-                                     if (aborted && record_.details.empty()) record_.details = why;
-                                     Finish();
-                                   });
+  relay_ =
+      std::make_unique<Relay>(std::move(client_), std::move(*upstream), std::move(initial_),
+                              chain_->tcp->idle_timeout, [this](bool aborted, std::string why) {
+                                if (aborted && record_.details.empty()) record_.details = why;
+                                Finish();
+                              });
 }
 
 void TcpConnection::Recheck() {

@@ -109,16 +109,15 @@ TelemetryFamilies::TelemetryFamilies(metrics::Registry& r)
       duration_ms(r.AddHistogram("istio_request_duration_milliseconds",
                                  "From the request's head to the response's end.",
                                  metrics::IstioMillisecondBounds(), HttpLabels())),
-      request_bytes(r.AddHistogram("istio_request_bytes", "Bytes of request bodies.",
-                                   ByteBounds(), HttpLabels())),
+      request_bytes(r.AddHistogram("istio_request_bytes", "Bytes of request bodies.", ByteBounds(),
+                                   HttpLabels())),
       response_bytes(r.AddHistogram("istio_response_bytes", "Bytes of response bodies.",
                                     ByteBounds(), HttpLabels())),
-      tcp_opened(r.AddCounter("istio_tcp_connections_opened", "TCP connections begun.",
-                              TrafficLabels())),
+      tcp_opened(
+          r.AddCounter("istio_tcp_connections_opened", "TCP connections begun.", TrafficLabels())),
       tcp_closed(
           r.AddCounter("istio_tcp_connections_closed", "TCP connections ended.", TrafficLabels())),
-      tcp_sent(r.AddCounter("istio_tcp_sent_bytes", "Bytes sent to the client.",
-                            TrafficLabels())),
+      tcp_sent(r.AddCounter("istio_tcp_sent_bytes", "Bytes sent to the client.", TrafficLabels())),
       tcp_received(r.AddCounter("istio_tcp_received_bytes", "Bytes received from the client.",
                                 TrafficLabels())),
       refusals(r.AddCounter("qanat_waypoint_refusals",
@@ -185,8 +184,7 @@ void TelemetrySink::Finished(Record& record, event::TimePoint now, bool access_l
   if (record.grpc && record.grpc_status.empty() && record.status != 200) record.grpc_status = "2";
   HttpSeries& series = Series(record);
   series.requests->Add();
-  series.duration->Observe(
-      std::chrono::duration<double, std::milli>(now - record.started).count());
+  series.duration->Observe(std::chrono::duration<double, std::milli>(now - record.started).count());
   series.request_bytes->Observe(static_cast<double>(record.bytes_received));
   series.response_bytes->Observe(static_cast<double>(record.bytes_sent));
   if (record.reason != model::Reason::kNone) {

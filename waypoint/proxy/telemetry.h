@@ -24,9 +24,9 @@ struct TelemetryFamilies {
   metrics::Family<metrics::Counter>& tcp_sent;
   metrics::Family<metrics::Counter>& tcp_received;
   // Of our own.
-  metrics::Family<metrics::Counter>& refusals;       // reason
-  metrics::Family<metrics::Counter>& bad_input;      // what
-  metrics::Family<metrics::Counter>& retries;        // result
+  metrics::Family<metrics::Counter>& refusals;   // reason
+  metrics::Family<metrics::Counter>& bad_input;  // what
+  metrics::Family<metrics::Counter>& retries;    // result
   metrics::Family<metrics::Gauge>& tunnels;
   metrics::Family<metrics::Gauge>& active_requests;
   metrics::Family<metrics::Counter>& upstream_connections;  // result

@@ -75,8 +75,7 @@ void Tunnel::OnConnect(hbone::InboundConnect request, hbone::Responder responder
         ->Add();
     return responder.Reject(503);
   }
-  auto peer =
-      std::make_shared<const Peer>(MakePeer(identity_, peer_, local_, request.baggage()));
+  auto peer = std::make_shared<const Peer>(MakePeer(identity_, peer_, local_, request.baggage()));
   worker_.Serve(std::move(peer), std::move(authority), std::move(chain), std::move(responder));
 }
 

@@ -47,9 +47,7 @@ UpstreamPool::Waiter::~Waiter() {
   if (bucket) bucket->waiters.erase(position);
 }
 
-void UpstreamPool::Connection::OnCapacity(http::ClientConnection&) {
-  bucket.pool.Schedule(bucket);
-}
+void UpstreamPool::Connection::OnCapacity(http::ClientConnection&) { bucket.pool.Schedule(bucket); }
 
 void UpstreamPool::Connection::OnConnectionClosed(http::ClientConnection&, bool clean,
                                                   std::string_view detail) {
@@ -185,9 +183,8 @@ void UpstreamPool::Grow(Bucket& b, const Endpoint& endpoint) {
       });
 }
 
-void UpstreamPool::Retain(
-    const std::function<bool(const net::SocketAddress& address, bool hbone,
-                             const std::string& identity)>& wanted) {
+void UpstreamPool::Retain(const std::function<bool(const net::SocketAddress& address, bool hbone,
+                                                   const std::string& identity)>& wanted) {
   for (auto it = buckets_.begin(); it != buckets_.end();) {
     Bucket& b = *it->second;
     if (wanted(b.key.address, b.key.hbone, b.key.identity)) {
@@ -197,7 +194,8 @@ void UpstreamPool::Retain(
     for (auto& c : b.connections) {
       if (c->http) c->http->Drain();
     }
-    const bool empty = b.connections.empty() && b.dials.empty() && b.waiters.empty() && !b.scheduled;
+    const bool empty =
+        b.connections.empty() && b.dials.empty() && b.waiters.empty() && !b.scheduled;
     it = empty ? buckets_.erase(it) : std::next(it);
   }
 }

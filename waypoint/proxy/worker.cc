@@ -21,7 +21,8 @@ Worker::Worker(event::EventLoop& loop, const ProxySettings& settings, TelemetryF
     : telemetry_(families, settings),
       dialer_(loop, settings, [this] { return certificates_.client; }),
       upstream_(loop, dialer_),
-      context_{loop, settings, std::make_shared<ConfigSnapshot>(), {}, dialer_, upstream_, telemetry_},
+      context_{loop,      settings,  std::make_shared<ConfigSnapshot>(), {}, dialer_,
+               upstream_, telemetry_},
       retain_timer_(loop, [this] { RetainUpstreams(); }) {}
 
 Worker::~Worker() {
@@ -84,11 +85,10 @@ void Worker::Sniff(PeerPtr peer, Authority authority, ChainPtr chain, net::Trans
                                      std::string bytes) {
         using Detected = http::Detected;
         if (protocol == Detected::kHttp1 || protocol == Detected::kHttp2) {
-          AddHttp(std::make_unique<Downstream>(context_, *this, std::move(t), peer, authority, chain,
-                                               protocol == Detected::kHttp2
-                                                   ? Downstream::Codec::kHttp2
-                                                   : Downstream::Codec::kHttp1,
-                                               std::move(bytes)));
+          AddHttp(std::make_unique<Downstream>(
+              context_, *this, std::move(t), peer, authority, chain,
+              protocol == Detected::kHttp2 ? Downstream::Codec::kHttp2 : Downstream::Codec::kHttp1,
+              std::move(bytes)));
         } else {
           AddTcp(std::make_unique<TcpConnection>(context_, *this, peer, authority, chain,
                                                  std::move(t), std::move(bytes)));
@@ -197,8 +197,8 @@ WorkerStats Worker::Stats() const {
     const auto& endpoints = cluster->endpoints()->endpoints;
     for (size_t i = 0; i < endpoints.size(); ++i) {
       const HostState& s = *cluster->states()[i];
-      out.hosts.push_back({name, endpoints[i].address.ToString(), s.active,
-                           s.ejected_until > context_.loop.now()});
+      out.hosts.push_back(
+          {name, endpoints[i].address.ToString(), s.active, s.ejected_until > context_.loop.now()});
     }
   }
   return out;

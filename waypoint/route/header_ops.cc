@@ -50,16 +50,16 @@ Result<HeaderValue> HeaderValue::Parse(std::string_view format) {
       continue;
     }
     size_t close = format.find('%', i + 1);
-    std::string_view name =
-        close == std::string_view::npos ? format.substr(i + 1) : format.substr(i + 1, close - i - 1);
+    std::string_view name = close == std::string_view::npos ? format.substr(i + 1)
+                                                            : format.substr(i + 1, close - i - 1);
     const Operator* found = nullptr;
     for (const Operator& op : kOperators) {
       if (close != std::string_view::npos && op.name == name) found = &op;
     }
     if (found == nullptr) {
-      return Fail(Code::kUnimplemented,
-                  fmt::format("header value operator %{}% is not supported; %% is a percent sign",
-                              name));
+      return Fail(
+          Code::kUnimplemented,
+          fmt::format("header value operator %{}% is not supported; %% is a percent sign", name));
     }
     flush();
     out.pieces.emplace_back(found->piece, std::string());

@@ -52,8 +52,7 @@ bool MatchesPathTemplate(std::string_view path_template, std::string_view path) 
     if (wild == Wild::kMany) {
       star = w++;
       resume = h;
-    } else if (w < want.size() &&
-               (wild == Wild::kOne ? !have[h].empty() : want[w] == have[h])) {
+    } else if (w < want.size() && (wild == Wild::kOne ? !have[h].empty() : want[w] == have[h])) {
       ++w;
       ++h;
     } else if (star != std::string_view::npos) {

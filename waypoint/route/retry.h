@@ -21,7 +21,7 @@ enum RetryOn : uint32_t {
   kRetryReset = 1u << 2,
   kRetryResetBeforeRequest = 1u << 3,
   kRetryConnectFailure = 1u << 4,
-  kRetryRateLimited = 1u << 5,  // x-envoy-ratelimited in the response
+  kRetryRateLimited = 1u << 5,   // x-envoy-ratelimited in the response
   kRetryRetriable4xx = 1u << 6,  // 409
   kRetryRefusedStream = 1u << 7,
   kRetryStatusCodes = 1u << 8,
@@ -52,9 +52,9 @@ uint32_t ParseRetryOn(std::string_view text, std::vector<uint32_t>& status_codes
                       std::vector<std::string>& unknown);
 
 enum class UpstreamFailure : uint8_t {
-  kConnectFailure,   // no connection or tunnel could be made
-  kRefusedStream,    // RST_STREAM REFUSED_STREAM, GOAWAY below the stream: not processed
-  kReset,            // the stream or connection ended before a complete response
+  kConnectFailure,  // no connection or tunnel could be made
+  kRefusedStream,   // RST_STREAM REFUSED_STREAM, GOAWAY below the stream: not processed
+  kReset,           // the stream or connection ended before a complete response
   kPerTryTimeout,
 };
 

@@ -113,9 +113,9 @@ Status RouteTable::Index() {
                                 domain, hosts[i].name));
       };
       if (domain.empty()) {
-        return Fail(Code::kInvalidArgument,
-                    fmt::format("route {}: virtual host {} has an empty domain", name,
-                                hosts[i].name));
+        return Fail(
+            Code::kInvalidArgument,
+            fmt::format("route {}: virtual host {} has an empty domain", name, hosts[i].name));
       }
       if (domain == "*") {
         if (any_) return twice();
@@ -198,7 +198,9 @@ std::string ReplaceMatchedPrefix(const PathMatch& match, std::string_view path,
   size_t consumed = 0;
   switch (match.kind) {
     case PathMatch::Kind::kPrefix:
-    case PathMatch::Kind::kSeparatedPrefix: consumed = std::min(match.value.size(), only.size()); break;
+    case PathMatch::Kind::kSeparatedPrefix:
+      consumed = std::min(match.value.size(), only.size());
+      break;
     case PathMatch::Kind::kExact:
     case PathMatch::Kind::kRegex:
     case PathMatch::Kind::kTemplate:
@@ -239,8 +241,8 @@ std::string RedirectLocation(const RedirectAction& action, const PathMatch& matc
   std::string scheme = action.scheme.empty() ? std::string(old_scheme) : action.scheme;
   std::string_view authority = head.authority;
   std::string_view host = WithoutPort(authority);
-  std::string_view port = authority.size() > host.size() ? authority.substr(host.size() + 1)
-                                                         : std::string_view();
+  std::string_view port =
+      authority.size() > host.size() ? authority.substr(host.size() + 1) : std::string_view();
   std::string out = scheme + "://";
   out.append(action.host.empty() ? host : std::string_view(action.host));
   if (action.port != 0) {
@@ -250,8 +252,8 @@ std::string RedirectLocation(const RedirectAction& action, const PathMatch& matc
     }
   } else if (!port.empty() && action.host.empty()) {
     // Envoy: a change of scheme drops a port that was the old scheme's default.
-    bool default_of_old = (old_scheme == "http" && port == "80") ||
-                          (old_scheme == "https" && port == "443");
+    bool default_of_old =
+        (old_scheme == "http" && port == "80") || (old_scheme == "https" && port == "443");
     if (scheme == old_scheme || !default_of_old) out.append(":").append(port);
   }
   std::string path;

@@ -13,8 +13,8 @@
 #include <variant>
 #include <vector>
 
-#include "waypoint/route/header_ops.h"
 #include "waypoint/route/head_view.h"
+#include "waypoint/route/header_ops.h"
 #include "waypoint/route/retry.h"
 #include "waypoint/route/text_match.h"
 
@@ -115,9 +115,9 @@ struct CorsPolicy {
   bool forward_unmatched_preflights = true;
 };
 
-// What a route or virtual host says to the filters in front of the router (typed_per_filter_config).
-// The most specific one that says something about a filter counts: route, virtual host, table,
-// then the filter's own configuration.
+// What a route or virtual host says to the filters in front of the router
+// (typed_per_filter_config). The most specific one that says something about a filter counts:
+// route, virtual host, table, then the filter's own configuration.
 struct FilterOverrides {
   // By filter name. Empty rules: the filter does nothing here.
   std::vector<std::pair<std::string, std::shared_ptr<const RbacRules>>> rbac;

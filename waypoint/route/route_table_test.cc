@@ -158,12 +158,18 @@ TEST(PathTemplate, Table) {
     const char* path;
     bool want;
   } cases[] = {
-      {"/foo/{*}/bar", "/foo/x/bar", true},   {"/foo/{*}/bar", "/foo/x/y/bar", false},
-      {"/foo/{*}/bar", "/foo//bar", false},   {"/foo/{**}", "/foo/", true},
-      {"/foo/{**}", "/foo/a/b", true},        {"/foo/{**}/end", "/foo/a/b/end", true},
-      {"/foo/{**}/end", "/foo/a/b", false},   {"/{**}", "/", true},
-      {"/a/{name}/b", "/a/x/b", true},        {"/a/{name=**}/b", "/a/x/y/b", true},
-      {"/a", "/a/", false},                   {"/a/*", "/a/b", true},
+      {"/foo/{*}/bar", "/foo/x/bar", true},
+      {"/foo/{*}/bar", "/foo/x/y/bar", false},
+      {"/foo/{*}/bar", "/foo//bar", false},
+      {"/foo/{**}", "/foo/", true},
+      {"/foo/{**}", "/foo/a/b", true},
+      {"/foo/{**}/end", "/foo/a/b/end", true},
+      {"/foo/{**}/end", "/foo/a/b", false},
+      {"/{**}", "/", true},
+      {"/a/{name}/b", "/a/x/b", true},
+      {"/a/{name=**}/b", "/a/x/y/b", true},
+      {"/a", "/a/", false},
+      {"/a/*", "/a/b", true},
   };
   for (const auto& c : cases) {
     EXPECT_EQ(MatchesPathTemplate(c.pattern, c.path), c.want) << c.pattern << " " << c.path;
@@ -244,8 +250,13 @@ TEST(RouteTable, DomainOrder) {
     const char* authority;
     const char* want;
   } cases[] = {
-      {"A.Example.com", "exact"}, {"b.example.com:8080", "exact"}, {"b.example.com", "suffix"},
-      {"x.b.example.com", "longer"}, {"a.org", "prefix"}, {"else", "any"}, {"", "any"},
+      {"A.Example.com", "exact"},
+      {"b.example.com:8080", "exact"},
+      {"b.example.com", "suffix"},
+      {"x.b.example.com", "longer"},
+      {"a.org", "prefix"},
+      {"else", "any"},
+      {"", "any"},
       {"example.com", "any"},
   };
   for (const auto& c : cases) {
@@ -371,11 +382,11 @@ TEST(HeaderOps, OrderAndOperators) {
   http::HeaderList headers;
   headers.Add("a", "1");
   headers.Add("gone", "1");
-  ApplyHeaderOps({op(HeaderOp::Kind::kAppend, "a", "2"), op(HeaderOp::Kind::kAddIfAbsent, "a", "3"),
-                  op(HeaderOp::Kind::kOverwrite, "b", "4"),
-                  op(HeaderOp::Kind::kOverwriteIfExists, "c", "5"),
-                  op(HeaderOp::Kind::kOverwrite, "gone", "again")},
-                 {"gone"}, context, headers);
+  ApplyHeaderOps(
+      {op(HeaderOp::Kind::kAppend, "a", "2"), op(HeaderOp::Kind::kAddIfAbsent, "a", "3"),
+       op(HeaderOp::Kind::kOverwrite, "b", "4"), op(HeaderOp::Kind::kOverwriteIfExists, "c", "5"),
+       op(HeaderOp::Kind::kOverwrite, "gone", "again")},
+      {"gone"}, context, headers);
   EXPECT_EQ(headers.GetJoined("a"), "1,2");
   EXPECT_EQ(headers.GetJoined("b"), "4");
   EXPECT_FALSE(headers.Has("c"));

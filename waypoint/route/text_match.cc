@@ -31,8 +31,7 @@ bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
          });
 }
 
-std::optional<std::string_view> HeadView::Find(std::string_view name,
-                                                  std::string& scratch) const {
+std::optional<std::string_view> HeadView::Find(std::string_view name, std::string& scratch) const {
   if (!name.empty() && name[0] == ':') {
     if (name == ":method") return method;
     if (name == ":path") return path;
@@ -131,8 +130,8 @@ bool HeaderMatch::Matches(const HeadView& head) const {
   } else {
     int64_t number = 0;
     auto [end, error] = std::from_chars(seen->data(), seen->data() + seen->size(), number);
-    matched = error == std::errc() && end == seen->data() + seen->size() &&
-              number >= range_start && number < range_end;
+    matched = error == std::errc() && end == seen->data() + seen->size() && number >= range_start &&
+              number < range_end;
   }
   return matched != invert;
 }

@@ -49,28 +49,29 @@ FakeUpstream::FakeUpstream(event::EventLoop& loop, std::string name, tls::TlsCon
   options.address = *net::SocketAddress::Parse("127.0.0.1:0");
   auto fd = net::Listen(options);
   address_ = *net::SocketAddress::OfLocal(fd->get());
-  acceptor_ = std::make_unique<net::Acceptor>(loop, std::move(*fd), [this](Fd socket,
-                                                                           net::SocketAddress) {
-    auto transport = net::MakeSocketTransport(loop_, std::move(socket));
-    if (!hbone_) return Serve(std::move(transport));
-    tls::HandshakeOptions tls;
-    tls.role = tls::Role::kServer;
-    handshakes_.push_back(std::make_unique<tls::TlsHandshake>(
-        std::move(transport), hbone_, tls, [this](Result<tls::TlsConnection> c) {
-          if (!c) return;
-          hbone::ServerSession::Events events;
-          events.on_connect = [this](hbone::InboundConnect request, hbone::Responder responder) {
-            authorities.push_back(request.authority);
-            if (refuse_connects > 0) {
-              --refuse_connects;
-              return responder.Reject(503);
-            }
-            if (auto t = responder.Accept()) Serve(std::move(t));
-          };
-          sessions_.push_back(std::make_unique<hbone::ServerSession>(
-              std::move(c->transport), hbone::SessionOptions{}, std::move(events)));
-        }));
-  });
+  acceptor_ =
+      std::make_unique<net::Acceptor>(loop, std::move(*fd), [this](Fd socket, net::SocketAddress) {
+        auto transport = net::MakeSocketTransport(loop_, std::move(socket));
+        if (!hbone_) return Serve(std::move(transport));
+        tls::HandshakeOptions tls;
+        tls.role = tls::Role::kServer;
+        handshakes_.push_back(std::make_unique<tls::TlsHandshake>(
+            std::move(transport), hbone_, tls, [this](Result<tls::TlsConnection> c) {
+              if (!c) return;
+              hbone::ServerSession::Events events;
+              events.on_connect = [this](hbone::InboundConnect request,
+                                         hbone::Responder responder) {
+                authorities.push_back(request.authority);
+                if (refuse_connects > 0) {
+                  --refuse_connects;
+                  return responder.Reject(503);
+                }
+                if (auto t = responder.Accept()) Serve(std::move(t));
+              };
+              sessions_.push_back(std::make_unique<hbone::ServerSession>(
+                  std::move(c->transport), hbone::SessionOptions{}, std::move(events)));
+            }));
+      });
 }
 
 FakeUpstream::~FakeUpstream() { Kill(); }

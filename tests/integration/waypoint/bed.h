@@ -57,13 +57,13 @@ class FakeUpstream final : http::ServerEvents {
   TestEndpoint endpoint(const std::string& identity = kBackend) const;
   void Kill();  // stops listening and aborts everything
 
-  Handler handler;       // default: 200 with the upstream's name
+  Handler handler;  // default: 200 with the upstream's name
   // Raw mode (TCP): gets each byte stream instead of HTTP.
   std::function<void(net::TransportPtr)> raw;
   std::vector<std::unique_ptr<UpstreamCall>> calls;
-  size_t connections = 0;       // HTTP connections or raw streams so far
+  size_t connections = 0;                // HTTP connections or raw streams so far
   std::vector<std::string> authorities;  // of CONNECT
-  int refuse_connects = 0;      // answer so many CONNECTs with 503
+  int refuse_connects = 0;               // answer so many CONNECTs with 503
 
  private:
   void OnRequest(http::ServerStream& stream, http::RequestHead head, bool end) override;

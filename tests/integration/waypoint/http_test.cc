@@ -21,11 +21,13 @@ std::string RouteTo(const std::string& cluster, const std::string& more = "",
 }
 
 constexpr const char* kHttp2Upstream =
-    "typed_extension_protocol_options { key: \"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\" "
+    "typed_extension_protocol_options { key: "
+    "\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\" "
     "value { [type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] { "
     "explicit_http_config { http2_protocol_options { } } } } }";
 constexpr const char* kLikeDownstream =
-    "typed_extension_protocol_options { key: \"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\" "
+    "typed_extension_protocol_options { key: "
+    "\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\" "
     "value { [type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] { "
     "use_downstream_protocol_config { http_protocol_options { } http2_protocol_options { } } } } }";
 
@@ -98,11 +100,12 @@ TEST_F(WaypointHttp, ByNameAsWellAsByAddress) {
 
 TEST_F(WaypointHttp, CanaryKeepsItsWeights) {
   FakeUpstream v1(bed.loop, "v1"), v2(bed.loop, "v2");
-  Configure(AllowAll() +
-                "routes { name: \"canary\" match { prefix: \"/\" } route { timeout { } "
-                "weighted_clusters { clusters { name: \"v1\" weight { value: 90 } } clusters { name: "
-                "\"v2\" weight { value: 10 } } } } } ",
-            {{"v1", {v1.endpoint()}, ""}, {"v2", {v2.endpoint()}, ""}});
+  Configure(
+      AllowAll() +
+          "routes { name: \"canary\" match { prefix: \"/\" } route { timeout { } "
+          "weighted_clusters { clusters { name: \"v1\" weight { value: 90 } } clusters { name: "
+          "\"v2\" weight { value: 10 } } } } } ",
+      {{"v1", {v1.endpoint()}, ""}, {"v2", {v2.endpoint()}, ""}});
   Client client(bed, kFrontend);
   auto* c = client.OpenHttp(kVip, true);
   int second = 0;
@@ -116,16 +119,20 @@ TEST_F(WaypointHttp, HeaderRouteRewriteRedirectAndDirectResponse) {
   FakeUpstream v1(bed.loop, "v1"), v2(bed.loop, "v2");
   Configure(
       AllowAll() +
-          "routes { name: \"header\" match { prefix: \"/\" headers { name: \"x-user\" string_match { "
+          "routes { name: \"header\" match { prefix: \"/\" headers { name: \"x-user\" string_match "
+          "{ "
           "exact: \"tester\" } } } route { cluster: \"v2\" timeout { } } } "
           "routes { name: \"rw\" match { path_separated_prefix: \"/old\" } route { cluster: \"v1\" "
           "timeout { } prefix_rewrite: \"/new\" host_rewrite_literal: \"inner.example\" } "
           "request_headers_to_add { header { key: \"x-added\" value: \"yes\" } } "
-          "request_headers_to_remove: \"x-gone\" response_headers_to_add { header { key: \"x-resp\" "
+          "request_headers_to_remove: \"x-gone\" response_headers_to_add { header { key: "
+          "\"x-resp\" "
           "value: \"r\" } append_action: OVERWRITE_IF_EXISTS_OR_ADD } } "
-          "routes { name: \"redir\" match { path: \"/moved\" } redirect { path_redirect: \"/there\" "
+          "routes { name: \"redir\" match { path: \"/moved\" } redirect { path_redirect: "
+          "\"/there\" "
           "response_code: FOUND } } "
-          "routes { name: \"direct\" match { path: \"/direct\" } direct_response { status: 418 body { "
+          "routes { name: \"direct\" match { path: \"/direct\" } direct_response { status: 418 "
+          "body { "
           "inline_string: \"teapot\" } } } " +
           RouteTo("v1", "", "prefix: \"/plain\""),
       {{"v1", {v1.endpoint()}, ""}, {"v2", {v2.endpoint()}, ""}});
@@ -186,13 +193,14 @@ TEST_F(WaypointHttp, RetriesOn503AndGivesUp) {
 TEST_F(WaypointHttp, RetryGoesToAnotherHost) {
   FakeUpstream good(bed.loop, "good"), bad(bed.loop, "bad");
   bad.handler = [](UpstreamCall& call) { call.Reply(503, "bad"); };
-  Configure(AllowAll() +
-                RouteTo("c",
-                        "retry_policy { retry_on: \"503\" num_retries { value: 1 } "
-                        "retry_back_off { base_interval { nanos: 1000000 } } retry_host_predicate { "
-                        "name: \"envoy.retry_host_predicates.previous_hosts\" } "
-                        "host_selection_retry_max_attempts: 10 }"),
-            {{"c", {good.endpoint(), bad.endpoint()}, "", "ROUND_ROBIN"}});
+  Configure(
+      AllowAll() +
+          RouteTo("c",
+                  "retry_policy { retry_on: \"503\" num_retries { value: 1 } "
+                  "retry_back_off { base_interval { nanos: 1000000 } } retry_host_predicate { "
+                  "name: \"envoy.retry_host_predicates.previous_hosts\" } "
+                  "host_selection_retry_max_attempts: 10 }"),
+      {{"c", {good.endpoint(), bad.endpoint()}, "", "ROUND_ROBIN"}});
   Client client(bed, kFrontend);
   auto* c = client.OpenHttp(kVip, false);
   for (int i = 0; i < 20; ++i) EXPECT_EQ(bed.Get(c, "/")->body, "good");
@@ -202,8 +210,9 @@ TEST_F(WaypointHttp, RetryGoesToAnotherHost) {
 TEST_F(WaypointHttp, TimeoutIs504) {
   FakeUpstream v1(bed.loop, "v1");
   v1.handler = [](UpstreamCall&) {};  // never answers
-  Configure(AllowAll() + "routes { match { prefix: \"/\" } route { cluster: \"c\" timeout { nanos: "
-                         "200000000 } } } ",
+  Configure(AllowAll() +
+                "routes { match { prefix: \"/\" } route { cluster: \"c\" timeout { nanos: "
+                "200000000 } } } ",
             {{"c", {v1.endpoint()}, ""}});
   Client client(bed, kFrontend);
   auto* c = client.OpenHttp(kVip, false);
@@ -477,12 +486,13 @@ TEST_F(WaypointHttp, FaultsAndCors) {
       "[type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy] { "
       "allow_origin_string_match { exact: \"https://shop.example\" } allow_methods: \"GET\" "
       "max_age: \"60\" } } } ";
-  Configure(AllowAll() + "routes { match { path: \"/abort\" } route { cluster: \"c\" } " + kFault +
-                "abort { http_status: 555 percentage { numerator: 100 } } } } } } " +
-                "routes { match { path: \"/delay\" } route { cluster: \"c\" } " + kFault +
-                "delay { fixed_delay { nanos: 200000000 } percentage { numerator: 100 } } } } } } " +
-                "routes { match { prefix: \"/cors\" } route { cluster: \"c\" } " + kCors + "} ",
-            {{"c", {v1.endpoint()}, ""}});
+  Configure(
+      AllowAll() + "routes { match { path: \"/abort\" } route { cluster: \"c\" } " + kFault +
+          "abort { http_status: 555 percentage { numerator: 100 } } } } } } " +
+          "routes { match { path: \"/delay\" } route { cluster: \"c\" } " + kFault +
+          "delay { fixed_delay { nanos: 200000000 } percentage { numerator: 100 } } } } } } " +
+          "routes { match { prefix: \"/cors\" } route { cluster: \"c\" } " + kCors + "} ",
+      {{"c", {v1.endpoint()}, ""}});
   Client client(bed, kFrontend);
   auto* c = client.OpenHttp(kVip, false);
   auto abort = bed.Get(c, "/abort");
@@ -500,15 +510,16 @@ TEST_F(WaypointHttp, FaultsAndCors) {
   EXPECT_EQ(answer->header("access-control-allow-methods"), "GET");
   auto get = bed.Get(c, "/cors", {{"origin", "https://shop.example"}});
   EXPECT_EQ(get->header("access-control-allow-origin"), "https://shop.example");
-  EXPECT_EQ(bed.Get(c, "/cors", {{"origin", "https://evil"}})->header("access-control-allow-origin"),
-            "");
+  EXPECT_EQ(
+      bed.Get(c, "/cors", {{"origin", "https://evil"}})->header("access-control-allow-origin"), "");
 }
 
 TEST_F(WaypointHttp, LimitsOfTheCluster) {
   FakeUpstream v1(bed.loop, "v1");
   v1.handler = [](UpstreamCall&) {};
-  Configure(AllowAll() + RouteTo("c"),
-            {{"c", {v1.endpoint()}, "circuit_breakers { thresholds { max_requests { value: 2 } } }"}});
+  Configure(
+      AllowAll() + RouteTo("c"),
+      {{"c", {v1.endpoint()}, "circuit_breakers { thresholds { max_requests { value: 2 } } }"}});
   Client client(bed, kFrontend);
   auto* c = client.OpenHttp(kVip, true);
   auto a = bed.Start(c, Bed::Head("GET", "/"), true);

@@ -53,7 +53,8 @@ TEST(WaypointLife, MalformedHttpEndsTheConnectionNotTheProcess) {
       "GARBAGE\r\n\r\n",
       "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
       "GET / HTTP/1.1\r\n\r\n",  // no Host
-      "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+      "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n0\r\n\r\n",
       "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
       "GET / HTTP/1.1\r\nHost: x\r\nA: " + std::string(100000, 'a') + "\r\n\r\n",
       std::string("\x16\x03\x01\x02\x00\x01\x00", 7) + std::string(100, 'x'),
@@ -75,7 +76,8 @@ TEST(WaypointLife, GarbageAndStrangersOnThePort) {
   Bed bed;
   FakeUpstream v1(bed.loop, "v1");
   bed.Push(Simple(v1));
-  for (const char* bytes : {"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}) {
+  for (const char* bytes :
+       {"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}) {
     net::ConnectOptions options;
     options.to = bed.address;
     std::unique_ptr<Raw> raw;

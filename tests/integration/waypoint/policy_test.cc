@@ -34,8 +34,10 @@ std::string Namespace(const std::string& ns) {
 }
 std::string MethodAndPath(const std::string& method, const std::string& prefix) {
   return fmt::format(
-      "and_rules {{ rules {{ or_rules {{ rules {{ header {{ name: \":method\" string_match {{ exact: "
-      "\"{}\" }} }} }} }} }} rules {{ or_rules {{ rules {{ url_path {{ path {{ prefix: \"{}\" }} }} "
+      "and_rules {{ rules {{ or_rules {{ rules {{ header {{ name: \":method\" string_match {{ "
+      "exact: "
+      "\"{}\" }} }} }} }} }} rules {{ or_rules {{ rules {{ url_path {{ path {{ prefix: \"{}\" }} "
+      "}} "
       "}} }} }} }}",
       method, prefix);
 }
@@ -67,10 +69,10 @@ TEST_F(WaypointPolicy, MissingOverrideMeansDenied) {
 }
 
 TEST_F(WaypointPolicy, AllowByIdentityMethodAndPath) {
-  Configure(RbacOverrides(
-      "", RbacPolicyText("ns[shop]-policy[viewer]-rule[0]", MethodAndPath("GET", "/api/"),
-                         Principal(kFrontend)),
-      true));
+  Configure(RbacOverrides("",
+                          RbacPolicyText("ns[shop]-policy[viewer]-rule[0]",
+                                         MethodAndPath("GET", "/api/"), Principal(kFrontend)),
+                          true));
   Client friendly(bed, kFrontend), stranger(bed, kStranger);
   auto* c = friendly.OpenHttp(kVip, true);
   EXPECT_EQ(bed.Get(c, "/api/items")->status(), 200);
@@ -99,10 +101,10 @@ TEST_F(WaypointPolicy, NotUnderstoodIsAppliedRefusingAndReported) {
   Client client(bed, kFrontend);
   auto* c = client.OpenHttp(kVip, false);
   EXPECT_EQ(bed.Get(c, "/")->status(), 200);
-  auto errors = Configure(RbacOverrides(
-      RbacPolicyText("ns[shop]-policy[odd]-rule[0]",
-                     "matcher { name: \"some.extension\" }", "any: true"),
-      "", false));
+  auto errors =
+      Configure(RbacOverrides(RbacPolicyText("ns[shop]-policy[odd]-rule[0]",
+                                             "matcher { name: \"some.extension\" }", "any: true"),
+                              "", false));
   ASSERT_EQ(errors.size(), 1u);
   EXPECT_NE(errors.begin()->second.find("some.extension"), std::string::npos);
   EXPECT_EQ(bed.Get(c, "/")->status(), 403);
@@ -130,8 +132,7 @@ TEST_F(WaypointPolicy, WhyEqualsWhatHappens) {
   auto policies = [&](const char* kind) {
     std::string out;
     for (unsigned n = random() % 3; n > 0; --n) {
-      std::string to = random() % 4 == 0 ? "any: true"
-                                         : MethodAndPath(pick(methods), pick(paths));
+      std::string to = random() % 4 == 0 ? "any: true" : MethodAndPath(pick(methods), pick(paths));
       if (random() % 5 == 0) to = "not_rule { " + to + " }";
       std::string from = random() % 3 == 0   ? "any: true"
                          : random() % 2 == 0 ? Principal(pick(identities))
@@ -145,8 +146,8 @@ TEST_F(WaypointPolicy, WhyEqualsWhatHappens) {
   int allowed = 0, denied = 0;
   for (int round = 0; round < 40; ++round) {
     const bool has_allow = random() % 2;
-    ASSERT_TRUE(Configure(RbacOverrides(policies("d"), has_allow ? policies("a") : "", has_allow))
-                    .empty());
+    ASSERT_TRUE(
+        Configure(RbacOverrides(policies("d"), has_allow ? policies("a") : "", has_allow)).empty());
     for (int i = 0; i < 5; ++i) {
       const size_t who = random() % 2;
       if (!connections[who]) connections[who] = clients[who].OpenHttp(kVip, true);

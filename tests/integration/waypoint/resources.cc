@@ -82,13 +82,13 @@ std::string HttpChainText(const TestService& s) {
     return fmt::format("http_filters {{ name: \"{}\" typed_config {{ [{}{}] {{ {} }} }} }} ", name,
                        kFilters, type, body);
   };
-  std::string filters = filter("envoy.filters.http.rbac.audit", "rbac.v3.RBAC", "") +
-                        filter("envoy.filters.http.rbac.deny", "rbac.v3.RBAC", "") +
-                        filter("envoy.filters.http.rbac.allow", "rbac.v3.RBAC",
-                               "rules { action: ALLOW }") +
-                        filter("envoy.filters.http.fault", "fault.v3.HTTPFault", "") +
-                        filter("envoy.filters.http.cors", "cors.v3.Cors", "") +
-                        filter("envoy.filters.http.router", "router.v3.Router", "");
+  std::string filters =
+      filter("envoy.filters.http.rbac.audit", "rbac.v3.RBAC", "") +
+      filter("envoy.filters.http.rbac.deny", "rbac.v3.RBAC", "") +
+      filter("envoy.filters.http.rbac.allow", "rbac.v3.RBAC", "rules { action: ALLOW }") +
+      filter("envoy.filters.http.fault", "fault.v3.HTTPFault", "") +
+      filter("envoy.filters.http.cors", "cors.v3.Cors", "") +
+      filter("envoy.filters.http.router", "router.v3.Router", "");
   return fmt::format(
       "filter_chains {{ name: \"{0}\" filters {{ name: \"hcm\" typed_config {{ "
       "[type.googleapis.com/"
@@ -111,7 +111,8 @@ std::string TcpChainText(const TestService& s) {
   }
   return fmt::format(
       "filter_chains {{ name: \"{0}\" {1} filters {{ name: \"tcp\" typed_config {{ "
-      "[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] {{ stat_prefix: "
+      "[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] {{ "
+      "stat_prefix: "
       "\"{0}\" cluster: \"{2}\" }} }} }} }} ",
       s.chain("tcp"), rbac, s.tcp_cluster.empty() ? s.chain("tcp") : s.tcp_cluster);
 }
@@ -143,8 +144,8 @@ std::string RbacOverrides(std::string_view deny_policies, std::string_view allow
   constexpr std::string_view kType =
       "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
   auto one = [&](std::string_view filter, std::string body) {
-    return fmt::format(
-        "typed_per_filter_config {{ key: \"{}\" value {{ [{}] {{ {} }} }} }} ", filter, kType, body);
+    return fmt::format("typed_per_filter_config {{ key: \"{}\" value {{ [{}] {{ {} }} }} }} ",
+                       filter, kType, body);
   };
   std::string deny;
   if (!deny_policies.empty()) {
@@ -167,7 +168,8 @@ std::string ListenerBytes(const std::vector<TestService>& services) {
   }
   for (const auto& [vip, ports] : ports_of) {
     ips += fmt::format(
-        "map {{ key: \"{}\" value {{ matcher {{ matcher_tree {{ {} exact_match_map {{ {} }} }} }} }} "
+        "map {{ key: \"{}\" value {{ matcher {{ matcher_tree {{ {} exact_match_map {{ {} }} }} }} "
+        "}} "
         "}} ",
         vip, Input("DestinationPortInput"), ports);
   }
@@ -183,7 +185,8 @@ std::string ListenerBytes(const std::vector<TestService>& services) {
 std::string RoutesBytes(const TestService& s) {
   return Bytes<envoy::config::route::v3::RouteConfiguration>(fmt::format(
       "name: \"{}\" virtual_hosts {{ name: \"{}:{}\" domains: \"*\" include_request_attempt_count: "
-      "true {} routes {{ name: \"no-route\" match {{ prefix: \"/\" }} direct_response {{ status: 404 "
+      "true {} routes {{ name: \"no-route\" match {{ prefix: \"/\" }} direct_response {{ status: "
+      "404 "
       "}} }} }}",
       s.chain("http"), s.host, s.port, s.virtual_host));
 }
@@ -192,9 +195,11 @@ std::string ClusterBytes(const TestCluster& c) {
   return Bytes<envoy::config::cluster::v3::Cluster>(fmt::format(
       "name: \"{}\" type: EDS eds_cluster_config {{ eds_config {{ ads {{}} }} }} lb_policy: "
       "{} connect_timeout {{ seconds: 2 }} metadata {{ filter_metadata {{ key: \"istio\" "
-      "value {{ fields {{ key: \"services\" value {{ list_value {{ values {{ struct_value {{ fields "
+      "value {{ fields {{ key: \"services\" value {{ list_value {{ values {{ struct_value {{ "
+      "fields "
       "{{ key: \"host\" value {{ string_value: \"backend.shop.svc.cluster.local\" }} }} fields {{ "
-      "key: \"name\" value {{ string_value: \"backend\" }} }} fields {{ key: \"namespace\" value {{ "
+      "key: \"name\" value {{ string_value: \"backend\" }} }} fields {{ key: \"namespace\" value "
+      "{{ "
       "string_value: \"shop\" }} }} }} }} }} }} }} }} }} }} {}",
       c.name, c.lb, c.extra));
 }
@@ -207,9 +212,10 @@ std::string EndpointsBytes(const TestCluster& c) {
         e.tunnel.empty()
             ? fmt::format("socket_address {{ address: \"{}\" port_value: {} }}",
                           e.address.substr(0, colon), e.address.substr(colon + 1))
-            : fmt::format("envoy_internal_address {{ server_listener_name: \"connect_originate\" "
-                          "endpoint_id: \"{}\" }}",
-                          e.address);
+            : fmt::format(
+                  "envoy_internal_address {{ server_listener_name: \"connect_originate\" "
+                  "endpoint_id: \"{}\" }}",
+                  e.address);
     std::string metadata =
         Metadata("qanat", {{"identity", e.identity}, {"hbone", e.tunnel}}) +
         Metadata("istio", {{"workload", e.workload + ";shop;backend;v1;Kubernetes"}});

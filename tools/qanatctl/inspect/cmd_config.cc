@@ -99,8 +99,8 @@ int CmdServices(const Options& options) {
     std::string vips;
     for (const std::string& vip : Strings(s, "vips")) {
       const size_t slash = vip.find('/');
-      vips += (vips.empty() ? "" : ",") +
-              (slash == std::string::npos ? vip : vip.substr(slash + 1));
+      vips +=
+          (vips.empty() ? "" : ",") + (slash == std::string::npos ? vip : vip.substr(slash + 1));
     }
     size_t healthy = 0;
     const Json& endpoints = Get(s, "endpoints");
@@ -134,10 +134,10 @@ int CmdPolicies(const Options& options) {
     at_nodes.insert(key);
     const std::vector<std::string> bad = Strings(p, "problems");
     for (const std::string& text : bad) problems.push_back(key + ": " + text);
-    table.Add({Str(p, "namespace"), Str(p, "name"), Str(p, "action"), Str(p, "scope"), "node",
-               std::to_string(Items(p, "rules").size()),
-               bad.empty() ? (Bool(p, "dryRun") ? "dry run" : "ok")
-                           : "not understood: fails closed"});
+    table.Add(
+        {Str(p, "namespace"), Str(p, "name"), Str(p, "action"), Str(p, "scope"), "node",
+         std::to_string(Items(p, "rules").size()),
+         bad.empty() ? (Bool(p, "dryRun") ? "dry run" : "ok") : "not understood: fails closed"});
     list.push_back(std::move(p));
   }
   // What the control plane says of every policy object: those at waypoints, and what is wrong.
@@ -167,14 +167,12 @@ int CmdPolicies(const Options& options) {
       list.push_back(object);
     }
     for (const Json& error : Items(*status, "errors")) {
-      problems.push_back(fmt::format("{}:{}: {}: {}{}", Str(error, "file"), Str(error, "line"),
-                                     Str(error, "object"), Str(error, "message"),
-                                     Str(error, "remedy").empty() ? ""
-                                                                  : " - " + Str(error, "remedy")));
+      problems.push_back(fmt::format(
+          "{}:{}: {}: {}{}", Str(error, "file"), Str(error, "line"), Str(error, "object"),
+          Str(error, "message"), Str(error, "remedy").empty() ? "" : " - " + Str(error, "remedy")));
     }
   } else {
-    fmt::print(stderr, "qanatctl: the control plane does not answer: {}\n",
-               status.error().message);
+    fmt::print(stderr, "qanatctl: the control plane does not answer: {}\n", status.error().message);
   }
   if (options.output != Output::kTable) {
     PrintData({{"policies", list}, {"problems", problems}}, options.output);
@@ -191,8 +189,8 @@ int CmdCertificates(const Options& options) {
   auto asked = Ask(options);
   if (!asked) return Complain(asked.error());
   std::vector<Json> list;
-  Table table({"NODE", "CERTIFICATE NAME", "TYPE", "STATUS", "SERIAL NUMBER", "NOT AFTER",
-               "NOT BEFORE"});
+  Table table(
+      {"NODE", "CERTIFICATE NAME", "TYPE", "STATUS", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"});
   for (const NodeAnswer& answer : asked->dumps.answers) {
     for (const Json& entry : Items(answer.json, "certificates")) {
       Json shown = entry;
@@ -330,8 +328,7 @@ int CmdConnections(const Options& options) {
       }
       const std::string service = ServiceName(Get(c, "dstService"));
       table.Add({answer.node, Str(c, "direction"), source.empty() ? Str(c, "src") : source,
-                 ShortIdentity(Str(c, "srcIdentity")),
-                 !destination.empty() ? destination : service,
+                 ShortIdentity(Str(c, "srcIdentity")), !destination.empty() ? destination : service,
                  ShortIdentity(Str(c, "dstIdentity")), Str(c, "originalDst"), Str(c, "path"),
                  Str(c, "bytesUp"), Str(c, "bytesDown")});
       Json shown = c;

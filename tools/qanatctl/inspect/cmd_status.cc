@@ -15,8 +15,8 @@ namespace {
 std::string Encode(const std::string& text) {
   std::string out;
   for (unsigned char c : text) {
-    if (isalnum(c) != 0 || std::string_view("-._~,:=/").find(static_cast<char>(c)) !=
-                               std::string_view::npos) {
+    if (isalnum(c) != 0 ||
+        std::string_view("-._~,:=/").find(static_cast<char>(c)) != std::string_view::npos) {
       out += static_cast<char>(c);
     } else {
       out += fmt::format("%{:02X}", c);

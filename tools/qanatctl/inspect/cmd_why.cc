@@ -120,12 +120,7 @@ class Tracer {
     return Inbound(target, ip, port, route == "passthrough" ? "" : Identity(from_), FromIp(ip));
   }
 
-  std::string FromIp(const std::string& like) const {
-    for (const std::string& ip : from_.ips) {
-      if ((ip.find(':') != std::string::npos) == (like.find(':') != std::string::npos)) return ip;
-    }
-    return from_.ips.empty() ? "" : from_.ips.front();
-  }
+  std::string FromIp(const std::string& like) const { return SameFamily(from_.ips, like); }
 
   // The decision at the pod's own node; a pod outside the mesh takes everything.
   Status Inbound(const PodRef* pod, const std::string& ip, uint16_t port,
@@ -135,12 +130,12 @@ class Tracer {
       return {};
     }
     if (!Enrolled(*pod)) {
-      report_.notes.push_back(fmt::format("{}/{} is not in the mesh: it takes every connection",
-                                          pod->ns, pod->name));
+      report_.notes.push_back(
+          fmt::format("{}/{} is not in the mesh: it takes every connection", pod->ns, pod->name));
       if (report_.steps.empty()) {
-        report_.steps.push_back({"no proxy on the way",
-                                 {{"verdict", "allow"}, {"reason", "none"},
-                                  {"detail", "neither end is in the mesh"}}});
+        report_.steps.push_back(
+            {"no proxy on the way",
+             {{"verdict", "allow"}, {"reason", "none"}, {"detail", "neither end is in the mesh"}}});
       }
       return {};
     }
@@ -163,14 +158,14 @@ class Tracer {
       if (SplitHostPort(Str(route, field), host, port)) waypoint = PodByIp(host);
     }
     if (waypoint == nullptr || waypoint->gateway.empty()) {
-      return Fail(Code::kInternal, fmt::format("the waypoint at {} is not among the pods",
-                                               Str(route, "to")));
+      return Fail(Code::kInternal,
+                  fmt::format("the waypoint at {} is not among the pods", Str(route, "to")));
     }
-    std::string query = fmt::format(
-        "/debug/why?src_identity={}&src_ip={}&authority={}&port={}&method={}&path={}",
-        Encode(Identity(from_)), Encode(FromIp("")), Encode(report_.to.host), report_.to.port,
-        Encode(options_.method.empty() ? "GET" : options_.method),
-        Encode(options_.path.empty() ? "/" : options_.path));
+    std::string query =
+        fmt::format("/debug/why?src_identity={}&src_ip={}&authority={}&port={}&method={}&path={}",
+                    Encode(Identity(from_)), Encode(FromIp(report_.to.address)), Encode(report_.to.host),
+                    report_.to.port, Encode(options_.method.empty() ? "GET" : options_.method),
+                    Encode(options_.path.empty() ? "/" : options_.path));
     for (const std::string& header : options_.headers) {
       const size_t colon = header.find(':');
       if (colon == std::string::npos) {
@@ -200,7 +195,7 @@ class Tracer {
       const PodRef* pod = PodByIp(ip);
       if (pod == nullptr || !Enrolled(*pod)) continue;
       QANAT_ASSIGN_OR_RETURN(const std::string netns, NodeNetns(pod->node));
-      const std::string source = waypoint.ips.empty() ? "" : waypoint.ips.front();
+      const std::string source = SameFamily(waypoint.ips, ip);
       QANAT_ASSIGN_OR_RETURN(
           auto verdict,
           Ask(netns, fmt::format("/debug/why/inbound?dst={}&port={}&src_identity={}&src_ip={}",
@@ -235,8 +230,8 @@ class Tracer {
       for (const auto& entry : endpoints.items()) {
         const PodRef* pod = PodByWorkload(entry.key());
         if (pod == nullptr || pod->ips.empty()) continue;
-        const auto target = Int(Get(entry.value(), "port"),
-                                std::to_string(report_.to.port).c_str());
+        const auto target =
+            Int(Get(entry.value(), "port"), std::to_string(report_.to.port).c_str());
         return Inbound(pod, pod->ips.front(),
                        target > 0 ? static_cast<uint16_t>(target) : report_.to.port, "",
                        FromIp(pod->ips.front()));

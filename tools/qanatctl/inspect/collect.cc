@@ -36,8 +36,7 @@ Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16
 }
 
 Result<Json> AskControlPlane(const MeshView& view, const std::string& path) {
-  QANAT_ASSIGN_OR_RETURN(const std::string text,
-                         MeshView::Fetch(view.fabric_netns(), 8080, path));
+  QANAT_ASSIGN_OR_RETURN(const std::string text, MeshView::Fetch(view.fabric_netns(), 8080, path));
   Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) {
     return Fail(Code::kInternal, "control plane " + path + ": the answer is not JSON");

@@ -51,10 +51,10 @@ struct Writer {
       bool first = true;
       for (const Json& clause : Items(rule, "clauses")) {
         for (const Json& condition : Items(clause, "conditions")) {
-          Line(4, fmt::format("{} {} {}",
-                              first ? fmt::format("rule {}", Int(rule, "index"))
-                                    : std::string("      "),
-                              Mark(Bool(condition, "matched")), ConditionText(condition)));
+          Line(4, fmt::format(
+                      "{} {} {}",
+                      first ? fmt::format("rule {}", Int(rule, "index")) : std::string("      "),
+                      Mark(Bool(condition, "matched")), ConditionText(condition)));
           first = false;
         }
       }
@@ -77,7 +77,8 @@ struct Writer {
     for (const Json& cluster : Items(route, "clusters")) {
       size_t healthy = 0;
       for (const Json& e : Items(cluster, "endpoints")) healthy += Bool(e, "healthy");
-      text += fmt::format("{} {}{} ({} endpoints)", &cluster == &Items(route, "clusters")[0] ? " ->" : ",",
+      text += fmt::format("{} {}{} ({} endpoints)",
+                          &cluster == &Items(route, "clusters")[0] ? " ->" : ",",
                           total > 0 && Items(route, "clusters").size() > 1
                               ? fmt::format("{}% ", Int(cluster, "weight") * 100 / total)
                               : "",
@@ -129,6 +130,21 @@ const WhyStep* Deciding(const std::vector<WhyStep>& steps) {
 
 }  // namespace
 
+std::string SameFamily(const std::vector<std::string>& ips, const std::string& like) {
+  const bool v6 = like.find(':') != std::string::npos;
+  for (const std::string& ip : ips) {
+    if ((ip.find(':') != std::string::npos) == v6) return ip;
+  }
+  return {};
+}
+
+void ChooseAddress(const std::vector<std::string>& ips, WhyTarget& target) {
+  const std::string v4 = SameFamily(ips, "");
+  const std::string v6 = SameFamily(ips, ":");
+  target.address = v6.empty() ? v4 : v6;
+  target.fallback = v6.empty() ? "" : v4;
+}
+
 Status SplitHostPort(const std::string& text, std::string& host, uint16_t& port) {
   const size_t colon = text.rfind(':');
   unsigned number = 0;
@@ -145,7 +161,8 @@ Status SplitHostPort(const std::string& text, std::string& host, uint16_t& port)
   if (number == 0 || number > 65535 || host.empty()) {
     return Fail(Code::kInvalidArgument,
                 fmt::format("'{}': say where to with its port, for example backend.shop:80, "
-                            "shop/POD:8080 or [fd91:1::2]:80", text));
+                            "shop/POD:8080 or [fd91:1::2]:80",
+                            text));
   }
   port = static_cast<uint16_t>(number);
   return {};
@@ -173,8 +190,7 @@ Result<WhyTarget> ResolveTarget(const MeshView& view, const PodRef& from, const 
   std::vector<std::string> labels;
   std::istringstream parts(host);
   for (std::string label; std::getline(parts, label, '.');) labels.push_back(label);
-  const bool service_form =
-      labels.size() <= 2 || (labels.size() >= 3 && labels[2] == "svc");
+  const bool service_form = labels.size() <= 2 || (labels.size() >= 3 && labels[2] == "svc");
   const std::string name = labels.empty() ? "" : labels[0];
   const std::string ns = labels.size() > 1 ? labels[1] : from.ns;
   for (const ServiceRef& service : view.services()) {
@@ -183,29 +199,30 @@ Result<WhyTarget> ResolveTarget(const MeshView& view, const PodRef& from, const 
     out.service_ns = ns;
     out.host = fmt::format("{}.{}.svc.cluster.local", name, ns);
     if (!service.cluster_ips.empty()) {
-      out.address = service.cluster_ips.front();
+      ChooseAddress(service.cluster_ips, out);
       return out;
     }
     // Headless: the name resolves to the pods, and a client connects to one of them.
+    std::vector<std::string> ips;
     std::istringstream lines(hosts);
     for (std::string line; std::getline(lines, line);) {
       const size_t space = line.find(' ');
       if (space != std::string::npos && line.substr(space + 1) == out.host) {
-        out.address = line.substr(0, space);
-        break;
+        ips.push_back(line.substr(0, space));
       }
     }
+    ChooseAddress(ips, out);
     if (out.address.empty()) {
-      return Fail(Code::kUnavailable,
-                  fmt::format("{} is headless and has no ready pod: its name does not resolve",
-                              out.host));
+      return Fail(
+          Code::kUnavailable,
+          fmt::format("{} is headless and has no ready pod: its name does not resolve", out.host));
     }
     return out;
   }
   std::string known;
   for (const ServiceRef& service : view.services()) known += " " + service.name + "." + service.ns;
-  return Fail(Code::kNotFound, fmt::format("no service '{}' in namespace '{}'; there is:{}", name,
-                                           ns, known));
+  return Fail(Code::kNotFound,
+              fmt::format("no service '{}' in namespace '{}'; there is:{}", name, ns, known));
 }
 
 std::vector<std::string> WaypointEndpoints(const Json& answer) {
@@ -234,16 +251,16 @@ Json WhyReport::ToJson() const {
     list.push_back(std::move(one));
   }
   const WhyStep* deciding = Deciding(steps);
-  Json out = {{"verdict", allowed() ? "allow" : "deny"},
-              {"reason", deciding != nullptr ? Str(deciding->answer, "reason") : ""},
-              {"detail", deciding != nullptr ? Str(deciding->answer, "detail") : ""},
-              {"remedy", deciding != nullptr ? Str(deciding->answer, "remedy") : ""},
-              {"decidedBy", deciding != nullptr ? deciding->where : ""},
-              {"from", {{"pod", from}, {"identity", from_identity}, {"node", from_node}}},
-              {"to", {{"asked", to.text}, {"host", to.host}, {"address", to.address},
-                      {"port", to.port}}},
-              {"notes", notes},
-              {"steps", std::move(list)}};
+  Json out = {
+      {"verdict", allowed() ? "allow" : "deny"},
+      {"reason", deciding != nullptr ? Str(deciding->answer, "reason") : ""},
+      {"detail", deciding != nullptr ? Str(deciding->answer, "detail") : ""},
+      {"remedy", deciding != nullptr ? Str(deciding->answer, "remedy") : ""},
+      {"decidedBy", deciding != nullptr ? deciding->where : ""},
+      {"from", {{"pod", from}, {"identity", from_identity}, {"node", from_node}}},
+      {"to", {{"asked", to.text}, {"host", to.host}, {"address", to.address}, {"port", to.port}}},
+      {"notes", notes},
+      {"steps", std::move(list)}};
   if (deciding != nullptr) {
     const Json& nearest = Get(deciding->answer, "nearest_allow");
     if (nearest.is_object() && !allowed()) out["nearest_allow"] = nearest;
@@ -255,8 +272,8 @@ std::string WhyReport::ToText(const Colors& c) const {
   Writer w{c, {}};
   w.Line(0, fmt::format("{}{}{} -> {}{}{}{}", c.bold, from, c.plain, c.bold, to.text, c.plain,
                         to.address.empty() ? "" : fmt::format(" ({}:{})", to.address, to.port)));
-  w.Line(0, "identity " + (from_identity.empty() ? "none: the client is not in the mesh"
-                                                 : from_identity));
+  w.Line(0, "identity " +
+                (from_identity.empty() ? "none: the client is not in the mesh" : from_identity));
   const WhyStep* deciding = Deciding(steps);
   if (allowed()) {
     w.Line(0, c.green + c.bold + "ALLOWED" + c.plain);

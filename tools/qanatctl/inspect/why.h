@@ -18,7 +18,10 @@ namespace qanat::ctl {
 struct WhyTarget {
   std::string text;     // as asked
   std::string host;     // "backend.shop.svc.cluster.local", an IP, or a pod's IP
-  std::string address;  // IP that a client's connect() would go to; "" when only DNS knows
+  // The IP that a client's connect() goes to first. A name with both families: IPv6, as glibc orders
+  // them; the other one is `fallback`.
+  std::string address;
+  std::string fallback;
   uint16_t port = 0;
   std::string service_ns;  // when it is a service
   std::string service;
@@ -28,6 +31,10 @@ struct WhyTarget {
 // `hosts`: the node's DNS records (lines "IP NAME"), for headless services.
 Result<WhyTarget> ResolveTarget(const MeshView& view, const PodRef& from, const std::string& text,
                                 const std::string& hosts);
+// Fills address and fallback from what a name resolves to; pure.
+void ChooseAddress(const std::vector<std::string>& ips, WhyTarget& target);
+// The address of the same family as `like` (IPv4 when that says nothing); "" when there is none.
+std::string SameFamily(const std::vector<std::string>& ips, const std::string& like);
 // "host:port", "[v6]:port"; pure.
 Status SplitHostPort(const std::string& text, std::string& host, uint16_t& port);
 

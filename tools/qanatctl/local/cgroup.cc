@@ -16,7 +16,7 @@ namespace qanat::local {
 namespace {
 
 bool IsDir(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   return lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 

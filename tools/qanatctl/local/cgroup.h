@@ -16,7 +16,7 @@ namespace qanat::local {
 Result<std::string> FindCgroup2();
 
 Status MakeCgroup(const std::string& path);
-Status EnterCgroup(const std::string& path, pid_t pid);  // 0: the caller
+Status EnterCgroup(const std::string& path, pid_t pid);       // 0: the caller
 std::vector<pid_t> CgroupProcesses(const std::string& path);  // with everything below
 // SIGKILL to everything below (cgroup.kill, or one by one where the kernel has none).
 void KillCgroup(const std::string& path);

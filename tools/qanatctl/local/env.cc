@@ -24,9 +24,9 @@ bool FieldValue(const PodFacts& facts, const std::string& path, std::string& val
     for (const std::string& ip : facts.pod_ips) value += (value.empty() ? "" : ",") + ip;
     return true;
   }
-  for (const auto& [prefix, map] : {std::pair<std::string, const StringMap*>{
-                                        "metadata.labels['", &facts.labels},
-                                    {"metadata.annotations['", &facts.annotations}}) {
+  for (const auto& [prefix, map] :
+       {std::pair<std::string, const StringMap*>{"metadata.labels['", &facts.labels},
+        {"metadata.annotations['", &facts.annotations}}) {
     if (path.starts_with(prefix) && path.ends_with("']")) {
       const std::string key = path.substr(prefix.size(), path.size() - prefix.size() - 2);
       auto it = map->find(key);
@@ -84,13 +84,11 @@ Command MakeCommand(const ContainerSpec& container, const PodFacts& facts,
   }
   for (const EnvVar& variable : container.env) {
     switch (variable.source) {
-      case EnvVar::Source::kValue:
-        env[variable.name] = ExpandVariables(variable.value, env);
-        break;
+      case EnvVar::Source::kValue: env[variable.name] = ExpandVariables(variable.value, env); break;
       case EnvVar::Source::kField:
         if (!FieldValue(facts, variable.path, env[variable.name])) {
-          out.problems.push_back(fmt::format("env {}: fieldPath '{}' is not known", variable.name,
-                                             variable.path));
+          out.problems.push_back(
+              fmt::format("env {}: fieldPath '{}' is not known", variable.name, variable.path));
         }
         break;
       case EnvVar::Source::kConfigMap:

@@ -79,7 +79,7 @@ std::vector<std::string> ListDir(const std::string& path) {
 }
 
 bool Exists(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   return stat(path.c_str(), &info) == 0;
 }
 

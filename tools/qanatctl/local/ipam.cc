@@ -42,9 +42,7 @@ net::IpAddress UnderlayV6(int i) { return V6(0xfd90, 0, DigitsAsHex(i)); }
 net::IpAddress PodV4(int i, int host) {
   return V4(10, 91, static_cast<uint8_t>(i), static_cast<uint8_t>(host));
 }
-net::IpAddress PodV6(int i, int host) {
-  return V6(0xfd91, DigitsAsHex(i), DigitsAsHex(host));
-}
+net::IpAddress PodV6(int i, int host) { return V6(0xfd91, DigitsAsHex(i), DigitsAsHex(host)); }
 net::IpAddress PodGatewayV4(int i) { return PodV4(i, 1); }
 net::IpAddress PodGatewayV6(int i) { return PodV6(i, 1); }
 net::Cidr PodBlockV4(int i) { return Block(PodV4(i, 0), 24); }
@@ -69,8 +67,8 @@ Result<int> PodAddresses::Take(int node_index, const std::string& wanted) {
     }
     const int host = ip.bytes()[3];
     if (host < 2 || host > 253 || !taken.insert(host).second) {
-      return Fail(Code::kAlreadyExists, fmt::format("the pod asks for address {}, which is taken",
-                                                    wanted));
+      return Fail(Code::kAlreadyExists,
+                  fmt::format("the pod asks for address {}, which is taken", wanted));
     }
     return host;
   }
@@ -96,8 +94,8 @@ Result<uint16_t> ServiceAddresses::Take(const std::string& key, const std::strin
     const auto bytes = ip.bytes();
     const auto host = static_cast<uint16_t>(bytes[bytes.size() - 2] << 8 | bytes[bytes.size() - 1]);
     if (!taken_.insert(host).second) {
-      return Fail(Code::kAlreadyExists, fmt::format("Service {}: clusterIP {} is taken", key,
-                                                    wanted));
+      return Fail(Code::kAlreadyExists,
+                  fmt::format("Service {}: clusterIP {} is taken", key, wanted));
     }
     of_[key] = host;
     return host;

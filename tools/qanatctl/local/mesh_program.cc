@@ -19,11 +19,11 @@ net::SocketAddress Loopback(uint16_t port) {
 }
 
 std::vector<std::string> BaseEnv() {
-  std::vector<std::string> env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                                  "HOME=/root"};
-  for (const char* name : {"RUST_LOG", "LOG_FORMAT", "ASAN_OPTIONS", "UBSAN_OPTIONS",
-                           "LSAN_OPTIONS", "TSAN_OPTIONS", "SECRET_TTL",
-                           "ZTUNNEL_WORKER_THREADS"}) {
+  std::vector<std::string> env = {
+      "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"};
+  for (const char* name :
+       {"RUST_LOG", "LOG_FORMAT", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS",
+        "SECRET_TTL", "ZTUNNEL_WORKER_THREADS"}) {
     if (const char* value = getenv(name)) env.push_back(fmt::format("{}={}", name, value));
   }
   return env;
@@ -35,10 +35,10 @@ ProgramConfig Base(const ProgramPaths& paths, const std::string& name, const std
   out.name = name;
   out.node = node;
   out.spec.env = BaseEnv();
-  out.spec.netns = Names::NetnsPath(node.empty() ? paths.names.FabricNetns()
-                                                 : paths.names.NodeNetns(node));
-  out.spec.cgroup = fmt::format("{}/{}/{}", paths.cgroup_root, node.empty() ? "fabric" : node,
-                                cgroup);
+  out.spec.netns =
+      Names::NetnsPath(node.empty() ? paths.names.FabricNetns() : paths.names.NodeNetns(node));
+  out.spec.cgroup =
+      fmt::format("{}/{}/{}", paths.cgroup_root, node.empty() ? "fabric" : node, cgroup);
   out.spec.log = fmt::format("{}/{}.log", paths.names.LogsDir(), name);
   return out;
 }
@@ -53,16 +53,26 @@ ProgramConfig ControlPlaneConfig(const ProgramPaths& paths) {
   const Names& names = paths.names;
   ProgramConfig out = Base(paths, "controlplane", "", "controlplane");
   out.spec.argv = {paths.bin_dir + "/qanat-controlplane",
-                   "--source", "folder:" + paths.folder,
-                   "--overlay", names.OverlayDir(),
-                   "--ca-dir", names.CaDir(),
-                   "--token-jwks", names.TokensDir() + "/jwks.json",
-                   "--trust-domain", "cluster.local",
-                   "--listen", "[::]:15012",
-                   "--http", "[::]:8080",
-                   "--metrics", "[::]:15014",
-                   "--san", UnderlayV4(kFabricHost).ToString(),
-                   "--san", UnderlayV6(kFabricHost).ToString()};
+                   "--source",
+                   "folder:" + paths.folder,
+                   "--overlay",
+                   names.OverlayDir(),
+                   "--ca-dir",
+                   names.CaDir(),
+                   "--token-jwks",
+                   names.TokensDir() + "/jwks.json",
+                   "--trust-domain",
+                   "cluster.local",
+                   "--listen",
+                   "[::]:15012",
+                   "--http",
+                   "[::]:8080",
+                   "--metrics",
+                   "[::]:15014",
+                   "--san",
+                   UnderlayV4(kFabricHost).ToString(),
+                   "--san",
+                   UnderlayV6(kFabricHost).ToString()};
   out.check = ReadyCheck{Loopback(8080), "/ready"};
   return out;
 }
@@ -71,14 +81,22 @@ ProgramConfig AgentConfig(const ProgramPaths& paths, const NodePlan& node) {
   const Names& names = paths.names;
   ProgramConfig out = Base(paths, "agent-" + node.name, node.name, "agent");
   out.spec.argv = {paths.bin_dir + "/qanat-agent",
-                   "--node-name", node.name,
-                   "--pod-source", "folder:" + names.NodePods(node.name),
-                   "--status-dir", names.NodeStatus(node.name),
-                   "--zds-socket", names.ZdsSocket(node.name),
-                   "--cni-socket", names.CniSocket(node.name),
-                   "--bpf-dir", names.BpfDir(node.name),
-                   "--cgroup-root", Cgroup2Of(paths.cgroup_root),
-                   "--admin", "127.0.0.1:15030"};
+                   "--node-name",
+                   node.name,
+                   "--pod-source",
+                   "folder:" + names.NodePods(node.name),
+                   "--status-dir",
+                   names.NodeStatus(node.name),
+                   "--zds-socket",
+                   names.ZdsSocket(node.name),
+                   "--cni-socket",
+                   names.CniSocket(node.name),
+                   "--bpf-dir",
+                   names.BpfDir(node.name),
+                   "--cgroup-root",
+                   Cgroup2Of(paths.cgroup_root),
+                   "--admin",
+                   "127.0.0.1:15030"};
   out.check = ReadyCheck{Loopback(15030), "/healthz/ready"};
   return out;
 }
@@ -106,7 +124,8 @@ ProgramConfig ZtunnelConfig(const ProgramPaths& paths, const NodePlan& node) {
 ProgramConfig DnsConfig(const ProgramPaths& paths, const NodePlan& node) {
   ProgramConfig out = Base(paths, "dns-" + node.name, node.name, "dns");
   out.spec.argv = {"dnsmasq", "--keep-in-foreground",
-                   "--conf-file=" + paths.names.NodeDir(node.name) + "/dnsmasq.conf", "--pid-file="};
+                   "--conf-file=" + paths.names.NodeDir(node.name) + "/dnsmasq.conf",
+                   "--pid-file="};
   return out;
 }
 
@@ -116,8 +135,9 @@ MeshProgram::MeshProgram(event::EventLoop& loop, ProgramConfig config, netns::Ne
       config_(std::move(config)),
       netns_(std::move(netns)),
       on_change_(std::move(on_change)),
-      program_(loop, config_.name, Backoff{}, [this]() -> Result<SpawnSpec> { return config_.spec; },
-               [this] { OnChange(); }),
+      program_(
+          loop, config_.name, Backoff{}, [this]() -> Result<SpawnSpec> { return config_.spec; },
+          [this] { OnChange(); }),
       timer_(loop, [this] { Check(); }) {}
 
 void MeshProgram::OnChange() {

@@ -8,10 +8,10 @@
 namespace qanat::local {
 
 Status CheckMeshName(std::string_view mesh) {
-  const bool fine = !mesh.empty() && mesh.size() <= 12 &&
-                    std::all_of(mesh.begin(), mesh.end(), [](char c) {
-                      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-                    });
+  const bool fine =
+      !mesh.empty() && mesh.size() <= 12 && std::all_of(mesh.begin(), mesh.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+      });
   if (fine) return {};
   return Fail(Code::kInvalidArgument,
               fmt::format("mesh name '{}': use 1 to 12 lower-case letters and digits", mesh));

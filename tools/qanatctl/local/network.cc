@@ -142,14 +142,16 @@ Status Network::AddNode(const NodePlan& node, const std::vector<NodePlan>& all) 
   // Where the node's DNS server listens; any node answers for the one address.
   QANAT_RETURN_IF_ERROR(inner.AddAddress("lo", DnsV4(), 32));
   QANAT_RETURN_IF_ERROR(inner.AddAddress("lo", DnsV6(), 128));
-  QANAT_RETURN_IF_ERROR(inner.AddRoute({Default(false), UnderlayV4(kFabricHost), "eth0", {}, false}));
-  QANAT_RETURN_IF_ERROR(inner.AddRoute({Default(true), UnderlayV6(kFabricHost), "eth0", {}, false}));
+  QANAT_RETURN_IF_ERROR(
+      inner.AddRoute({Default(false), UnderlayV4(kFabricHost), "eth0", {}, false}));
+  QANAT_RETURN_IF_ERROR(
+      inner.AddRoute({Default(true), UnderlayV6(kFabricHost), "eth0", {}, false}));
   for (const NodePlan& other : all) {
     if (other.index == node.index) continue;
-    QANAT_RETURN_IF_ERROR(inner.AddRoute(
-        {PodBlockV4(other.index), UnderlayV4(other.index), "eth0", {}, false}));
-    QANAT_RETURN_IF_ERROR(inner.AddRoute(
-        {PodBlockV6(other.index), UnderlayV6(other.index), "eth0", {}, false}));
+    QANAT_RETURN_IF_ERROR(
+        inner.AddRoute({PodBlockV4(other.index), UnderlayV4(other.index), "eth0", {}, false}));
+    QANAT_RETURN_IF_ERROR(
+        inner.AddRoute({PodBlockV6(other.index), UnderlayV6(other.index), "eth0", {}, false}));
   }
   QANAT_RETURN_IF_ERROR(
       outer.AddRoute({PodBlockV4(node.index), UnderlayV4(node.index), kBridge, {}, false}));
@@ -157,8 +159,8 @@ Status Network::AddNode(const NodePlan& node, const std::vector<NodePlan>& all) 
 }
 
 Result<PodNetwork> Network::AddPod(const std::string& ns, const std::string& pod,
-                                   const std::string& uid, const std::string& node,
-                                   int node_index, int host) {
+                                   const std::string& uid, const std::string& node, int node_index,
+                                   int host) {
   PodNetwork out{names_.PodNetns(ns, pod), PodVethName(uid), node_index, host};
   QANAT_RETURN_IF_ERROR(MakeNamedNetns(out.netns));
   QANAT_ASSIGN_OR_RETURN(auto pod_netns, netns::NetNs::Open(Names::NetnsPath(out.netns)));
@@ -178,13 +180,12 @@ Result<PodNetwork> Network::AddPod(const std::string& ns, const std::string& pod
   QANAT_RETURN_IF_ERROR(inner.SetUp("eth0"));
   for (const net::IpAddress& gateway : {PodGatewayV4(node_index), PodGatewayV6(node_index)}) {
     QANAT_RETURN_IF_ERROR(inner.AddRoute({Host(gateway), {}, "eth0", {}, false}));
-    QANAT_RETURN_IF_ERROR(
-        inner.AddRoute({Default(gateway.is_v6()), gateway, "eth0", {}, true}));
+    QANAT_RETURN_IF_ERROR(inner.AddRoute({Default(gateway.is_v6()), gateway, "eth0", {}, true}));
   }
-  QANAT_RETURN_IF_ERROR(outer.AddRoute({Host(PodV4(node_index, host)), {}, out.host_device,
-                                        UnderlayV4(node_index), false}));
-  QANAT_RETURN_IF_ERROR(outer.AddRoute({Host(PodV6(node_index, host)), {}, out.host_device,
-                                        UnderlayV6(node_index), false}));
+  QANAT_RETURN_IF_ERROR(outer.AddRoute(
+      {Host(PodV4(node_index, host)), {}, out.host_device, UnderlayV4(node_index), false}));
+  QANAT_RETURN_IF_ERROR(outer.AddRoute(
+      {Host(PodV6(node_index, host)), {}, out.host_device, UnderlayV6(node_index), false}));
   return out;
 }
 

@@ -16,8 +16,8 @@
 namespace qanat::local {
 
 struct PodNetwork {
-  std::string netns;       // name below /run/netns
-  std::string host_device; // in the node's namespace
+  std::string netns;        // name below /run/netns
+  std::string host_device;  // in the node's namespace
   int node_index = 0;
   int host = 0;  // the pod's number in the node's blocks
 };

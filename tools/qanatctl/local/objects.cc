@@ -23,7 +23,8 @@ std::string StringOf(const json& object, const char* key) {
 }
 
 bool ClusterWide(const std::string& kind) {
-  static const std::set<std::string> kinds = {"Namespace", "Node", "GatewayClass", "ClusterRole",
+  static const std::set<std::string> kinds = {"Namespace",          "Node",
+                                              "GatewayClass",       "ClusterRole",
                                               "ClusterRoleBinding", "CustomResourceDefinition"};
   return kinds.contains(kind);
 }
@@ -90,7 +91,8 @@ Result<std::vector<std::string>> ListYamlFiles(const std::string& path) {
   if (fs::is_regular_file(path, error)) return std::vector<std::string>{path};
   if (!fs::is_directory(path, error)) {
     return Fail(Code::kNotFound, fmt::format("{}: no such folder or file; give the folder that "
-                                             "holds the mesh's YAML", path));
+                                             "holds the mesh's YAML",
+                                             path));
   }
   std::vector<std::string> out;
   for (fs::recursive_directory_iterator it(path, error), end; !error && it != end;

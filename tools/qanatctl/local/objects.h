@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kubernetes objects as they lie in a folder of YAML. Reading is tolerant per file: a file that does
-// not parse is reported and its last good objects stay (the caller keeps them).
+// Kubernetes objects as they lie in a folder of YAML. Reading is tolerant per file: a file that
+// does not parse is reported and its last good objects stay (the caller keeps them).
 #pragma once
 
 #include <map>

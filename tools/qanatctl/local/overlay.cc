@@ -36,12 +36,9 @@ bool WantsMesh(const StringMap& pod_labels, const StringMap& namespace_labels) {
 std::string RenderPodOverlay(const PodStatus& pod) {
   StringMap annotations = pod.facts.annotations;
   if (pod.redirection == "enabled") annotations["ambient.istio.io/redirection"] = "enabled";
-  Json metadata = {{"name", pod.facts.name},
-                   {"namespace", pod.facts.ns},
-                   {"uid", pod.facts.uid},
-                   {"labels", pod.facts.labels},
-                   {"annotations", annotations},
-                   {"creationTimestamp", pod.created}};
+  Json metadata = {{"name", pod.facts.name},     {"namespace", pod.facts.ns},
+                   {"uid", pod.facts.uid},       {"labels", pod.facts.labels},
+                   {"annotations", annotations}, {"creationTimestamp", pod.created}};
   if (!pod.owner.kind.empty()) {
     metadata["ownerReferences"] = Json::array({{{"apiVersion", pod.owner.api_version},
                                                 {"kind", pod.owner.kind},
@@ -65,13 +62,12 @@ std::string RenderPodOverlay(const PodStatus& pod) {
   if (pod.host_network) spec["hostNetwork"] = true;
   if (!pod.hostname.empty()) spec["hostname"] = pod.hostname;
   if (!pod.subdomain.empty()) spec["subdomain"] = pod.subdomain;
-  Json status = {
-      {"phase", pod.phase},
-      {"hostIP", pod.facts.host_ip},
-      {"conditions",
-       {Condition("PodScheduled", true), Condition("Initialized", pod.initialized),
-        Condition("ContainersReady", pod.ready, pod.reason),
-        Condition("Ready", pod.ready, pod.reason)}}};
+  Json status = {{"phase", pod.phase},
+                 {"hostIP", pod.facts.host_ip},
+                 {"conditions",
+                  {Condition("PodScheduled", true), Condition("Initialized", pod.initialized),
+                   Condition("ContainersReady", pod.ready, pod.reason),
+                   Condition("Ready", pod.ready, pod.reason)}}};
   if (!pod.facts.pod_ips.empty()) {
     status["podIP"] = pod.facts.pod_ips.front();
     status["podIPs"] = IpList(pod.facts.pod_ips);

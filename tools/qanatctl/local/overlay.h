@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The status overlay: what API server, scheduler and kubelet would have filled in, as YAML files
-// (JSON text, which is YAML) that the control plane reads beside the user's folder. And the pod file
-// that the agent reads. Pure.
+// (JSON text, which is YAML) that the control plane reads beside the user's folder. And the pod
+// file that the agent reads. Pure.
 #pragma once
 
 #include <string>
@@ -24,8 +24,8 @@ struct PodStatus {
   bool ready = false;
   bool terminating = false;
   bool host_network = false;
-  std::string reason;   // when not ready
-  std::string created;  // RFC 3339
+  std::string reason;       // when not ready
+  std::string created;      // RFC 3339
   std::string redirection;  // "enabled" is shown as the annotation istioctl looks for
 };
 

@@ -107,8 +107,15 @@ TEST(Dns, Texts) {
 }
 
 PodFacts Facts() {
-  return {"shop", "web-1", "u", "node1", "web", "10.90.0.1", {"10.91.1.2", "fd91:1::2"},
-          {{"app", "web"}}, {{"note", "x"}}};
+  return {"shop",
+          "web-1",
+          "u",
+          "node1",
+          "web",
+          "10.90.0.1",
+          {"10.91.1.2", "fd91:1::2"},
+          {{"app", "web"}},
+          {{"note", "x"}}};
 }
 
 TEST(Env, ReferencesAreResolved) {
@@ -121,13 +128,13 @@ TEST(Env, ReferencesAreResolved) {
            {"KEY", EnvVar::Source::kConfigMap, "", "k", "m", false},
            {"MAYBE", EnvVar::Source::kSecret, "", "k", "nope", true}};
   c.env_from = {"m"};
-  const Command command = MakeCommand(c, Facts(), "web-1", {{"shop/m", {{"k", "v"}, {"E", "1"}}}},
-                                      {});
+  const Command command =
+      MakeCommand(c, Facts(), "web-1", {{"shop/m", {{"k", "v"}, {"E", "1"}}}}, {});
   EXPECT_TRUE(command.problems.empty());
   EXPECT_EQ(command.argv, (std::vector<std::string>{"run", "--at=10.91.1.2:80", "$(UNKNOWN)",
                                                     "$(PORT)", "100$", "$(open"}));
-  EXPECT_THAT(command.env, ::testing::IsSupersetOf({"URL=http://10.91.1.2:80", "APP=web",
-                                                    "KEY=v", "E=1", "HOSTNAME=web-1"}));
+  EXPECT_THAT(command.env, ::testing::IsSupersetOf({"URL=http://10.91.1.2:80", "APP=web", "KEY=v",
+                                                    "E=1", "HOSTNAME=web-1"}));
 }
 
 TEST(Env, WhatIsMissingIsSaid) {

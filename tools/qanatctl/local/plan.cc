@@ -210,7 +210,12 @@ void PlanGateway(const Object& object, const PlanOptions& options, Plan& plan) {
            {"targetPort", 15008},
            {"protocol", "TCP"},
            {"appProtocol", "hbone"}}}}}}};
-  Object service_object{"v1", "Service", object.ns, object.name, object.file, object.line,
+  Object service_object{"v1",
+                        "Service",
+                        object.ns,
+                        object.name,
+                        object.file,
+                        object.line,
                         std::make_shared<const Json>(std::move(service))};
   plan.services.push_back(ReadService(service_object));
 
@@ -225,15 +230,15 @@ void PlanGateway(const Object& object, const PlanOptions& options, Plan& plan) {
   pod.gateway = object.name;
   pod.spec_hash = hash;
   pod.spec.service_account = object.name;
-  pod.spec.labels = {{"gateway.networking.k8s.io/gateway-name", object.name},
-                     {"gateway.networking.k8s.io/gateway-class-name",
-                      class_name.get<std::string>()},
-                     {"gateway.istio.io/managed", "istio.io-mesh-controller"},
-                     {"service.istio.io/canonical-name", object.name},
-                     {"service.istio.io/canonical-revision", "latest"},
-                     {"istio.io/dataplane-mode", "none"},
-                     {"sidecar.istio.io/inject", "false"},
-                     {"pod-template-hash", hash}};
+  pod.spec.labels = {
+      {"gateway.networking.k8s.io/gateway-name", object.name},
+      {"gateway.networking.k8s.io/gateway-class-name", class_name.get<std::string>()},
+      {"gateway.istio.io/managed", "istio.io-mesh-controller"},
+      {"service.istio.io/canonical-name", object.name},
+      {"service.istio.io/canonical-revision", "latest"},
+      {"istio.io/dataplane-mode", "none"},
+      {"sidecar.istio.io/inject", "false"},
+      {"pod-template-hash", hash}};
   ContainerSpec container;
   container.name = "waypoint";
   container.ports = {{"mesh", 15008, "TCP"}, {"status-port", 15021, "TCP"}};
@@ -332,8 +337,7 @@ Plan MakePlan(const std::vector<Object>& objects, const PlanOptions& options) {
     if (object.kind == "Service" && object.api_version == "v1") {
       plan.services.push_back(ReadService(object));
     }
-    if (object.kind == "Gateway" &&
-        object.api_version.starts_with("gateway.networking.k8s.io/")) {
+    if (object.kind == "Gateway" && object.api_version.starts_with("gateway.networking.k8s.io/")) {
       PlanGateway(object, options, plan);
     }
   }
@@ -349,8 +353,8 @@ Plan MakePlan(const std::vector<Object>& objects, const PlanOptions& options) {
 std::map<std::string, std::string> Schedule(const Plan& plan,
                                             const std::map<std::string, std::string>& placed) {
   std::map<std::string, std::string> out;
-  std::map<std::string, int> load;                                      // node -> pods
-  std::map<std::pair<std::string, std::string>, int> of_set;            // (set, node) -> pods
+  std::map<std::string, int> load;                            // node -> pods
+  std::map<std::pair<std::string, std::string>, int> of_set;  // (set, node) -> pods
   std::vector<std::pair<const PodPlan*, std::string>> put_on;
   auto put = [&](const PodPlan& pod, const std::string& node) {
     out[pod.Key()] = node;

@@ -62,7 +62,7 @@ struct Plan {
 };
 
 struct PlanOptions {
-  int nodes = 2;        // used when the YAML has no Node objects
+  int nodes = 2;  // used when the YAML has no Node objects
   bool waypoints = true;
 };
 

@@ -64,8 +64,9 @@ TEST(Plan, ADeploymentBecomesPodsWithStableNames) {
 }
 
 TEST(Plan, APodsLabelsAreNotPartOfItsHash) {
-  const std::string pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: LABEL}}\n"
-                          "spec: {containers: [{name: c, command: [x]}]}\n";
+  const std::string pod =
+      "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: LABEL}}\n"
+      "spec: {containers: [{name: c, command: [x]}]}\n";
   std::string other = pod;
   other.replace(other.find("LABEL"), 5, "other");
   const Plan a = PlanOf(pod);
@@ -92,9 +93,10 @@ spec:
 }
 
 TEST(Plan, AWaypointGatewayBringsAPodAServiceAndNothingForOtherClasses) {
-  const std::string gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n"
-                              "metadata: {name: way, namespace: shop}\n"
-                              "spec: {gatewayClassName: CLASS, listeners: []}\n";
+  const std::string gateway =
+      "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n"
+      "metadata: {name: way, namespace: shop}\n"
+      "spec: {gatewayClassName: CLASS, listeners: []}\n";
   for (const char* name : {"istio-waypoint", "qanat-waypoint"}) {
     std::string text = gateway;
     text.replace(text.find("CLASS"), 5, name);
@@ -141,8 +143,10 @@ spec: {containers: [{name: c, command: [x]}]}
 TEST(Plan, NodesComeFromTheYamlElseFromTheNumberAskedFor) {
   EXPECT_EQ(PlanOf(kWeb, 3).nodes.size(), 3u);
   EXPECT_EQ(PlanOf(kWeb, 3).nodes[2].name, "node3");
-  const Plan plan = PlanOf("apiVersion: v1\nkind: Node\nmetadata: {name: east}\n---\n"
-                           "apiVersion: v1\nkind: Node\nmetadata: {name: west}\n", 5);
+  const Plan plan = PlanOf(
+      "apiVersion: v1\nkind: Node\nmetadata: {name: east}\n---\n"
+      "apiVersion: v1\nkind: Node\nmetadata: {name: west}\n",
+      5);
   ASSERT_EQ(plan.nodes.size(), 2u);
   EXPECT_EQ(plan.nodes[1].name, "west");
   EXPECT_EQ(plan.nodes[1].index, 2);
@@ -206,7 +210,8 @@ TEST(Objects, ListsAreTakenApartAndBadDocumentsReported) {
   FileObjects file = ParseObjects(
       "apiVersion: v1\nkind: List\nitems:\n- {kind: Pod, metadata: {name: x}}\n"
       "- {kind: Pod, metadata: {name: y, namespace: n}}\n---\n- just\n- a list\n---\n"
-      "kind: Pod\n", "f.yaml");
+      "kind: Pod\n",
+      "f.yaml");
   ASSERT_EQ(file.objects.size(), 2u);
   EXPECT_EQ(file.objects[0].ns, "default");
   EXPECT_EQ(file.objects[1].ns, "n");
@@ -217,8 +222,9 @@ TEST(Objects, ListsAreTakenApartAndBadDocumentsReported) {
 
 TEST(Overlay, APodSaysWhatTheKubeletWould) {
   PodStatus pod;
-  pod.facts = {"shop", "web-1", "uid-1", "node1", "web", "10.90.0.1", {"10.91.1.2", "fd91:1::2"},
-               {{"app", "web"}}, {}};
+  pod.facts = {
+      "shop",           "web-1", "uid-1", "node1", "web", "10.90.0.1", {"10.91.1.2", "fd91:1::2"},
+      {{"app", "web"}}, {}};
   pod.owner = {"apps/v1", "ReplicaSet", "web-abc"};
   pod.containers = {{"c", {{"http", 8080, "TCP"}}}};
   pod.phase = "Running";

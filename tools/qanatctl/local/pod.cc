@@ -220,9 +220,9 @@ Status Pod::WriteVolumes() {
     const NamedMaps& maps = config ? world_.plan->config_maps : world_.plan->secrets;
     auto it = maps.find(plan_.ns + "/" + volume.source);
     if (it == maps.end()) {
-      return qanat::Fail(Code::kNotFound, fmt::format("volume {}: {} {} does not exist",
-                                                      volume.name, config ? "ConfigMap" : "Secret",
-                                                      volume.source));
+      return qanat::Fail(Code::kNotFound,
+                         fmt::format("volume {}: {} {} does not exist", volume.name,
+                                     config ? "ConfigMap" : "Secret", volume.source));
     }
     for (const auto& [key, content] : it->second) {
       std::string file = key;
@@ -281,13 +281,13 @@ void Pod::StartContainers() {
 void Pod::CheckInit() {
   if (state_ != State::kStarting) return;
   for (const auto& c : containers_) {
-    if (!c->init || (c->program->state() == Program::State::kCompleted &&
-                     c->program->completed_ok())) {
+    if (!c->init ||
+        (c->program->state() == Program::State::kCompleted && c->program->completed_ok())) {
       continue;
     }
     if (c->program->state() == Program::State::kCompleted) {
-      problem_ = fmt::format("init container {} ended with {}", c->spec.name,
-                             c->program->last_end());
+      problem_ =
+          fmt::format("init container {} ended with {}", c->spec.name, c->program->last_end());
       status_.reason = problem_;
       status_.phase = "Failed";
     } else if (c->program->state() == Program::State::kStopped) {
@@ -307,8 +307,8 @@ void Pod::CheckInit() {
 Result<SpawnSpec> Pod::ContainerSpawn(Container& container) {
   if (!plan_.gateway.empty()) return WaypointSpawn();
   const std::string hostname = plan_.spec.hostname.empty() ? plan_.name : plan_.spec.hostname;
-  Command command = MakeCommand(container.spec, status_.facts, hostname,
-                                world_.plan->config_maps, world_.plan->secrets);
+  Command command = MakeCommand(container.spec, status_.facts, hostname, world_.plan->config_maps,
+                                world_.plan->secrets);
   if (!command.problems.empty()) {
     return qanat::Fail(Code::kInvalidArgument, command.problems.front());
   }
@@ -337,10 +337,10 @@ Result<SpawnSpec> Pod::ContainerSpawn(Container& container) {
     if (!mount.sub_path.empty()) source += "/" + mount.sub_path;
     sandbox.mounts.push_back({source, mount.path, mount.read_only});
   }
-  const std::string fqdn = plan_.spec.subdomain.empty()
-                               ? ""
-                               : fmt::format("{}.{}.{}.svc.cluster.local", hostname,
-                                             plan_.spec.subdomain, plan_.ns);
+  const std::string fqdn =
+      plan_.spec.subdomain.empty()
+          ? ""
+          : fmt::format("{}.{}.{}.svc.cluster.local", hostname, plan_.spec.subdomain, plan_.ns);
   sandbox.files.push_back({"/etc/resolv.conf", RenderResolvConf(plan_.ns)});
   sandbox.files.push_back({"/etc/hosts", RenderPodHosts(hostname, fqdn, ips())});
   sandbox.files.push_back({"/etc/hostname", hostname + "\n"});
@@ -352,8 +352,7 @@ Result<SpawnSpec> Pod::ContainerSpawn(Container& container) {
 // token below the run directory.
 Result<SpawnSpec> Pod::WaypointSpawn() {
   const std::string root = world_.names.CaDir() + "/root-cert.pem";
-  const std::string control =
-      fmt::format("https://{}:15012", UnderlayV4(kFabricHost).ToString());
+  const std::string control = fmt::format("https://{}:15012", UnderlayV4(kFabricHost).ToString());
   SpawnSpec spec;
   spec.argv = {world_.bin_dir + "/qanat-waypoint"};
   spec.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
@@ -418,34 +417,31 @@ void Pod::StartProbes(Container& c) {
                                           });
   }
   if (c.spec.startup) {
-    c.startup = std::make_unique<Probe>(world_.loop, *c.spec.startup, target,
-                                        [this, &c](bool ok, const std::string& why) {
-                                          c.started_ok = ok;
-                                          if (!ok) {
-                                            LOG_WARN("pod", "{}: startup probe failed: {}",
-                                                     plan_.Key(), why);
-                                            c.program->Signal(SIGTERM);
-                                          }
-                                          Evaluate();
-                                        });
+    c.startup = std::make_unique<Probe>(
+        world_.loop, *c.spec.startup, target, [this, &c](bool ok, const std::string& why) {
+          c.started_ok = ok;
+          if (!ok) {
+            LOG_WARN("pod", "{}: startup probe failed: {}", plan_.Key(), why);
+            c.program->Signal(SIGTERM);
+          }
+          Evaluate();
+        });
   }
   if (c.spec.liveness) {
-    c.liveness = std::make_unique<Probe>(world_.loop, *c.spec.liveness, target,
-                                         [this, &c](bool ok, const std::string& why) {
-                                           if (ok) return;
-                                           LOG_WARN("pod", "{}: liveness probe failed: {}",
-                                                    plan_.Key(), why);
-                                           c.program->Restart();
-                                         });
+    c.liveness = std::make_unique<Probe>(
+        world_.loop, *c.spec.liveness, target, [this, &c](bool ok, const std::string& why) {
+          if (ok) return;
+          LOG_WARN("pod", "{}: liveness probe failed: {}", plan_.Key(), why);
+          c.program->Restart();
+        });
   }
 }
 
 void Pod::OnContainer(Container& c) {
   if (state_ == State::kEnding) {
     if (stop_timer_.armed()) return;
-    const bool all_down = std::all_of(containers_.begin(), containers_.end(), [](const auto& x) {
-      return x->program->pid() == 0;
-    });
+    const bool all_down = std::all_of(containers_.begin(), containers_.end(),
+                                      [](const auto& x) { return x->program->pid() == 0; });
     if (all_down) end_timer_.Start(std::chrono::milliseconds(0));
     return;
   }
@@ -537,8 +533,7 @@ void Pod::StopContainers() {
     running = running || c->program->pid() != 0;
     c->program->Stop(grace);
   }
-  end_timer_.Start(running ? grace + std::chrono::milliseconds(500)
-                           : std::chrono::milliseconds(0));
+  end_timer_.Start(running ? grace + std::chrono::milliseconds(500) : std::chrono::milliseconds(0));
 }
 
 void Pod::Cleanup() {

@@ -20,9 +20,8 @@ Probe::Probe(event::EventLoop& loop, ProbeSpec spec, ProbeTarget target, OnChang
       target_(std::move(target)),
       on_change_(std::move(on_change)),
       timer_(loop, [this] { Run(); }) {
-  timer_.Start(spec_.initial_delay_s > 0
-                   ? std::chrono::milliseconds(spec_.initial_delay_s * 1000)
-                   : std::chrono::milliseconds(20));
+  timer_.Start(spec_.initial_delay_s > 0 ? std::chrono::milliseconds(spec_.initial_delay_s * 1000)
+                                         : std::chrono::milliseconds(20));
 }
 
 void Probe::Run() {
@@ -57,11 +56,10 @@ void Probe::Run() {
       return;
     }
     case ProbeSpec::Kind::kTcp:
-      call_ = ctl::HttpCall::Connect(loop_, to, timeout,
-                                     [this](qanat::Result<ctl::HttpResponse> answer) {
-                                       Result(answer.has_value(),
-                                              answer ? "" : answer.error().message);
-                                     });
+      call_ = ctl::HttpCall::Connect(
+          loop_, to, timeout, [this](qanat::Result<ctl::HttpResponse> answer) {
+            Result(answer.has_value(), answer ? "" : answer.error().message);
+          });
       return;
     case ProbeSpec::Kind::kExec: {
       auto started = Process::Start(loop_, target_.inside(spec_.command), [this](ExitInfo info) {

@@ -140,14 +140,13 @@ Result<std::unique_ptr<Process>> Process::Start(event::EventLoop& loop, const Sp
     return FailErrno("pidfd_open", error);
   }
   fcntl(pidfd.get(), F_SETFD, FD_CLOEXEC);
-  return std::unique_ptr<Process>(
-      new Process(loop, pid, std::move(pidfd), std::move(on_exit)));
+  return std::unique_ptr<Process>(new Process(loop, pid, std::move(pidfd), std::move(on_exit)));
 }
 
 Process::Process(event::EventLoop& loop, pid_t pid, Fd pidfd, OnExit on_exit)
     : loop_(loop), pid_(pid), pidfd_(std::move(pidfd)), on_exit_(std::move(on_exit)) {
-  watch_ = std::make_unique<event::IoWatch>(loop_, pidfd_.get(), EPOLLIN,
-                                            [this](uint32_t) { Reap(); });
+  watch_ =
+      std::make_unique<event::IoWatch>(loop_, pidfd_.get(), EPOLLIN, [this](uint32_t) { Reap(); });
 }
 
 Process::~Process() {

@@ -21,9 +21,9 @@ namespace qanat::local {
 struct SpawnSpec {
   std::vector<std::string> argv;
   std::vector<std::string> env;
-  std::string netns;   // path, "" = the caller's
-  std::string cgroup;  // existing folder, "" = the caller's
-  std::string log;     // stdout and stderr are appended here; "" = /dev/null
+  std::string netns;                 // path, "" = the caller's
+  std::string cgroup;                // existing folder, "" = the caller's
+  std::string log;                   // stdout and stderr are appended here; "" = /dev/null
   std::optional<std::string> input;  // given on stdin (kept below 60 KiB or the pipe would block)
   std::optional<Sandbox> sandbox;
 };

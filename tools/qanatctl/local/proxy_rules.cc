@@ -39,11 +39,14 @@ std::string RenderFamily(bool v6, const std::vector<ServiceRoute>& routes,
   const std::string match = fmt::format("{} daddr . meta l4proto . th dport", family);
   const std::string services =
       dispatch.empty() ? "" : fmt::format("    {} vmap {{ {} }}\n", match, dispatch);
-  const std::string refuse =
-      dead.empty() ? ""
-                   : fmt::format("    {0} {{ {1} }} meta l4proto tcp reject with tcp reset\n"
-                                 "    {0} {{ {1} }} reject\n", match, dead);
-  out += "  chain prerouting {\n    type nat hook prerouting priority dstnat\n" + services + "  }\n";
+  const std::string refuse = dead.empty()
+                                 ? ""
+                                 : fmt::format(
+                                       "    {0} {{ {1} }} meta l4proto tcp reject with tcp reset\n"
+                                       "    {0} {{ {1} }} reject\n",
+                                       match, dead);
+  out +=
+      "  chain prerouting {\n    type nat hook prerouting priority dstnat\n" + services + "  }\n";
   out += "  chain output {\n    type nat hook output priority -100\n" + services + "  }\n";
   std::string self;
   for (const net::IpAddress& pod : local_pods) {

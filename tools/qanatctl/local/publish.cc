@@ -37,10 +37,14 @@ const char* StateName(Program::State state) {
 
 nlohmann::json ProgramJson(const Program& program, const std::string& node, bool ready,
                            const std::string& why, const std::string& log) {
-  nlohmann::json out = {{"name", program.name()},         {"node", node},
-                        {"pid", program.pid()},           {"state", StateName(program.state())},
-                        {"ready", ready},                 {"restarts", program.restarts()},
-                        {"lastEnd", program.last_end()},  {"log", log}};
+  nlohmann::json out = {{"name", program.name()},
+                        {"node", node},
+                        {"pid", program.pid()},
+                        {"state", StateName(program.state())},
+                        {"ready", ready},
+                        {"restarts", program.restarts()},
+                        {"lastEnd", program.last_end()},
+                        {"log", log}};
   if (!ready) out["reason"] = why;
   return out;
 }
@@ -104,8 +108,8 @@ void Supervisor::PublishFiles() {
   }
   for (const ServiceSpec& service : plan_.services) {
     if (service.external_name) continue;
-    const bool ours = std::any_of(
-        plan_.gateways.begin(), plan_.gateways.end(), [&](const GatewayPlan& gateway) {
+    const bool ours =
+        std::any_of(plan_.gateways.begin(), plan_.gateways.end(), [&](const GatewayPlan& gateway) {
           return gateway.ns == service.ns && gateway.name == service.name;
         });
     overlay["service-" + service.ns + "-" + service.name + ".yaml"] =
@@ -296,8 +300,7 @@ std::string Supervisor::MeshState() const {
         {{"name", node.name},
          {"netns", Names::NetnsPath(options_.names.NodeNetns(node.name))},
          {"ips", {UnderlayV4(node.index).ToString(), UnderlayV6(node.index).ToString()}},
-         {"podCIDRs",
-          {PodBlockV4(node.index).ToString(), PodBlockV6(node.index).ToString()}}});
+         {"podCIDRs", {PodBlockV4(node.index).ToString(), PodBlockV6(node.index).ToString()}}});
   }
   json programs = json::array();
   const auto add = [&](const MeshProgram* program) {
@@ -324,8 +327,8 @@ std::string Supervisor::MeshState() const {
                             {"restarts", c.program->restarts()},
                             {"log", c.log}});
       if (!pod->plan().gateway.empty()) {
-        programs.push_back(ProgramJson(*c.program, status.facts.node, pod->ready(),
-                                       pod->problem(), c.log));
+        programs.push_back(
+            ProgramJson(*c.program, status.facts.node, pod->ready(), pod->problem(), c.log));
       }
     }
     pods.push_back({{"namespace", status.facts.ns},
@@ -343,8 +346,7 @@ std::string Supervisor::MeshState() const {
                     {"restarts", pod->restarts()},
                     {"mesh", pod->wants_mesh()},
                     {"redirection", pod->redirection()},
-                    {"reason", pod->problem().empty() ? pod->redirection_reason()
-                                                      : pod->problem()},
+                    {"reason", pod->problem().empty() ? pod->redirection_reason() : pod->problem()},
                     {"netns", pod->netns_path()},
                     {"cgroup", fmt::format("{}/{}/pods/{}", cgroup_root_, status.facts.node,
                                            status.facts.uid)},

@@ -22,19 +22,23 @@ namespace qanat::local {
 namespace {
 
 // The default capabilities of containerd and docker.
-constexpr int kDefaultCaps[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FSETID, CAP_FOWNER,
-                                CAP_MKNOD,  CAP_NET_RAW,      CAP_SETGID, CAP_SETUID,
-                                CAP_SETFCAP, CAP_SETPCAP,     CAP_NET_BIND_SERVICE,
-                                CAP_SYS_CHROOT, CAP_KILL,     CAP_AUDIT_WRITE};
+constexpr int kDefaultCaps[] = {CAP_CHOWN,   CAP_DAC_OVERRIDE, CAP_FSETID,           CAP_FOWNER,
+                                CAP_MKNOD,   CAP_NET_RAW,      CAP_SETGID,           CAP_SETUID,
+                                CAP_SETFCAP, CAP_SETPCAP,      CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT,
+                                CAP_KILL,    CAP_AUDIT_WRITE};
 
 const std::map<std::string, int>& NamedCaps() {
-  static const std::map<std::string, int> names = {
-      {"NET_ADMIN", CAP_NET_ADMIN},   {"SYS_ADMIN", CAP_SYS_ADMIN},
-      {"SYS_PTRACE", CAP_SYS_PTRACE}, {"SYS_TIME", CAP_SYS_TIME},
-      {"SYS_NICE", CAP_SYS_NICE},     {"SYS_RESOURCE", CAP_SYS_RESOURCE},
-      {"IPC_LOCK", CAP_IPC_LOCK},     {"NET_RAW", CAP_NET_RAW},
-      {"NET_BIND_SERVICE", CAP_NET_BIND_SERVICE}, {"BPF", CAP_BPF},
-      {"PERFMON", CAP_PERFMON}};
+  static const std::map<std::string, int> names = {{"NET_ADMIN", CAP_NET_ADMIN},
+                                                   {"SYS_ADMIN", CAP_SYS_ADMIN},
+                                                   {"SYS_PTRACE", CAP_SYS_PTRACE},
+                                                   {"SYS_TIME", CAP_SYS_TIME},
+                                                   {"SYS_NICE", CAP_SYS_NICE},
+                                                   {"SYS_RESOURCE", CAP_SYS_RESOURCE},
+                                                   {"IPC_LOCK", CAP_IPC_LOCK},
+                                                   {"NET_RAW", CAP_NET_RAW},
+                                                   {"NET_BIND_SERVICE", CAP_NET_BIND_SERVICE},
+                                                   {"BPF", CAP_BPF},
+                                                   {"PERFMON", CAP_PERFMON}};
   return names;
 }
 
@@ -47,7 +51,7 @@ struct ClonedMount {
 
 Result<ClonedMount> Clone(const std::string& source, const std::string& target, bool recursive,
                           bool read_only) {
-  struct stat info {};
+  struct stat info{};
   if (stat(source.c_str(), &info) != 0) return FailErrno("volume source " + source);
   const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0U);
   Fd tree(open_tree(AT_FDCWD, source.c_str(), flags));
@@ -93,9 +97,8 @@ Status Attach(const ClonedMount& mount) {
       0) {
     return FailErrno("mount at " + mount.target);
   }
-  if (mount.read_only &&
-      ::mount(nullptr, mount.target.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) !=
-          0) {
+  if (mount.read_only && ::mount(nullptr, mount.target.c_str(), nullptr,
+                                 MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) != 0) {
     return FailErrno("make read-only " + mount.target);
   }
   return {};

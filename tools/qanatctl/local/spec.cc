@@ -89,8 +89,8 @@ uint16_t ProbePort(const Json& value, const ContainerSpec& container, const char
   }
   const uint16_t port = Port(value);
   if (port == 0) {
-    problems.push_back(fmt::format("container {}: {} has no port between 1 and 65535",
-                                   container.name, which));
+    problems.push_back(
+        fmt::format("container {}: {} has no port between 1 and 65535", container.name, which));
   }
   return port;
 }
@@ -128,12 +128,15 @@ std::optional<ProbeSpec> ReadProbe(const Json& probe, const ContainerSpec& conta
     out.kind = ProbeSpec::Kind::kExec;
     out.command = ReadStrings(At(exec, "command"));
     if (out.command.empty()) {
-      problems.push_back(fmt::format("container {}: {} exec has no command", container.name, which));
+      problems.push_back(
+          fmt::format("container {}: {} exec has no command", container.name, which));
     }
     return out;
   }
-  problems.push_back(fmt::format("container {}: {} is of a kind that the local mode does not run "
-                                 "(it runs httpGet, tcpSocket and exec)", container.name, which));
+  problems.push_back(
+      fmt::format("container {}: {} is of a kind that the local mode does not run "
+                  "(it runs httpGet, tcpSocket and exec)",
+                  container.name, which));
   return std::nullopt;
 }
 
@@ -143,8 +146,10 @@ ContainerSpec ReadContainer(const Json& item, std::vector<std::string>& problems
   out.argv = ReadStrings(At(item, "command"));
   for (std::string& argument : ReadStrings(At(item, "args"))) out.argv.push_back(argument);
   if (!At(item, "command").is_array()) {
-    problems.push_back(fmt::format("container {}: no 'command'; the local mode runs programs of "
-                                   "this machine and has no images, so it needs one", out.name));
+    problems.push_back(
+        fmt::format("container {}: no 'command'; the local mode runs programs of "
+                    "this machine and has no images, so it needs one",
+                    out.name));
   }
   out.working_dir = Text(At(item, "workingDir"));
   ForEach(At(item, "env"), [&](const Json& env) { out.env.push_back(ReadEnv(env)); });
@@ -202,8 +207,10 @@ std::optional<Volume> ReadVolume(const Json& item, std::vector<std::string>& pro
     return out;
   }
   if (item.is_object() && item.contains("emptyDir")) return out;
-  problems.push_back(fmt::format("volume {}: the local mode has emptyDir, configMap, secret and "
-                                 "hostPath volumes only", out.name));
+  problems.push_back(
+      fmt::format("volume {}: the local mode has emptyDir, configMap, secret and "
+                  "hostPath volumes only",
+                  out.name));
   return std::nullopt;
 }
 

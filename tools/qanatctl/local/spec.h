@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the local mode understands of a Kubernetes object, as plain values: the parts of a pod that a
-// kubelet, a scheduler, kube-proxy and a DNS server would act on. Everything else in the YAML is the
-// control plane's business and passes by untouched.
+// What the local mode understands of a Kubernetes object, as plain values: the parts of a pod that
+// a kubelet, a scheduler, kube-proxy and a DNS server would act on. Everything else in the YAML is
+// the control plane's business and passes by untouched.
 #pragma once
 
 #include <cstdint>
@@ -95,8 +95,8 @@ struct PodTemplate {
   std::vector<ContainerSpec> init_containers;
   std::vector<ContainerSpec> containers;
   std::vector<Volume> volumes;
-  std::string fixed_ip;                // annotation qanat.io/pod-ip
-  std::shared_ptr<const Json> spec;    // pod spec as written, for the overlay
+  std::string fixed_ip;              // annotation qanat.io/pod-ip
+  std::shared_ptr<const Json> spec;  // pod spec as written, for the overlay
 };
 
 // Problems that keep a pod from running here (no command, a probe's port name that nobody has) are
@@ -122,8 +122,8 @@ struct ServiceSpec {
   bool want_v4 = true;
   bool want_v6 = false;
   bool publish_not_ready = false;
-  std::string wanted_ip;                 // spec.clusterIP as written, "" or "None" too
-  std::shared_ptr<const Json> body;      // the object as written (or made, for a Gateway)
+  std::string wanted_ip;             // spec.clusterIP as written, "" or "None" too
+  std::shared_ptr<const Json> body;  // the object as written (or made, for a Gateway)
 };
 
 ServiceSpec ReadService(const Object& object);

@@ -17,9 +17,9 @@
 namespace qanat::local {
 namespace {
 
-constexpr std::chrono::milliseconds kSettle{30};       // file events come in bursts
-constexpr std::chrono::milliseconds kRoundDelay{2};    // coalesces what one event touches
-constexpr std::chrono::minutes kTokenRefresh{40};      // of kTokenLifetime
+constexpr std::chrono::milliseconds kSettle{30};     // file events come in bursts
+constexpr std::chrono::milliseconds kRoundDelay{2};  // coalesces what one event touches
+constexpr std::chrono::minutes kTokenRefresh{40};    // of kTokenLifetime
 
 }  // namespace
 
@@ -60,12 +60,10 @@ Status Supervisor::Start() {
     QANAT_ASSIGN_OR_RETURN(auto issuer, TokenIssuer::Create(options_.names));
     issuer_ = std::move(issuer);
   }
-  world_.reset(new PodWorld{loop_, options_.names, network_, pod_addresses_, cgroup_root_,
-                            options_.bin_dir, options_.mesh,
-                            getenv("LOG_FORMAT") != nullptr &&
-                                std::string(getenv("LOG_FORMAT")) == "json",
-                            issuer_ ? &*issuer_ : nullptr, &plan_,
-                            [this](Pod&) { Soon(); }, [this] { Publish(); }});
+  world_.reset(new PodWorld{
+      loop_, options_.names, network_, pod_addresses_, cgroup_root_, options_.bin_dir,
+      options_.mesh, getenv("LOG_FORMAT") != nullptr && std::string(getenv("LOG_FORMAT")) == "json",
+      issuer_ ? &*issuer_ : nullptr, &plan_, [this](Pod&) { Soon(); }, [this] { Publish(); }});
   QANAT_RETURN_IF_ERROR(MakeNodes());
   QANAT_RETURN_IF_ERROR(WriteNodeTokens());
   token_timer_.Start(kTokenRefresh);
@@ -92,8 +90,7 @@ Status Supervisor::MakeNodes() {
     QANAT_RETURN_IF_ERROR(MakeDirs(options_.names.NodePods(plan.name)));
     QANAT_RETURN_IF_ERROR(MakeDirs(options_.names.NodeStatus(plan.name)));
     for (const char* group : {"agent", "ztunnel", "dns", "pods"}) {
-      QANAT_RETURN_IF_ERROR(
-          MakeCgroup(fmt::format("{}/{}/{}", cgroup_root_, plan.name, group)));
+      QANAT_RETURN_IF_ERROR(MakeCgroup(fmt::format("{}/{}/{}", cgroup_root_, plan.name, group)));
     }
     const std::string hosts = options_.names.NodeDir(plan.name) + "/hosts";
     QANAT_RETURN_IF_ERROR(WriteFile(hosts, ""));
@@ -110,8 +107,7 @@ Status Supervisor::WriteNodeTokens() {
     const TokenSubject subject{"qanat-system", "ztunnel", "ztunnel-" + name, node->ztunnel_uid,
                                name};
     QANAT_ASSIGN_OR_RETURN(const std::string token, issuer_->Issue(subject, kMeshAudience));
-    QANAT_RETURN_IF_ERROR(
-        WriteFile(options_.names.NodeDir(name) + "/ztunnel-token", token, 0600));
+    QANAT_RETURN_IF_ERROR(WriteFile(options_.names.NodeDir(name) + "/ztunnel-token", token, 0600));
   }
   return {};
 }
@@ -180,8 +176,10 @@ void Supervisor::Reload() {
   if (next.nodes.size() != plan_.nodes.size() ||
       !std::equal(next.nodes.begin(), next.nodes.end(), plan_.nodes.begin(),
                   [](const NodePlan& a, const NodePlan& b) { return a.name == b.name; })) {
-    next.problems.push_back({options_.folder, 0, "Node", "the set of nodes cannot change while the "
-                             "mesh runs", "run: qanatctl local down, then up"});
+    next.problems.push_back({options_.folder, 0, "Node",
+                             "the set of nodes cannot change while the "
+                             "mesh runs",
+                             "run: qanatctl local down, then up"});
     next.nodes = plan_.nodes;
   }
   for (const FileProblem& problem : folder_.Problems()) {
@@ -193,8 +191,8 @@ void Supervisor::Reload() {
 
 void Supervisor::ReadStatusFiles() {
   for (auto& [key, pod] : pods_) {
-    const std::string path = options_.names.NodeStatus(pod->status().facts.node) + "/" +
-                             pod->uid() + ".json";
+    const std::string path =
+        options_.names.NodeStatus(pod->status().facts.node) + "/" + pod->uid() + ".json";
     auto text = ReadFile(path);
     if (!text) {
       if (!pod->redirection().empty()) pod->SetRedirection("", "");
@@ -265,8 +263,8 @@ void Supervisor::ReconcilePods() {
     } else {
       const std::string set = pod.plan().ns + "/" + pod.plan().set;
       auto newer = generation.find(set);
-      const bool rolling = newer != generation.end() &&
-                           newer->second != pod.plan().spec_hash && !generation_ready[set];
+      const bool rolling = newer != generation.end() && newer->second != pod.plan().spec_hash &&
+                           !generation_ready[set];
       if (!rolling) pod.End();
     }
     ++it;

@@ -44,7 +44,7 @@ class Supervisor {
     std::unique_ptr<MeshProgram> dns;
     std::unique_ptr<Process> nft;
     std::string nft_error;
-    std::string rules;          // last handed to nft
+    std::string rules;  // last handed to nft
     bool rules_pending = false;
     std::string ztunnel_uid;
   };
@@ -58,7 +58,7 @@ class Supervisor {
   void Reload();
   void ReadStatusFiles();
   void Soon();
-  void Round();           // reconcile, then publish
+  void Round();  // reconcile, then publish
   void ReconcilePods();
   void Publish();
   void PublishFiles();

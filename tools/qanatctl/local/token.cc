@@ -64,8 +64,7 @@ Result<std::string> TokenIssuer::Issue(const TokenSubject& subject,
                                        const std::string& audience) const {
   const auto now = std::chrono::duration_cast<std::chrono::seconds>(
       std::chrono::system_clock::now().time_since_epoch());
-  return tls::SignJwt(key_->key, kKeyId,
-                      TokenClaims(subject, audience, now.count(), RandomUid()));
+  return tls::SignJwt(key_->key, kKeyId, TokenClaims(subject, audience, now.count(), RandomUid()));
 }
 
 }  // namespace qanat::local

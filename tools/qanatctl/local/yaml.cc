@@ -80,8 +80,8 @@ struct Converter {
     int64_t integer = 0;
     auto parsed = std::from_chars(begin, end, integer);
     if (parsed.ec == std::errc() && parsed.ptr == end) return integer;
-    const bool number_like = (text[0] >= '0' && text[0] <= '9') || text[0] == '-' ||
-                             text[0] == '+' || text[0] == '.';
+    const bool number_like =
+        (text[0] >= '0' && text[0] <= '9') || text[0] == '-' || text[0] == '+' || text[0] == '.';
     if (number_like) {
       double real = 0;
       auto as_real = std::from_chars(begin, end, real);
@@ -172,8 +172,8 @@ YamlStream ParseYaml(std::string_view text) {
     }
     if (!value.is_null()) {
       // Bytes that are not UTF-8 become U+FFFD here instead of an exception.
-      out.documents.push_back({line > 0 ? line : 1,
-                               value.dump(-1, ' ', false, json::error_handler_t::replace)});
+      out.documents.push_back(
+          {line > 0 ? line : 1, value.dump(-1, ' ', false, json::error_handler_t::replace)});
     }
   }
   void* iterator = nullptr;
@@ -197,8 +197,9 @@ bool NeedsQuotes(const std::string& text) {
   if ((text[0] >= '0' && text[0] <= '9') || text[0] == '.' || text[0] == '+') return true;
   for (const char* word : {"true", "false", "null", "yes", "no", "on", "off", "~", "y", "n"}) {
     if (text.size() == std::char_traits<char>::length(word) &&
-        std::equal(text.begin(), text.end(), word,
-                   [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == b; })) {
+        std::equal(text.begin(), text.end(), word, [](char a, char b) {
+          return std::tolower(static_cast<unsigned char>(a)) == b;
+        })) {
       return true;
     }
   }

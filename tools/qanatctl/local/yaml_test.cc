@@ -18,7 +18,8 @@ json One(const std::string& text) {
 }
 
 TEST(Yaml, ScalarsHaveTheTypesOfTheCoreSchema) {
-  const json value = One("a: 1\nb: '1'\nc: true\nd: 1.5\ne: null\nf: ~\ng: yes\nh: 0x1\ni: -7\nj: .5\n");
+  const json value =
+      One("a: 1\nb: '1'\nc: true\nd: 1.5\ne: null\nf: ~\ng: yes\nh: 0x1\ni: -7\nj: .5\n");
   EXPECT_EQ(value["a"], 1);
   EXPECT_EQ(value["b"], "1");
   EXPECT_EQ(value["c"], true);

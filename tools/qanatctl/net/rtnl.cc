@@ -92,8 +92,8 @@ Result<int> Socket::IndexOf(const std::string& device) {
       if (h->nlmsg_seq != request.header->nlmsg_seq) continue;
       if (h->nlmsg_type == NLMSG_ERROR) {
         const auto* error = static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(h));
-        return Fail(Code::kNotFound, "no network device " + device + ": " +
-                                         std::strerror(-error->error));
+        return Fail(Code::kNotFound,
+                    "no network device " + device + ": " + std::strerror(-error->error));
       }
       if (h->nlmsg_type == RTM_NEWLINK) {
         return static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(h))->ifi_index;
@@ -184,8 +184,8 @@ Status Socket::AddRoute(const Route& route) {
   message->rtm_dst_len = static_cast<uint8_t>(route.to.length());
   message->rtm_table = RT_TABLE_MAIN;
   message->rtm_protocol = RTPROT_STATIC;
-  message->rtm_scope = route.via.is_set() || route.to.ip().is_v6() ? RT_SCOPE_UNIVERSE
-                                                                   : RT_SCOPE_LINK;
+  message->rtm_scope =
+      route.via.is_set() || route.to.ip().is_v6() ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
   message->rtm_type = RTN_UNICAST;
   if (route.on_link) message->rtm_flags |= RTNH_F_ONLINK;
   if (route.to.length() > 0) request.Put(RTA_DST, route.to.ip());
