@@ -8,6 +8,7 @@
 #include <google/protobuf/struct.pb.h>
 
 #include <chrono>
+#include <cmath>
 #include <string>
 #include <string_view>
 
@@ -44,7 +45,7 @@ inline void UseAds(envoy::config::core::v3::ConfigSource* source) {
 inline void SetPercent(envoy::type::v3::FractionalPercent* percent, double value) {
   percent->set_denominator(envoy::type::v3::FractionalPercent::MILLION);
   const double clamped = value < 0 ? 0 : value > 100 ? 100 : value;
-  percent->set_numerator(static_cast<uint32_t>(clamped * 10'000 + 0.5));
+  percent->set_numerator(static_cast<uint32_t>(std::lround(clamped * 10'000)));
 }
 
 }  // namespace qanat::controlplane
