@@ -68,6 +68,8 @@ struct Builder {
         ->envname("QANAT_BIN_DIR");
     up->add_option("--timeout", options.timeout_s, "Seconds to wait until all is up")
         ->capture_default_str();
+    up->add_option("--certificate-ttl", options.certificate_ttl,
+                   "Validity that the proxies ask for, for example 20s (default: their own)");
     up->add_flag("--no-mesh", options.no_mesh, "Start none of the mesh's programs");
     up->add_flag("--foreground", options.foreground, "Stay attached; Ctrl-C takes the mesh down");
     up->add_flag("--keep-on-failure", options.keep_on_failure,

@@ -210,6 +210,10 @@ int CmdLocalUp(const Options& options) {
     progress.Step("removing what an earlier run left: " + before.ToString());
     if (Status down = local::TakeDown(names, false); !down) return Complain(down.error());
   }
+  // The supervisor hands this variable on to the programs that have certificates.
+  if (!options.certificate_ttl.empty()) {
+    setenv("SECRET_TTL", options.certificate_ttl.c_str(), 1);
+  }
   const auto started = std::chrono::steady_clock::now();
   progress.Step(fmt::format("mesh '{}' from {}", options.mesh, folder));
   auto supervisor = StartSupervisor(options, names, folder, bin_dir);

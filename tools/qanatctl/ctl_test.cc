@@ -187,6 +187,20 @@ TEST(Why, TargetsNeedAPort) {
   }
 }
 
+TEST(Why, ANameWithBothFamiliesIsCalledOverIpv6First) {
+  WhyTarget target;
+  ChooseAddress({"10.96.1.1", "fd96::101"}, target);
+  EXPECT_EQ(target.address, "fd96::101");
+  EXPECT_EQ(target.fallback, "10.96.1.1");
+  ChooseAddress({"10.96.1.1"}, target);
+  EXPECT_EQ(target.address, "10.96.1.1");
+  EXPECT_EQ(target.fallback, "");
+  const std::vector<std::string> pod = {"10.91.1.2", "fd91:1::2"};
+  EXPECT_EQ(SameFamily(pod, "fd96::101"), "fd91:1::2");
+  EXPECT_EQ(SameFamily(pod, "10.96.1.1"), "10.91.1.2");
+  EXPECT_EQ(SameFamily({"10.91.1.2"}, "fd96::101"), "");
+}
+
 WhyReport Report() {
   WhyReport report;
   report.from = "shop/loadgen-1";

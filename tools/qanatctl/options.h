@@ -60,6 +60,7 @@ struct Options {
   bool detach = true;
   bool keep_on_failure = false;
   int timeout_s = 120;
+  std::string certificate_ttl;  // "" = the proxies' own default
   std::string target;  // POD or PROGRAM
   std::string container;
   std::vector<std::string> command;

@@ -232,9 +232,9 @@ class Tracer {
         if (pod == nullptr || pod->ips.empty()) continue;
         const auto target =
             Int(Get(entry.value(), "port"), std::to_string(report_.to.port).c_str());
-        return Inbound(pod, pod->ips.front(),
-                       target > 0 ? static_cast<uint16_t>(target) : report_.to.port, "",
-                       FromIp(pod->ips.front()));
+        const std::string ip = SameFamily(pod->ips, report_.to.address);
+        return Inbound(pod, ip, target > 0 ? static_cast<uint16_t>(target) : report_.to.port, "",
+                       FromIp(ip));
       }
     }
     return Inbound(nullptr, report_.to.address, report_.to.port, "", "");
@@ -257,8 +257,19 @@ int CmdWhy(const Options& options) {
       local::ReadFile(local::Names{options.mesh}.NodeDir((*from)->node) + "/hosts").value_or("");
   auto to = ResolveTarget(*view, **from, options.to, hosts);
   if (!to) return Complain(to.error());
-  auto report = Tracer(*view, options, **from, std::move(*to)).Trace();
+  auto report = Tracer(*view, options, **from, *to).Trace();
   if (!report) return Complain(report.error());
+  if (!to->fallback.empty()) {
+    // Rules on addresses may tell the two families of one name apart.
+    WhyTarget other = *to;
+    other.address = to->fallback;
+    auto second = Tracer(*view, options, **from, std::move(other)).Trace();
+    if (second && second->allowed() != report->allowed()) {
+      report->notes.push_back(fmt::format(
+          "this is for IPv6, which clients prefer; over IPv4 ({}) it is {}", to->fallback,
+          second->allowed() ? "allowed" : "refused"));
+    }
+  }
   if (options.output == Output::kTable) {
     std::fputs(report->ToText(Colors::ForStdout()).c_str(), stdout);
   } else {

@@ -336,6 +336,7 @@ std::string Supervisor::MeshState() const {
                     {"uid", status.facts.uid},
                     {"node", status.facts.node},
                     {"serviceAccount", status.facts.service_account},
+                    {"ip", status.facts.pod_ips.empty() ? "" : status.facts.pod_ips.front()},
                     {"ips", status.facts.pod_ips},
                     {"labels", status.facts.labels},
                     {"workload", pod->plan().set},
