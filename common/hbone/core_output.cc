@@ -138,6 +138,7 @@ void Core::FlushSoon() {
 void Core::Flush() {
   flush_.Stop();
   if (phase_ == Phase::kOver) return;
+  const bool was_full = out_.size() >= options_.send_buffer;
   while (!out_.empty() && !transport_ended_) {
     auto front = out_.front();
     iovec part{const_cast<uint8_t*>(front.data()), front.size()};
@@ -162,6 +163,9 @@ void Core::Flush() {
     transport_full_ = false;
     transport_->WriteEnable(false);
   }
+  // Streams that waited for room: nobody else tells them, since the transport's OnWritable does not
+  // come any more when the flush at the end of a round was the one that made the room.
+  if (was_full && phase_ == Phase::kOpen) KickWriters();
   if (phase_ == Phase::kClosing) TryShutdown();
 }
 

@@ -157,7 +157,7 @@ spec:
 
     def test_6_metrics_name_both_ends(self):
         self.get("/for-the-metrics")
-        text = self.mesh.call("mesh/client", http_get, self.mesh.ip("mesh/waypoint"), 15020, "/stats/prometheus")[2].decode()
+        text = self.mesh.call("plain/outsider", http_get, self.mesh.ip("mesh/waypoint"), 15020, "/stats/prometheus")[2].decode()
         lines = [l for l in text.splitlines() if l.startswith("istio_requests_total{")]
         self.assertTrue(any('reporter="waypoint"' in l and 'source_principal="spiffe://cluster.local/ns/mesh/sa/client"' in l
                             and 'destination_principal="spiffe://cluster.local/ns/mesh/sa/web"' in l

@@ -78,7 +78,8 @@ PodNet::PodNet(const std::string& bridge, int index, Capture capture)
   netns_ = std::make_unique<netns::NetNs>(netns::NetNs::Open("/run/netns/" + name_).value());
 }
 
-PodNet::~PodNet() { Shell("ip netns del " + name_); }
+// The link goes first: a namespace dies later than its name, and the other end's name is used again.
+PodNet::~PodNet() { Shell(fmt::format("ip -n {0} link del e0 && ip netns del {0}", name_)); }
 
 bool Tcp::Send(std::string_view data) {
   while (!data.empty()) {
