@@ -71,13 +71,13 @@ BASE = """
       nodeName: node1
       initContainers:
       - name: first
-        command: [sh, -c, "echo made-by-init > /work/x"]
-        volumeMounts: [{name: scratch, mountPath: /work}]
+        command: [sh, -c, "echo made-by-init > /var/scratch/x"]
+        volumeMounts: [{name: scratch, mountPath: /var/scratch}]
       containers:
       - name: client
         command: [sleep, "100000"]
-        readinessProbe: {exec: {command: [cat, /work/x]}, periodSeconds: 1}
-        volumeMounts: [{name: scratch, mountPath: /work}]
+        readinessProbe: {exec: {command: [cat, /var/scratch/x]}, periodSeconds: 1}
+        volumeMounts: [{name: scratch, mountPath: /var/scratch}]
       volumes: [{name: scratch, emptyDir: {}}]
 """
 
@@ -125,7 +125,7 @@ class Plain(unittest.TestCase):
             self.assertIn("hello", self.curl("http://web/", pod="demo/deploy/web").stdout)
 
     def test_inside_a_container(self):
-        script = "hostname; cat /etc/resolv.conf; cat /work/x; ls /run/qanat /run/netns; echo $POD_NAME; grep CapEff /proc/self/status"
+        script = "hostname; cat /etc/resolv.conf; cat /var/scratch/x; ls /run/qanat /run/netns; echo $POD_NAME; grep CapEff /proc/self/status"
         out = self.mesh.exec("demo/client", "sh", "-c", script, check=False).stdout
         self.assertIn("client\n", out)
         self.assertIn("nameserver 10.96.0.10", out)
