@@ -231,15 +231,19 @@ Envoy::Envoy(const std::string& binary, const std::string& dir, const tls::testi
   run.log = dir + "/envoy.log";
   if (options.netns != nullptr) run.netns = options.netns->fd();
   child_ = std::make_unique<test::Child>(run);
-  // A server's TLS port answers a bare connect() too; Envoy shrugs it off.
-  const bool server = options.server_port != 0;
-  for (int i = 0; i < 600 && child_->running(); ++i) {
-    if (Dial(options.netns, server ? options.server_ip : "127.0.0.1",
-             server ? options.server_port : options.client_port)) {
-      return;
-    }
+  for (int i = 0; i < 600 && child_->running() && !Serves(); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
+}
+
+bool Envoy::Serves() const {
+  if (options_.admin_port != 0) return Stat("server.live") == 1;
+  // A server's TLS port answers a bare connect() too; Envoy shrugs it off. As client it opens a
+  // tunnel for it.
+  const bool server = options_.server_port != 0;
+  return Dial(options_.netns, server ? options_.server_ip : "127.0.0.1",
+              server ? options_.server_port : options_.client_port)
+      .valid();
 }
 
 Envoy::~Envoy() { child_->Stop(5000); }

@@ -30,7 +30,7 @@ struct EnvoyOptions {
   std::string server_ip = "127.0.0.1";
   uint16_t upstream_port = 0;
   std::string expect_client;
-  // Administration, for Stat().
+  // Administration, for Stat(); with it, that Envoy is up is asked there and not by connecting.
   uint16_t admin_port = 0;
 };
 
@@ -48,6 +48,7 @@ class Envoy {
   long Stat(const std::string& name) const;
 
  private:
+  bool Serves() const;
   std::string dir_;
   EnvoyOptions options_;
   std::unique_ptr<test::Child> child_;
