@@ -4,16 +4,20 @@
 The programs come from $QANAT_BIN_DIR (default build/asan/bin). A test writes Kubernetes YAML into
 a folder, brings it up, and acts inside pods: `mesh.call("shop/client", function, ...)` runs a Python
 function in a child process that has entered the pod's network namespace and control group, which
-is what an application in that pod can do and see.
+is what an application in that pod can do and see. When the mesh goes down, a sanitizer's report in
+a program's log or a restart that the test did not announce is a failure.
 """
+import atexit
 import ctypes
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
@@ -22,16 +26,20 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("QANAT_BIN_DIR", os.path.join(ROOT, "build/asan/bin"))
 APP = os.path.join(ROOT, "tests/netns/app.py")
+sys.path.insert(0, os.path.join(ROOT, "tests/support"))
+import reports
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
 
 
 def cgroup2():
-    for line in open("/proc/self/mountinfo"):
-        left, right = line.split(" - ")
-        if right.startswith("cgroup2 "):
-            return left.split()[4]
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            left, right = line.split(" - ")
+            if right.startswith("cgroup2 "):
+                return left.split()[4]
     raise RuntimeError("no cgroup2 mount")
 
 
@@ -111,17 +119,26 @@ class InPod(Exception):
         self.kind, self.text, self.errno = kind, text, errno
 
 
+OURS = ("agent-", "ztunnel-", "controlplane", "waypoint-")
+
+
 class Mesh:
+    """`name` (up to five letters) becomes one that no other run on this machine has."""
+
     def __init__(self, name="e2e", nodes=2, options=(), environment=None):
-        self.name, self.nodes, self.options = name, nodes, list(options)
+        self.name, self.nodes, self.options = f"{name}{os.getpid()}", nodes, list(options)
+        self.deaths = {}  # program -> how often the test has made it end
         self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
         self.folder = tempfile.mkdtemp(prefix="qanat-e2e-")
-        self.run = f"/run/qanat/{name}"
+        self.run = f"/run/qanat/{self.name}"
+        atexit.register(self.discard)
 
     # -- life cycle ---------------------------------------------------------------------------
     def ctl(self, *args, check=True, timeout=240, **more):
         command = [os.path.join(BIN, "qanatctl"), *args]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment, **more)
+        if report := reports.find(done.stderr):
+            raise AssertionError(f"{' '.join(command)}:\n{report}")
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}{done.stderr}\n{self.diagnose()}")
         return done
@@ -137,15 +154,81 @@ class Mesh:
         os.unlink(os.path.join(self.folder, file))
 
     def up(self):
-        self.ctl("local", "down", "--name", self.name, check=False)
+        for name in os.listdir("/run/qanat") if os.path.isdir("/run/qanat") else []:
+            # of a run that was killed
+            if (old := re.fullmatch(r"(?:e2e|clear|gone)(\d+)", name)) and not os.path.exists(f"/proc/{old[1]}"):
+                self.ctl("local", "down", "--name", name, check=False)
         self.ctl("local", "up", self.folder, "--name", self.name, "--nodes", str(self.nodes), *self.options)
         return self
 
-    def down(self):
-        if os.environ.get("QANAT_KEEP"):
-            return
-        self.ctl("local", "down", "--name", self.name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def down(self, in_order=True):
+        """Removes the mesh; fails when a program broke. in_order: programs end before, in their own time."""
+        logs, problems = reports.Logs(os.path.join(self.run, "logs")), self.unannounced_deaths()
+        if in_order and not os.environ.get("QANAT_KEEP"):
+            problems += self.end_programs()
+        if not os.environ.get("QANAT_KEEP"):
+            self.ctl("local", "down", "--name", self.name)
+        self.discard()
+        problems += logs.problems()
+        if problems:
+            raise AssertionError("programs of the mesh broke:\n" + "\n".join(problems))
+
+    def discard(self):
+        """For a test that failed before it could take its mesh down."""
+        if not os.environ.get("QANAT_KEEP"):
+            if os.path.exists(self.run):
+                self.ctl("local", "down", "--name", self.name, check=False)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self, program, how=signal.SIGKILL):
+        """Ends a program; that it is started again is then no failure. Returns its pid."""
+        pid = self.program_pid(program)
+        self.deaths[program] = self.deaths.get(program, 0) + 1
+        os.kill(pid, how)
+        return pid
+
+    def unannounced_deaths(self):
+        found = []
+        try:
+            programs = self.state()["programs"]
+        except FileNotFoundError:
+            return []  # it did not come up, which says more
+        for entry in programs:
+            if entry["restarts"] > self.deaths.get(entry["name"], 0):
+                found.append(f"{entry['name']} was started again {entry['restarts']} times (announced: "
+                             f"{self.deaths.get(entry['name'], 0)}), last end: {entry['lastEnd']}\n{self.last_lines(entry['name'] + '.log')}")
+        return found
+
+    def end_programs(self, seconds=20):
+        """The end of a program is where leaks show; `local down` would not wait for it."""
+        pids = {}
+        try:
+            with open(f"{self.run}/supervisor.pid") as f:
+                supervisor = int(f.read())
+            programs = self.state()["programs"]
+        except FileNotFoundError:
+            return []
+        if self.is_alive(supervisor, "qanatctl"):
+            os.kill(supervisor, signal.SIGTERM)
+            self.wait("the supervisor ends", lambda: not self.is_alive(supervisor, "qanatctl"))
+        for entry in programs:
+            if entry["name"].startswith(OURS) and self.is_alive(entry["pid"], "qanat-"):
+                os.kill(entry["pid"], signal.SIGTERM)
+                pids[entry["name"]] = entry["pid"]
+        deadline = time.monotonic() + seconds
+        while pids and time.monotonic() < deadline:
+            time.sleep(0.02)
+            pids = {name: pid for name, pid in pids.items() if self.is_alive(pid, "qanat-")}
+        return [f"{name} did not end within {seconds} s of SIGTERM\n{self.last_lines(name + '.log')}" for name in pids]
+
+    @staticmethod
+    def is_alive(pid, program):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                name, state = f.read().split("(", 1)[1].rsplit(")", 1)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return name.startswith(program) and state.split()[0] not in "ZX"
 
     def __enter__(self):
         try:
@@ -157,18 +240,23 @@ class Mesh:
     def __exit__(self, *unused):
         self.down()
 
+    def last_lines(self, file):
+        try:
+            with open(os.path.join(self.run, "logs", file), errors="replace") as f:
+                return f"--- {file}\n" + "\n".join(f.read().splitlines()[-15:])
+        except FileNotFoundError:
+            return f"--- {file}: none"
+
     def diagnose(self):
-        """The end of every log, for the message of a failed test."""
-        out = []
+        """The end of every log, for the message of a failed test; a report of a sanitizer whole."""
         logs = os.path.join(self.run, "logs")
-        for file in sorted(os.listdir(logs)) if os.path.isdir(logs) else []:
-            lines = open(os.path.join(logs, file), errors="replace").read().splitlines()[-15:]
-            out.append(f"--- {file}\n" + "\n".join(lines))
-        return "\n".join(out)
+        names = sorted(os.listdir(logs)) if os.path.isdir(logs) else []
+        return "\n".join([self.last_lines(file) for file in names] + reports.Logs(logs).problems())
 
     # -- looking ------------------------------------------------------------------------------
     def state(self):
-        return json.load(open(os.path.join(self.run, "mesh.json")))
+        with open(os.path.join(self.run, "mesh.json")) as f:
+            return json.load(f)
 
     def program_pid(self, program):
         """The pid of "agent-node1", "ztunnel-node2", "controlplane", "waypoint-NS-NAME" as it is now."""

@@ -46,11 +46,6 @@ class Resilience(unittest.TestCase):
     def tearDownClass(cls):
         cls.mesh.down()
 
-    def kill(self, program):
-        pid = self.mesh.program_pid(program)
-        os.kill(pid, signal.SIGKILL)
-        return pid
-
     def load(self, pool, source="mesh/client", target="mesh/far", seconds=8.0):
         return pool.submit(self.mesh.call, source, keep_trying, self.mesh.ip(target), 9000, seconds, 0.01, timeout=90)
 
@@ -68,7 +63,7 @@ class Resilience(unittest.TestCase):
         with concurrent.futures.ThreadPoolExecutor() as pool:
             good, bad = self.load(pool), self.load(pool, "mesh/near")
             time.sleep(1)
-            old = self.kill("agent-node1")
+            old = self.mesh.kill("agent-node1")
             counts, _ = good.result()
             self.assertEqual(set(counts), {"ok"}, "the death of the agent cost a connection")
             self.never_open(bad)
@@ -79,7 +74,7 @@ class Resilience(unittest.TestCase):
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 good, bad = self.load(pool), self.load(pool, "mesh/near")
                 time.sleep(1)
-                old = self.kill(program)
+                old = self.mesh.kill(program)
                 self.never_open(bad)
                 good.result()  # may fail while the proxy is away, must end
             self.recovered(program, old)
@@ -88,7 +83,7 @@ class Resilience(unittest.TestCase):
         with concurrent.futures.ThreadPoolExecutor() as pool:
             good, bad = self.load(pool), self.load(pool, "mesh/near")
             time.sleep(1)
-            old = self.kill("controlplane")
+            old = self.mesh.kill("controlplane")
             counts, _ = good.result()
             self.assertEqual(set(counts), {"ok"}, "the death of the control plane cost a connection")
             self.never_open(bad)
@@ -100,7 +95,7 @@ class Resilience(unittest.TestCase):
         self.mesh.wait("the change arrives", lambda: self.mesh.call("mesh/near", outcome, self.mesh.ip("mesh/far"), 9000) != "ok", 30)
 
     def test_waypoint_killed(self):
-        old = self.kill("waypoint-mesh-waypoint")
+        old = self.mesh.kill("waypoint-mesh-waypoint")
         self.mesh.wait("the waypoint runs again", lambda: self.mesh.program_pid("waypoint-mesh-waypoint") != old, 30)
         self.mesh.wait("web answers", lambda: self.mesh.call("mesh/client", http_get, "web.mesh.svc.cluster.local", 80)[0] == 200, 30)
 
@@ -144,7 +139,8 @@ def leftovers(name):
     found += [f"/run/qanat/{name}"] if os.path.exists(f"/run/qanat/{name}") else []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            command = open(f"/proc/{pid}/cmdline").read().replace("\0", " ")
+            with open(f"/proc/{pid}/cmdline") as f:
+                command = f.read().replace("\0", " ")
         except OSError:
             continue
         if f"/run/qanat/{name}" in command or (f"--name {name}" in command and "qanatctl" in command):
@@ -159,16 +155,17 @@ class Teardown(unittest.TestCase):
         mesh = Mesh(name="gone")
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
         mesh.up()
-        self.assertTrue(leftovers("gone"), "the check must be able to find something")
-        mesh.down()
-        self.assertEqual(leftovers("gone"), [])
+        self.assertTrue(leftovers(mesh.name), "the check must be able to find something")
+        mesh.down(in_order=False)
+        self.assertEqual(leftovers(mesh.name), [])
 
     def test_down_after_everything_was_killed(self):
         mesh = Mesh(name="gone")
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
         mesh.up()
         pids = [p["pid"] for p in mesh.state()["programs"]]
-        supervisor = int(open(f"{mesh.run}/supervisor.pid").read())
+        with open(f"{mesh.run}/supervisor.pid") as f:
+            supervisor = int(f.read())
         os.kill(supervisor, signal.SIGKILL)
         for pid in pids:
             try:
@@ -176,7 +173,7 @@ class Teardown(unittest.TestCase):
             except ProcessLookupError:
                 pass
         mesh.down()
-        self.assertEqual(leftovers("gone"), [])
+        self.assertEqual(leftovers(mesh.name), [])
 
 
 if __name__ == "__main__":
