@@ -8,125 +8,38 @@ is what an application in that pod can do and see. When the mesh goes down, a sa
 a program's log or a restart that the test did not announce is a failure.
 """
 import atexit
-import ctypes
+import functools
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-import traceback
+import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("QANAT_BIN_DIR", os.path.join(ROOT, "build/asan/bin"))
 APP = os.path.join(ROOT, "tests/netns/app.py")
 sys.path.insert(0, os.path.join(ROOT, "tests/support"))
 import reports
-
-LIBC = ctypes.CDLL(None, use_errno=True)
-CLONE_NEWNET = 0x40000000
-CLONE_NEWNS = 0x00020000
-
-
-def cgroup2():
-    with open("/proc/self/mountinfo") as mounts:
-        for line in mounts:
-            left, right = line.split(" - ")
-            if right.startswith("cgroup2 "):
-                return left.split()[4]
-    raise RuntimeError("no cgroup2 mount")
-
-
-def setns(path):
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if LIBC.setns(fd, CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {path}")
-    finally:
-        os.close(fd)
-
-
-def use_resolv_conf(path):
-    """The pod's resolver configuration instead of the machine's, in a mount namespace of our own."""
-    if LIBC.unshare(CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    private, bind = (1 << 18) | (1 << 14), 1 << 12
-    for source, target, flags in ((b"none", b"/", private), (path.encode(), b"/etc/resolv.conf", bind)):
-        if LIBC.mount(source, target, None, flags, None) != 0:
-            raise OSError(ctypes.get_errno(), f"mount {path}")
-
-
-def run_inside(netns, cgroup, function, args, timeout, resolv_conf=None):
-    """Runs function(*args) in a forked child inside the namespace; its result or exception comes back."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(reader)
-            if cgroup:
-                with open(os.path.join(cgroup, "cgroup.procs"), "w") as f:
-                    f.write(str(os.getpid()))
-            setns(netns)
-            if resolv_conf:
-                use_resolv_conf(resolv_conf)
-            try:
-                answer = (True, function(*args))
-            except BaseException as error:  # goes to the parent whatever it is
-                answer = (False, (type(error).__name__, str(error), traceback.format_exc(), error.errno if isinstance(error, OSError) else None))
-            with os.fdopen(writer, "wb") as f:
-                pickle.dump(answer, f)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writer)
-    deadline = time.monotonic() + timeout
-    data = b""
-    with os.fdopen(reader, "rb", buffering=0) as f:
-        os.set_blocking(f.fileno(), False)
-        while True:
-            chunk = f.read(1 << 20)
-            if chunk == b"":
-                break
-            if chunk is None:
-                if time.monotonic() > deadline:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                    raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
-                time.sleep(0.002)
-                continue
-            data += chunk
-    os.waitpid(pid, 0)
-    if not data:
-        raise RuntimeError(f"{function.__name__} died in {netns}")
-    ok, value = pickle.loads(data)
-    if ok:
-        return value
-    raise InPod(*value)
-
-
-class InPod(Exception):
-    """An exception that was raised inside a pod."""
-
-    def __init__(self, kind, text, trace, errno):
-        super().__init__(f"{kind}: {text}\n{trace}")
-        self.kind, self.text, self.errno = kind, text, errno
-
+# Tests take all of it from here.
+from inside import LIBC, InPod, cgroup2, connect, echo_once, http_get, outcome, run_inside, setns
 
 OURS = ("agent-", "ztunnel-", "controlplane", "waypoint-")
 
 
-class Mesh:
-    """`name` (up to five letters) becomes one that no other run on this machine has."""
+def own_name(prefix):
+    """A mesh name (up to twelve letters and digits) that no other run on this machine has."""
+    return f"{prefix}{os.getpid()}"
 
-    def __init__(self, name="e2e", nodes=2, options=(), environment=None):
-        self.name, self.nodes, self.options = f"{name}{os.getpid()}", nodes, list(options)
+
+class Mesh:
+    def __init__(self, name=None, nodes=2, options=(), environment=None):
+        self.name, self.nodes, self.options = name or own_name("e2e"), nodes, list(options)
         self.deaths = {}  # program -> how often the test has made it end
         self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
         self.folder = tempfile.mkdtemp(prefix="qanat-e2e-")
@@ -158,6 +71,7 @@ class Mesh:
             # of a run that was killed
             if (old := re.fullmatch(r"(?:e2e|clear|gone)(\d+)", name)) and not os.path.exists(f"/proc/{old[1]}"):
                 self.ctl("local", "down", "--name", name, check=False)
+        self.ctl("local", "down", "--name", self.name, check=False)
         self.ctl("local", "up", self.folder, "--name", self.name, "--nodes", str(self.nodes), *self.options)
         return self
 
@@ -308,66 +222,66 @@ class Mesh:
         """GET of a node proxy's (or with port 15030 the agent's) admin endpoint."""
         return self.call_node(node, http_get, "127.0.0.1", port, path)
 
-    def wait(self, what, condition, seconds=20):
-        """Waits until condition() is true; the last exception is part of the failure."""
-        deadline, last = time.monotonic() + seconds, None
+    def until(self, what, look, wanted, seconds=20):
+        """Waits until look() gives what is wanted: a value, or a function that tells. A failure says what it gave."""
+        fits = wanted if callable(wanted) else lambda seen: seen == wanted
+        deadline, seen = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
             try:
-                if condition():
-                    return
-                last = None
+                seen = look()
+                if fits(seen):
+                    return seen
             except Exception as error:
-                last = error
+                seen = error
             time.sleep(0.05)
-        raise AssertionError(f"{what}: not within {seconds} s; last: {last}\n{self.diagnose()}")
+        raise AssertionError(f"{what}: not within {seconds} s; last seen: {seen!r}\n{self.diagnose()}")
+
+    def wait(self, what, condition, seconds=20):
+        """For conditions with nothing to show but whether they hold, and the last exception."""
+        self.until(what, condition, bool, seconds)
+
+    def marks(self):
+        logs = os.path.join(self.run, "logs")
+        return {file: os.path.getsize(os.path.join(logs, file)) for file in os.listdir(logs)} if os.path.isdir(logs) else {}
+
+    def complaints_since(self, marks):
+        """Warnings and errors of the programs since then: why a connection was refused stands there."""
+        out = []
+        for file, size in self.marks().items():
+            with open(os.path.join(self.run, "logs", file), errors="replace") as f:
+                f.seek(marks.get(file, 0) if marks.get(file, 0) <= size else 0)
+                lines = [line.rstrip("\n") for line in f if re.search(r"\t(warn|error)\t", line)]
+            if lines:
+                out.append(f"--- {file}: the last of {len(lines)} complaints\n" + "\n".join(lines[-10:]))
+        return "\n".join(out)
 
 
-# -- what runs inside pods ------------------------------------------------------------------------
-def connect(host, port, timeout=10):
-    sock = socket.create_connection((host, port), timeout=timeout)
-    return sock
+class MeshTest(unittest.TestCase):
+    """Tests with a `mesh`: what fails is told together with what the programs complained of meanwhile."""
 
+    mesh = None
 
-def http_get(host, port, path="/", headers=None, method="GET", body=None, timeout=15):
-    import http.client
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    try:
-        connection.request(method, path, body=body, headers=headers or {})
-        response = connection.getresponse()
-        data = response.read()
-        return response.status, dict((k.lower(), v) for k, v in response.getheaders()), data
-    finally:
-        connection.close()
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        for name, test in list(vars(cls).items()):
+            if name.startswith("test"):
+                setattr(cls, name, cls.with_complaints(test))
 
+    @staticmethod
+    def with_complaints(test):
+        @functools.wraps(test)
+        def run(self):
+            marks = self.mesh.marks() if self.mesh else {}
+            try:
+                test(self)
+            except Exception as error:
+                if self.mesh and (complaints := self.mesh.complaints_since(marks)):
+                    error.add_note(complaints)
+                raise
+        return run
 
-def echo_once(host, port, payload=b"hello"):
-    """One echo with half close; returns what came back."""
-    with connect(host, port) as sock:
-        sock.sendall(payload)
-        sock.shutdown(socket.SHUT_WR)
-        got = b""
-        while chunk := sock.recv(65536):
-            got += chunk
-        return got
-
-
-def outcome(host, port, payload=b"hello", timeout=10):
-    """"ok" when an echo works, else how it ended: what an application sees of a refusal."""
-    try:
-        with connect(host, port, timeout) as sock:
-            sock.sendall(payload)
-            got = b""
-            while len(got) < len(payload):
-                chunk = sock.recv(65536)
-                if not chunk:
-                    return "closed"
-                got += chunk
-            return "ok" if got == payload else "corrupt"
-    except TimeoutError:
-        return "timeout"
-    except ConnectionRefusedError:
-        return "refused"
-    except (ConnectionResetError, BrokenPipeError):
-        return "reset"
-    except OSError as error:
-        return f"error {error.errno}"
+    def assertSameBytes(self, got, want, what=""):
+        if got != want:
+            at = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
+            self.fail(f"{what}: {len(got)} bytes instead of {len(want)}, the first difference at {at}: "
+                      f"{bytes(got[at:at + 16])!r} instead of {bytes(want[at:at + 16])!r}")

@@ -15,7 +15,7 @@ import time
 import unittest
 
 import capture
-from bed import Mesh, cgroup2, connect, echo_once, http_get
+from bed import Mesh, cgroup2, echo_once, http_get, own_name
 from fixture import APPS, NAMESPACES, WEB
 
 
@@ -60,7 +60,7 @@ class Clear(unittest.TestCase):
     def run_traffic(self, options):
         folder = tempfile.mkdtemp(prefix="qanat-capture-")
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
-        mesh = Mesh(name="clear", options=options)
+        mesh = Mesh(name=own_name("clear"), options=options)
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
         recorder = capture.start(mesh.name, folder)
         try:
