@@ -78,7 +78,8 @@ PodNet::PodNet(const std::string& bridge, int index, Capture capture)
   netns_ = std::make_unique<netns::NetNs>(netns::NetNs::Open("/run/netns/" + name_).value());
 }
 
-// The link goes first: a namespace dies later than its name, and the other end's name is used again.
+// The link goes first: a namespace dies later than its name, and the other end's name is used
+// again.
 PodNet::~PodNet() { Shell(fmt::format("ip -n {0} link del e0 && ip netns del {0}", name_)); }
 
 bool Tcp::Send(std::string_view data) {
@@ -246,6 +247,18 @@ double Node::Metric(const std::string& name, const std::vector<std::string>& wit
     if (all) sum += std::strtod(line.c_str() + line.rfind(' '), nullptr);
   }
   return sum;
+}
+
+testing::AssertionResult Node::Counts(const std::string& name, const std::vector<std::string>& with,
+                                      const testing::Matcher<double>& value, int timeout_ms) {
+  double seen = 0;
+  for (int waited = 0; waited <= timeout_ms; waited += 20) {
+    seen = Metric(name, with);
+    if (value.Matches(seen)) return testing::AssertionSuccess();
+    usleep(20000);
+  }
+  return testing::AssertionFailure() << name << " is " << seen << " after " << timeout_ms
+                                     << " ms, wanted " << testing::DescribeMatcher<double>(value);
 }
 
 void Node::Drain() {

@@ -3,6 +3,7 @@
 // pods. Pods hang on one bridge namespace; nft rules in each stand in for the capture.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -91,6 +92,9 @@ class Node {
   std::string Ready();
   // The value of a counter: the sum of all series of the metric that contain all the texts.
   double Metric(const std::string& name, const std::vector<std::string>& with = {});
+  // Whether that value comes to match; what is seen from outside may run ahead of a counter.
+  testing::AssertionResult Counts(const std::string& name, const std::vector<std::string>& with,
+                                  const testing::Matcher<double>& value, int timeout_ms = 5000);
   void Drain();
   bool WaitStopped(int timeout_ms);
   net::SocketAddress admin_address() const { return admin_; }
