@@ -3,6 +3,7 @@
 // pods. Pods hang on one bridge namespace; nft rules in each stand in for the capture.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -94,6 +95,9 @@ class Node {
   std::string Metrics();
   std::string Ready();
   double Metric(const std::string& name, const std::vector<std::string>& with = {});
+  // Whether that value comes to match; what is seen from outside may run ahead of a counter.
+  testing::AssertionResult Counts(const std::string& name, const std::vector<std::string>& with,
+                                  const testing::Matcher<double>& value, int timeout_ms = 5000);
   void Drain();
   bool WaitStopped(int timeout_ms);
   net::SocketAddress admin_address() const { return admin_; }
@@ -110,6 +114,10 @@ class Node {
 // all the texts.
 double SumOf(const std::string& metrics, const std::string& name,
              const std::vector<std::string>& with);
+
+// Whether a number comes to match; a failure says what it was.
+testing::AssertionResult Comes(const std::string& what, const std::function<double()>& look,
+                               const testing::Matcher<double>& value, int timeout_ms = 5000);
 
 std::string HttpGet(const net::SocketAddress& at, const std::string& method,
                     const std::string& path);
