@@ -44,7 +44,7 @@ BASE = """
 
 class Programs(unittest.TestCase):
     def setUp(self):
-        self.mesh = Local("ctlprog", ["--bin-dir", STANDIN, "--timeout", "30"])
+        self.mesh = Local("progs", ["--bin-dir", STANDIN, "--timeout", "30"])
         self.addCleanup(self.mesh.close)
         self.mesh.write("base.yaml", BASE)
 

@@ -4,31 +4,41 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.insert(0, os.path.join(ROOT, "tests/support"))
+import reports
+
 BIN = os.environ.get("QANAT_BIN_DIR", os.path.join(ROOT, "build/asan/bin"))
 CTL = os.path.join(BIN, "qanatctl")
 
 
 def cgroup2():
-    for line in open("/proc/self/mountinfo"):
-        left, right = line.split(" - ")
-        if right.startswith("cgroup2 "):
-            return left.split()[4]
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            left, right = line.split(" - ")
+            if right.startswith("cgroup2 "):
+                return left.split()[4]
     raise RuntimeError("no cgroup2 mount")
 
 
 class Local:
+    """`name` (up to five letters) becomes one that no other run on this machine has."""
+
     def __init__(self, name, options=()):
+        name = f"{name}{os.getpid()}"
         self.name, self.options = name, list(options)
         self.folder = tempfile.mkdtemp(prefix="qanat-local-")
         self.run_dir = f"/run/qanat/{name}"
 
     def ctl(self, *args, check=True, timeout=120, env=None):
         done = subprocess.run([CTL, *args], capture_output=True, text=True, timeout=timeout, env=env)
+        if report := reports.find(done.stderr):
+            raise AssertionError(f"qanatctl {' '.join(args)}:\n{report}")
         if check and done.returncode != 0:
             raise AssertionError(f"qanatctl {' '.join(args)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.logs()}")
         return done
@@ -52,15 +62,22 @@ class Local:
     def up(self, *more, check=True, env=None):
         return self.ctl("local", "up", self.folder, "--name", self.name, *self.options, *more, check=check, env=env)
 
-    def down(self):
-        return self.ctl("local", "down", "--name", self.name)
+    def down(self, check=True):
+        logs = reports.Logs(os.path.join(self.run_dir, "logs"))
+        done = self.ctl("local", "down", "--name", self.name, check=check)
+        if problems := logs.problems():
+            raise AssertionError("\n".join(problems))
+        return done
 
     def close(self):
-        self.ctl("local", "down", "--name", self.name, check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.down(check=False)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def state(self):
-        return json.load(open(os.path.join(self.run_dir, "mesh.json")))
+        with open(os.path.join(self.run_dir, "mesh.json")) as f:
+            return json.load(f)
 
     def pods(self):
         return {f"{p['namespace']}/{p['name']}": p for p in self.state()["pods"]}
