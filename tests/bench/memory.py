@@ -6,7 +6,9 @@ import time
 
 from loads import rss_kb
 from pods import start, stop
-from proof import OPENED, CLOSED, Counters, Misrouted, hops, settle
+from proof import CLOSED, OPENED, Counters, Misrouted, hops, settle
+
+STALLED = 5  # seconds without one connection more
 
 
 def measure(bench, paths, connections):
@@ -34,8 +36,12 @@ def hold(bench, path, connections):
     load = start(bench.mesh, source, ["idle", "--connections", str(connections), "--seconds", "120",
                                       "--to", to])
     try:
-        deadline = time.monotonic() + 60
-        while (missing := absent(bench, path, before, connections)) and time.monotonic() < deadline:
+        last, deadline = "", 0.0
+        while missing := absent(bench, path, before, connections):
+            if missing != last:  # they still come
+                last, deadline = missing, time.monotonic() + STALLED
+            if time.monotonic() > deadline:
+                break
             if load.poll() is not None:
                 raise Misrouted(f"the client ended: {load.stderr.read().strip()}")
             time.sleep(0.2)
