@@ -204,6 +204,10 @@ def repeat(options):
 
 def main():
     options, wanted = parse()
+    machine = report.machine()
+    if machine["load_average_before"] > machine["cpus"] / 2:
+        Bench.say(f"this machine is busy (load {machine['load_average_before']:.1f} on "
+                  f"{machine['cpus']} processors): expect a wide A/A")
     minutes = (options.rounds * len(wanted) * 3 * (options.seconds + warmup(options) + 0.2) + 30) / 60
     Bench.say(f"{len(wanted)} loads, {options.rounds} rounds: about {minutes:.0f} min")
     Bench.say(f"bringing up the mesh '{options.name}', two nodes")
@@ -216,7 +220,7 @@ def main():
                             refused.get((path, load.name)))
             for path, load in wanted for figure in load.figures]
     version = mesh.ctl("--version").stdout.strip()
-    out = {"version": version, "machine": report.machine(), "rounds": options.rounds,
+    out = {"version": version, "machine": machine, "rounds": options.rounds,
            "seconds": options.seconds, "waypoint_node": bench.waypoint_node,
            "command": repeat(options), "rows": rows, "memory_kb": held}
     report.write(options.output, out)

@@ -79,7 +79,7 @@ def machine():
     with open("/proc/sys/net/ipv4/tcp_congestion_control") as f:
         congestion = f.read().strip()
     return {"cpus": os.cpu_count(), "model": model, "kernel": platform.release(),
-            "congestion_control": congestion}
+            "congestion_control": congestion, "load_average_before": os.getloadavg()[0]}
 
 
 def write(path, out):
