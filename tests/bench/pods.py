@@ -82,12 +82,24 @@ spec:
 # Only new connections are made faster by this, of both twins alike. Ports below 15000 stay the
 # node proxy's, for its legs to applications.
 SYSCTLS = {"ip_local_port_range": "16000 65535", "tcp_tw_reuse": "1"}
+# Most nodes run cubic. A machine with another default may not let a namespace have it; then it is
+# reno, which every namespace may have. On links without a rate BBR would show how it paces.
+CONGESTION = ("cubic", "reno")
 
 
 def set_sysctls():
+    """In a pod. Returns the congestion control that it got."""
     for name, value in SYSCTLS.items():
         with open(f"/proc/sys/net/ipv4/{name}", "w") as f:
             f.write(value)
+    for name in CONGESTION:
+        try:
+            with open("/proc/sys/net/ipv4/tcp_congestion_control", "w") as f:
+                f.write(name)
+            return name
+        except OSError:
+            continue
+    raise RuntimeError(f"none of {CONGESTION} may be used in a network namespace here")
 
 
 def start(mesh, name, flags):

@@ -76,10 +76,8 @@ def machine():
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    with open("/proc/sys/net/ipv4/tcp_congestion_control") as f:
-        congestion = f.read().strip()
     return {"cpus": os.cpu_count(), "model": model, "kernel": platform.release(),
-            "congestion_control": congestion, "load_average_before": os.getloadavg()[0]}
+            "load_average_before": os.getloadavg()[0]}
 
 
 def write(path, out):
