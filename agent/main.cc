@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // qanat-agent: flags, log, signals. What it does: agent/README.md; how it is wired: app.cc.
-#include <sys/resource.h>
-
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 
 #include "agent/app.h"
 #include "common/base/log.h"
+#include "common/base/program.h"
 
 int main(int argc, char** argv) {
   using namespace qanat;
@@ -64,11 +63,7 @@ int main(int argc, char** argv) {
     return done ? 0 : 1;
   }
   // Two links a pod are held open, and a proof of every pod at once takes six sockets each.
-  rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
-    files.rlim_cur = files.rlim_max;
-    (void)::setrlimit(RLIMIT_NOFILE, &files);
-  }
+  RaiseFileLimit();
 
   event::EventLoop loop;
   // Everything stays enforced: the pins outlive us.

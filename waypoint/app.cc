@@ -80,15 +80,9 @@ Status App::Start() {
 }
 
 void App::StartCa() {
-  grpc::ChannelOptions options;
-  options.endpoint = settings_.ca_address;
-  options.root_ca = settings_.ca_root_ca;
-  options.alternative_server_name = settings_.alt_ca_hostname;
-  options.metadata = grpc::TokenMetadata(settings_.auth_token, settings_.cluster_id);
-  options.idle_timeout = std::chrono::seconds(60);
-  ca_channel_ = std::make_unique<grpc::Channel>(loop_, std::move(options));
+  ca_channel_ = std::make_unique<grpc::Channel>(loop_, settings_.control_plane.Ca());
   identity::CaOptions ca;
-  ca.validity = std::chrono::seconds(settings_.secret_ttl_seconds);
+  ca.validity = settings_.secret_ttl;
   ca.impersonate = false;  // the token says who we are
   ca_client_ = identity::MakeGrpcCaClient(*ca_channel_, ca);
   clock_ = identity::MakeClock(loop_);
@@ -116,12 +110,7 @@ void App::OnCertificate(const identity::CertificatePtr& certificate) {
 }
 
 void App::StartXds() {
-  grpc::ChannelOptions options;
-  options.endpoint = settings_.xds_address;
-  options.root_ca = settings_.xds_root_ca;
-  options.alternative_server_name = settings_.alt_xds_hostname;
-  options.metadata = grpc::TokenMetadata(settings_.auth_token, settings_.cluster_id);
-  xds_channel_ = std::make_unique<grpc::Channel>(loop_, std::move(options));
+  xds_channel_ = std::make_unique<grpc::Channel>(loop_, settings_.control_plane.Xds());
 
   xds::Node node;
   node.id = xds::NodeId("waypoint", settings_.instance_ip, settings_.pod_name,
@@ -133,7 +122,7 @@ void App::StartXds() {
                    {"SERVICE_ACCOUNT", settings_.service_account},
                    {"INSTANCE_IPS", settings_.instance_ip},
                    {"NODE_NAME", settings_.node_name},
-                   {"CLUSTER_ID", settings_.cluster_id},
+                   {"CLUSTER_ID", settings_.control_plane.cluster_id},
                    {"NETWORK", settings_.network},
                    {"WORKLOAD_NAME", settings_.proxy.workload_name}};
   if (!settings_.gateway_name.empty()) {

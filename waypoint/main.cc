@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // qanat-waypoint: flags, signals, limits. Everything else is wired in app.cc.
-#include <sys/resource.h>
-
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <string_view>
 #include <thread>
 
 #include "common/base/log.h"
+#include "common/base/program.h"
 #include "common/event/event_loop.h"
 #include "waypoint/app.h"
-
-extern char** environ;
 
 namespace {
 
@@ -29,31 +25,13 @@ constexpr const char* kUsage =
     "on\n"
     ":15021/healthz/ready. SIGTERM drains; a second one ends at once.\n";
 
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   using namespace qanat;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    if (argument == "--version" || argument == "version") {
-      std::printf("qanat-waypoint %s\n", QANAT_VERSION);
-      return 0;
-    }
-    if (argument == "--help" || argument == "help") {
-      std::fputs(kUsage, stdout);
-      return 0;
-    }
-    if (argument != "proxy" && argument != "waypoint") {
-      std::fputs(kUsage, stderr);
-      return 2;
-    }
+  if (const auto code =
+          HandleArguments(argc, argv, "qanat-waypoint", kUsage, {"proxy", "waypoint"})) {
+    return *code;
   }
   auto settings = waypoint::SettingsFromEnvironment(
       [](const char* name) { return std::getenv(name); }, std::thread::hardware_concurrency());
@@ -61,7 +39,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "qanat-waypoint: %s\n", settings.error().message.c_str());
     return 2;
   }
-  for (char** entry = environ; *entry != nullptr; ++entry) settings->environment.push_back(*entry);
+  settings->environment = EnvironmentEntries();
   log::Init("waypoint", settings->log_json ? log::Format::kJson : log::Format::kText);
   if (const Status status = log::SetLevels(settings->log_levels); !status) {
     LOG_WARN("app", "RUST_LOG: {}; levels stay as they are", status.error().message);

@@ -29,7 +29,7 @@ TEST(Settings, IdentityAndDefaults) {
   EXPECT_EQ(s->proxy.workload_name, "gw");
   EXPECT_EQ(s->proxy.workers, 4);
   EXPECT_EQ(s->proxy.listen.port(), 15008);
-  EXPECT_EQ(s->xds_address, "https://cp:15012");
+  EXPECT_EQ(s->control_plane.xds_address, "https://cp:15012");
   EXPECT_TRUE(s->proxy.access_log_json);
   EXPECT_EQ(s->proxy.drain_timeout, std::chrono::seconds(7));
 }
@@ -39,10 +39,10 @@ TEST(Settings, SayWhatIsWrong) {
   ASSERT_FALSE(none);
   EXPECT_NE(none.error().message.find("SERVICE_ACCOUNT"), std::string::npos);
   for (const auto& [name, value] :
-       std::map<std::string, std::string>{{"QANAT_WORKER_THREADS", "many"},
-                                          {"QANAT_WORKER_THREADS", "0"},
-                                          {"SECRET_TTL", "soon"},
-                                          {"QANAT_HBONE_ADDR", "nowhere"}}) {
+       std::multimap<std::string, std::string>{{"QANAT_WORKER_THREADS", "many"},
+                                               {"QANAT_WORKER_THREADS", "0"},
+                                               {"SECRET_TTL", "soon"},
+                                               {"QANAT_HBONE_ADDR", "nowhere"}}) {
     auto s = From({{"POD_NAMESPACE", "a"}, {"SERVICE_ACCOUNT", "b"}, {name, value}});
     EXPECT_FALSE(s) << name;
   }

@@ -44,7 +44,7 @@ App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
       stopped_(std::move(stopped)),
       metrics_(registry_),
       drain_poll_(loop, [this] { CheckDrained(); }) {
-  environment_.mesh = {config.network, config.cluster_id};
+  environment_.mesh = {config.network, config.control_plane.cluster_id};
   environment_.config = std::move(config);
   environment_.metrics = &metrics_;
   environment_.post_main = [&loop,
@@ -87,13 +87,7 @@ Status App::Start() {
   QANAT_RETURN_IF_ERROR(StartAdmin());
   QANAT_RETURN_IF_ERROR(StartReadiness());
 
-  grpc::ChannelOptions ca;
-  ca.endpoint = config.ca_address;
-  ca.root_ca = config.ca_root_ca;
-  ca.alternative_server_name = config.alt_ca_hostname;
-  ca.metadata = grpc::TokenMetadata(config.auth_token, config.cluster_id);
-  ca.idle_timeout = std::chrono::seconds(60);
-  ca_channel_ = std::make_unique<grpc::Channel>(loop_, std::move(ca));
+  ca_channel_ = std::make_unique<grpc::Channel>(loop_, config.control_plane.Ca());
   identity::CaOptions ca_options;
   ca_options.validity = config.secret_ttl;
   ca_options.tls12 = config.tls12;
@@ -116,7 +110,7 @@ Status App::Start() {
                               zds_ ? static_cast<double>(zds_->counters().protocol_errors) : 0;
                           return std::vector<metrics::Sample>{{{}, errors}};
                         });
-  if (config.xds_address.empty()) {
+  if (config.control_plane.xds_address.empty()) {
     StartZds();
   } else {
     StartXds();
@@ -129,12 +123,7 @@ Status App::Start() {
 
 void App::StartXds() {
   const Config& config = environment_.config;
-  grpc::ChannelOptions options;
-  options.endpoint = config.xds_address;
-  options.root_ca = config.xds_root_ca;
-  options.alternative_server_name = config.alt_xds_hostname;
-  options.metadata = grpc::TokenMetadata(config.auth_token, config.cluster_id);
-  xds_channel_ = std::make_unique<grpc::Channel>(loop_, std::move(options));
+  xds_channel_ = std::make_unique<grpc::Channel>(loop_, config.control_plane.Xds());
 
   xds::Node node;
   node.id = xds::NodeId("ztunnel", config.instance_ip, config.pod_name, config.pod_namespace);
@@ -142,7 +131,7 @@ void App::StartXds() {
                    {"NAMESPACE", config.pod_namespace},
                    {"INSTANCE_IPS", config.instance_ip},
                    {"NODE_NAME", config.node_name},
-                   {"CLUSTER_ID", config.cluster_id},
+                   {"CLUSTER_ID", config.control_plane.cluster_id},
                    {"NETWORK", config.network}};
   node.build_version = QANAT_VERSION;
   xds::AddEnvironmentMetadata(config.environment, node);

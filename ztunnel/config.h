@@ -5,27 +5,22 @@
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "common/base/environment.h"
 #include "common/base/result.h"
+#include "common/grpc/control_plane.h"
 
 namespace qanat::ztunnel {
 
 struct Config {
   std::string network;
   std::string node_name;
-  std::string cluster_id = "Kubernetes";
   std::string pod_name, pod_namespace;
   std::string instance_ip = "1.1.1.1";
-  std::string xds_address = "https://istiod.istio-system.svc:15012";  // "" = none
-  std::string ca_address = "https://istiod.istio-system.svc:15012";
-  std::string xds_root_ca = "./var/run/secrets/istio/root-cert.pem";
-  std::string ca_root_ca = "./var/run/secrets/istio/root-cert.pem";
-  std::string alt_xds_hostname, alt_ca_hostname;
-  std::string auth_token = "./var/run/secrets/tokens/istio-token";
+  grpc::ControlPlane control_plane;
   std::string inpod_uds = "/var/run/ztunnel/ztunnel.sock";
   std::chrono::seconds secret_ttl{86400};
   uint32_t packet_mark = 1337;
@@ -51,11 +46,7 @@ struct Config {
   std::vector<std::string> environment;  // ISTIO_META_*, ISTIO_METAJSON_* for the xDS node
 };
 
-// `get` returns a variable's value or nullptr; `cores` is what ZTUNNEL_WORKER_THREADS=auto counts.
-Result<Config> ConfigFromEnvironment(const std::function<const char*(const char*)>& get,
-                                     unsigned cores);
-
-// "15s", "5m", "1h", "250ms"; a bare number is seconds.
-Result<std::chrono::milliseconds> ParseDuration(std::string_view text);
+// `cores` is what ZTUNNEL_WORKER_THREADS=auto counts.
+Result<Config> ConfigFromEnvironment(const GetEnvironment& get, unsigned cores);
 
 }  // namespace qanat::ztunnel

@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // qanat-ztunnel: flags, signals, limits. Everything else is wired in app.cc.
-#include <sys/resource.h>
-
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <string_view>
+#include <memory>
 #include <thread>
 
 #include "common/base/log.h"
+#include "common/base/program.h"
 #include "common/event/event_loop.h"
 #include "ztunnel/app.h"
 #include "ztunnel/config.h"
-
-extern char** environ;
 
 namespace {
 
@@ -27,31 +23,13 @@ constexpr const char* kUsage =
     "Admin on 127.0.0.1:15000, metrics on :15020/metrics, readiness on :15021/healthz/ready.\n"
     "SIGTERM drains; a second one ends at once.\n";
 
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   using namespace qanat;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    if (argument == "--version" || argument == "version") {
-      std::printf("qanat-ztunnel %s\n", QANAT_VERSION);
-      return 0;
-    }
-    if (argument == "--help" || argument == "help") {
-      std::fputs(kUsage, stdout);
-      return 0;
-    }
-    if (argument != "proxy" && argument != "ztunnel") {
-      std::fputs(kUsage, stderr);
-      return 2;
-    }
+  if (const auto code =
+          HandleArguments(argc, argv, "qanat-ztunnel", kUsage, {"proxy", "ztunnel"})) {
+    return *code;
   }
   auto config = ztunnel::ConfigFromEnvironment([](const char* name) { return std::getenv(name); },
                                                std::thread::hardware_concurrency());
@@ -59,7 +37,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "qanat-ztunnel: %s\n", config.error().message.c_str());
     return 2;
   }
-  for (char** entry = environ; *entry != nullptr; ++entry) config->environment.push_back(*entry);
+  config->environment = EnvironmentEntries();
   log::Init("ztunnel", config->log_json ? log::Format::kJson : log::Format::kText);
   if (const Status status = log::SetLevels(config->log_levels); !status) {
     LOG_WARN("app", "RUST_LOG: {}; levels stay as they are", status.error().message);

@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // HTTP/1.1 client side of a connection: one request at a time, reused while both sides keep it.
-#include <optional>
-
-#include "common/http/connection.h"
-#include "common/http/http1_encode.h"
-#include "common/http/http1_parser.h"
-#include "common/http/wire.h"
+#include "common/http/http1_exchange.h"
 
 namespace qanat::http {
 namespace {
-
-constexpr size_t kMaxUnparsed = 64 * 1024;
 
 class Http1Client final : public ClientConnection, private Wire::Owner {
  public:
@@ -35,12 +28,9 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
     }
     idle_deadline_.Clear();
     Exchange& x = exchange_;
-    ++x.number;
-    x.events = events;
-    x.active = true;
-    x.request_done = end;
-    x.response_started = x.response_done = x.paused = x.overfull = false;
-    x.response_bytes = false;
+    x.Begin(events);
+    x.outgoing_done = end;
+    x.response_started = false;
     parser_.SetRequestMethod(head.method);
     keep_alive_ = !draining_;
     std::string out;
@@ -67,38 +57,20 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
   net::Transport& transport() override { return wire_.transport(); }
 
  private:
-  struct Exchange final : Stream {
-    explicit Exchange(Http1Client& c) : connection(c) {}
-    void SetEvents(StreamEvents* e) override { events = e; }
+  struct Exchange final : Http1Exchange<Stream> {
+    explicit Exchange(Http1Client& c) : Http1Exchange(c.wire_, c.options_), connection(c) {}
     void SendData(std::string_view data, bool end) override { connection.SendData(data, end); }
     void SendTrailers(const HeaderList& trailers) override { connection.SendTrailers(trailers); }
     void Reset(ResetCode) override {
       if (!active) return;
-      active = false;
-      events = nullptr;
+      Forget();
       // Whatever the server still sends for it would be taken for the next response.
       connection.wire_.Abort("the request was cancelled");
     }
-    void PauseReading(bool pause) override {
-      paused = pause;
-      connection.wire_.Kick();
-    }
-    size_t buffered() const override { return connection.wire_.pending(); }
-    bool Overfull() const override { return overfull; }
     Version version() const override { return Version::kHttp11; }
-    uint64_t id() const override { return number; }
 
     Http1Client& connection;
-    StreamEvents* events = nullptr;
-    uint64_t number = 0;
-    bool active = false;
-    bool request_done = false;
     bool response_started = false;
-    bool response_bytes = false;
-    bool response_done = false;
-    bool paused = false;
-    bool overfull = false;
-    BodyWriter body;
   };
 
   void Send(std::string_view bytes) {
@@ -107,15 +79,15 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
   }
   void SendData(std::string_view data, bool end) {
     Exchange& x = exchange_;
-    if (!x.active || x.request_done) return;
+    if (!x.active || x.outgoing_done) return;
     std::string out;
     const bool ok = x.body.Data(data, end, out);
     Finish(ok, end, out);
-    if (wire_.pending() > options_.high_watermark) x.overfull = true;
+    x.CheckHighMark();
   }
   void SendTrailers(const HeaderList& trailers) {
     Exchange& x = exchange_;
-    if (!x.active || x.request_done) return;
+    if (!x.active || x.outgoing_done) return;
     std::string out;
     const bool ok = x.body.Trailers(trailers, out);
     Finish(ok, true, out);
@@ -123,29 +95,16 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
   void Finish(bool ok, bool end, std::string_view out) {
     if (!ok) return wire_.Abort("the request's length is not its Content-Length");
     Send(out);
-    if (end) exchange_.request_done = true;
+    if (end) exchange_.outgoing_done = true;
   }
 
   void OnBytes(std::string_view bytes) override {
-    exchange_.response_bytes = true;
-    if (input_.empty()) {
-      Process(bytes);
-      input_.Append(bytes);
-    } else {
-      input_.Append(bytes);
-      ProcessQueued();
-    }
-  }
-  void ProcessQueued() {
-    std::string_view view = input_.view();
-    const size_t before = view.size();
-    Process(view);
-    input_.Consume(before - view.size());
+    input_.Add(bytes, [this](std::string_view& input) { Process(input); });
   }
   void Process(std::string_view& input) {
     while (!wire_.closing() && !failed_ && !input.empty()) {
       Exchange& x = exchange_;
-      if (!x.active || x.response_done) {
+      if (!x.active || x.incoming_done) {
         // Bytes that answer no request: somebody tries to plant a response.
         return Broken("bytes from the server that no request asked for");
       }
@@ -169,29 +128,13 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
         ++requests_;
         keep_alive_ = keep_alive_ && parser_.keep_alive();
         x.response_started = true;
-        x.response_done = parser_.complete();
-        if (x.active && x.events != nullptr) x.events->OnResponse(std::move(head), x.response_done);
+        x.incoming_done = parser_.complete();
+        if (x.active && x.events != nullptr) x.events->OnResponse(std::move(head), x.incoming_done);
         return true;
       }
-      case Http1Parser::Event::kBody:
-        for (size_t i = 0; i < parser_.body().size(); ++i) {
-          const bool last = i + 1 == parser_.body().size() && parser_.complete();
-          if (last) x.response_done = true;
-          if (x.active && x.events != nullptr) x.events->OnData(parser_.body()[i], last);
-        }
-        return true;
+      case Http1Parser::Event::kBody: x.Deliver(parser_, event); return true;
       case Http1Parser::Event::kEnd:
-        if (!x.response_started) return true;  // of a 1xx
-        if (!x.response_done) {
-          x.response_done = true;
-          if (x.active && x.events != nullptr) {
-            if (parser_.trailers().empty()) {
-              x.events->OnData({}, true);
-            } else {
-              x.events->OnTrailers(std::move(parser_.trailers()));
-            }
-          }
-        }
+        if (x.response_started) x.Deliver(parser_, event);  // else of a 1xx
         return true;
       case Http1Parser::Event::kError: Broken(parser_.error()); return false;
     }
@@ -201,16 +144,11 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
     failed_ = true;
     detail_ = why;
     const bool large = parser_.error_status() == 431;
-    if (exchange_.active && !exchange_.response_done) {
-      EndExchange(large ? CloseReason::kTooLarge : CloseReason::kProtocolError, why);
+    if (exchange_.active && !exchange_.incoming_done) {
+      exchange_.End(large ? CloseReason::kTooLarge : CloseReason::kProtocolError, why);
     }
     wire_.Abort(why);
   }
-  void EndExchange(CloseReason reason, std::string_view detail) {
-    exchange_.active = false;
-    if (StreamEvents* e = std::exchange(exchange_.events, nullptr)) e->OnClosed(reason, detail);
-  }
-
   void OnFlush() override {}
   void OnEnd(bool orderly, std::string_view detail) override {
     ended_ = true;
@@ -218,11 +156,11 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
     if (detail_.empty()) detail_ = detail;
     Exchange& x = exchange_;
     if (!input_.empty()) ProcessPaused();
-    if (x.active && !x.response_done && orderly && !failed_) {
+    if (x.active && !x.incoming_done && orderly && !failed_) {
       // Either the end of the connection ends the body, or it came in the middle of a message.
       const Http1Parser::Event event = parser_.Finish();
       if (event == Http1Parser::Event::kError) {
-        EndExchange(CloseReason::kPeerReset, parser_.error());
+        x.End(CloseReason::kPeerReset, parser_.error());
       } else {
         Handle(event);
       }
@@ -230,25 +168,24 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
     if (wire_.aborted()) failed_ = true;
   }
   // The connection is gone; what it had delivered before is still given to a paused reader, since
-  // no more than kMaxUnparsed is there.
+  // no more than Http1Input::kMost is there.
   void ProcessPaused() {
     exchange_.paused = false;
     std::string_view view = input_.view();
-    while (!failed_ && !view.empty() && exchange_.active && !exchange_.response_done) {
+    while (!failed_ && !view.empty() && exchange_.active && !exchange_.incoming_done) {
       if (!Handle(parser_.Next(view))) break;
     }
     input_.Clear();
   }
   void OnSettled() override {
     Exchange& x = exchange_;
-    if (x.overfull && wire_.pending() <= options_.low_watermark) {
-      x.overfull = false;
-      if (x.active && x.events != nullptr && !ended_) x.events->OnWritable();
+    x.CheckLowMark(ended_);
+    if (!ended_ && !input_.empty() && !x.paused && !wire_.closing()) {
+      input_.Again([this](std::string_view& input) { Process(input); });
     }
-    if (!ended_ && !input_.empty() && !x.paused && !wire_.closing()) ProcessQueued();
-    if (x.active && x.response_done) {
-      const bool reusable = keep_alive_ && x.request_done && !draining_;
-      EndExchange(CloseReason::kDone, {});
+    if (x.active && x.incoming_done) {
+      const bool reusable = keep_alive_ && x.outgoing_done && !draining_;
+      x.End(CloseReason::kDone, {});
       if (!reusable) {
         keep_alive_ = false;
         wire_.CloseAfterFlush();
@@ -258,11 +195,11 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
       }
     }
     if (ended_) {
-      if (x.active) EndExchange(CloseReason::kConnectionLost, detail_);
+      if (x.active) x.End(CloseReason::kConnectionLost, detail_);
       if (!std::exchange(reported_, true)) events_->OnConnectionClosed(*this, !failed_, detail_);
       return;
     }
-    wire_.Read(input_.size() < kMaxUnparsed);
+    wire_.Read(input_.size() < Http1Input::kMost);
   }
 
   ClientEvents* events_;
@@ -270,7 +207,7 @@ class Http1Client final : public ClientConnection, private Wire::Owner {
   Http1Parser parser_;
   Wire wire_;
   Deadline idle_deadline_;
-  ByteQueue input_;
+  Http1Input input_;
   Exchange exchange_;
   uint32_t requests_ = 0;
   bool keep_alive_ = true;

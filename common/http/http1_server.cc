@@ -3,19 +3,10 @@
 // until the response before it is complete.
 #include <fmt/format.h>
 
-#include <optional>
-
-#include "common/http/connection.h"
-#include "common/http/http1_encode.h"
-#include "common/http/http1_parser.h"
-#include "common/http/wire.h"
+#include "common/http/http1_exchange.h"
 
 namespace qanat::http {
 namespace {
-
-// Unparsed input that is kept while an exchange is busy; reading goes on until here so that a
-// client that leaves is noticed.
-constexpr size_t kMaxUnparsed = 64 * 1024;
 
 class Http1Server final : public ServerConnection, private Wire::Owner {
  public:
@@ -44,10 +35,8 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
   net::Transport& transport() override { return wire_.transport(); }
 
  private:
-  // The one stream of the connection, used again for each request.
-  struct Exchange final : ServerStream {
-    explicit Exchange(Http1Server& c) : connection(c) {}
-    void SetEvents(StreamEvents* e) override { events = e; }
+  struct Exchange final : Http1Exchange<ServerStream> {
+    explicit Exchange(Http1Server& c) : Http1Exchange(c.wire_, c.options_), connection(c) {}
     void SendInformational(int status, const HeaderList& headers) override {
       if (!active || response_started || request_version == Version::kHttp10) return;
       std::string out;
@@ -60,28 +49,13 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
     void SendData(std::string_view data, bool end) override { connection.SendData(data, end); }
     void SendTrailers(const HeaderList& trailers) override { connection.SendTrailers(trailers); }
     void Reset(ResetCode) override { connection.ResetExchange(); }
-    void PauseReading(bool pause) override {
-      paused = pause;
-      connection.wire_.Kick();
-    }
-    size_t buffered() const override { return connection.wire_.pending(); }
-    bool Overfull() const override { return overfull; }
     Version version() const override { return request_version; }
-    uint64_t id() const override { return number; }
 
     Http1Server& connection;
-    StreamEvents* events = nullptr;
-    uint64_t number = 0;
-    bool active = false;
-    bool request_done = false;
     bool response_started = false;
-    bool response_done = false;
-    bool paused = false;
-    bool overfull = false;
     bool keep_alive = true;
     Version request_version = Version::kHttp11;
     std::string method;
-    BodyWriter body;
   };
 
   // ---- output ----
@@ -105,23 +79,23 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
   }
   void SendData(std::string_view data, bool end) {
     Exchange& x = exchange_;
-    if (!x.active || !x.response_started || x.response_done) return;
+    if (!x.active || !x.response_started || x.outgoing_done) return;
     std::string out;
     const bool ok = x.body.Data(data, end, out);
     if (ok) Send(out);
-    if (wire_.pending() > options_.high_watermark) x.overfull = true;
+    x.CheckHighMark();
     if (!ok || end) FinishResponse(ok);
   }
   void SendTrailers(const HeaderList& trailers) {
     Exchange& x = exchange_;
-    if (!x.active || !x.response_started || x.response_done) return;
+    if (!x.active || !x.response_started || x.outgoing_done) return;
     std::string out;
     const bool ok = x.body.Trailers(trailers, out);
     if (ok) Send(out);
     FinishResponse(ok);
   }
   void FinishResponse(bool ok) {
-    exchange_.response_done = true;
+    exchange_.outgoing_done = true;
     if (!ok) {
       exchange_.keep_alive = false;
       wire_.Abort("the response's length is not its Content-Length");
@@ -131,9 +105,8 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
   void ResetExchange() {
     Exchange& x = exchange_;
     if (!x.active) return;
-    x.active = false;
-    x.events = nullptr;
-    if (x.response_started && !x.response_done) {
+    x.Forget();
+    if (x.response_started && !x.outgoing_done) {
       wire_.Abort("the response was reset");  // the client must not take it for complete
     } else {
       wire_.CloseAfterFlush();
@@ -142,24 +115,12 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
 
   // ---- input ----
   void OnBytes(std::string_view bytes) override {
-    if (input_.empty()) {
-      Process(bytes);
-      input_.Append(bytes);
-    } else {
-      input_.Append(bytes);
-      ProcessQueued();
-    }
-  }
-  void ProcessQueued() {
-    std::string_view view = input_.view();
-    const size_t before = view.size();
-    Process(view);
-    input_.Consume(before - view.size());
+    input_.Add(bytes, [this](std::string_view& input) { Process(input); });
   }
   void Process(std::string_view& input) {
     while (!wire_.closing() && !failed_) {
       Exchange& x = exchange_;
-      if (x.active && (x.request_done || x.paused)) {
+      if (x.active && (x.incoming_done || x.paused)) {
         std::string_view none;
         if (parser_.complete()) (void)parser_.Next(none);  // kEnd: ready for the next message
         return;
@@ -171,25 +132,8 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
           }
           return;
         case Http1Parser::Event::kHead: BeginExchange(); break;
-        case Http1Parser::Event::kBody:
-          for (size_t i = 0; i < parser_.body().size(); ++i) {
-            const bool last = i + 1 == parser_.body().size() && parser_.complete();
-            if (last) x.request_done = true;
-            if (x.active && x.events != nullptr) x.events->OnData(parser_.body()[i], last);
-          }
-          break;
-        case Http1Parser::Event::kEnd:
-          if (x.active && !x.request_done) {
-            x.request_done = true;
-            if (x.events != nullptr) {
-              if (parser_.trailers().empty()) {
-                x.events->OnData({}, true);
-              } else {
-                x.events->OnTrailers(std::move(parser_.trailers()));
-              }
-            }
-          }
-          break;
+        case Http1Parser::Event::kBody: x.Deliver(parser_, Http1Parser::Event::kBody); break;
+        case Http1Parser::Event::kEnd: x.Deliver(parser_, Http1Parser::Event::kEnd); break;
         case Http1Parser::Event::kError: ParseError(); return;
       }
     }
@@ -198,19 +142,16 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
     header_deadline_.Clear();
     idle_deadline_.Clear();
     Exchange& x = exchange_;
-    const uint64_t number = x.number + 1;
-    x.events = nullptr;
-    x.number = number;
-    x.active = true;
-    x.response_started = x.response_done = x.paused = x.overfull = false;
+    x.Begin(nullptr);
+    const uint64_t number = x.number;
+    x.response_started = false;
     x.keep_alive = parser_.keep_alive();
     x.request_version = parser_.request().version;
     x.method = parser_.request().method;
-    x.body = {};
-    x.request_done = parser_.complete();
-    const bool wants_continue = parser_.expect_continue() && !x.request_done;
+    x.incoming_done = parser_.complete();
+    const bool wants_continue = parser_.expect_continue() && !x.incoming_done;
     parser_.request().headers.Remove("expect");
-    events_->OnRequest(x, std::move(parser_.request()), x.request_done);
+    events_->OnRequest(x, std::move(parser_.request()), x.incoming_done);
     if (wants_continue && x.active && x.number == number) x.SendInformational(100, {});
   }
   void ParseError() {
@@ -220,11 +161,11 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
     Exchange& x = exchange_;
     if (x.active) {
       if (x.response_started) {
-        if (!x.response_done) wire_.Abort(detail_);
+        if (!x.outgoing_done) wire_.Abort(detail_);
       } else {
         SendError(parser_.error_status());
       }
-      EndExchange(CloseReason::kProtocolError, detail_);
+      x.End(CloseReason::kProtocolError, detail_);
     } else {
       SendError(parser_.error_status());
     }
@@ -249,27 +190,20 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
   }
 
   // ---- end of things ----
-  void EndExchange(CloseReason reason, std::string_view detail) {
-    exchange_.active = false;
-    if (StreamEvents* e = std::exchange(exchange_.events, nullptr)) e->OnClosed(reason, detail);
-  }
   void OnFlush() override {}
   void OnEnd(bool, std::string_view detail) override {
     ended_ = true;
     if (detail_.empty()) detail_ = detail;
     if (wire_.aborted()) failed_ = true;
     // In the middle of an answer an orderly end would make it look whole.
-    if (!exchange_.active || exchange_.response_done) wire_.EndWrite();
+    if (!exchange_.active || exchange_.outgoing_done) wire_.EndWrite();
   }
   void OnSettled() override {
     Exchange& x = exchange_;
-    if (x.overfull && wire_.pending() <= options_.low_watermark) {
-      x.overfull = false;
-      if (x.active && x.events != nullptr && !ended_) x.events->OnWritable();
-    }
-    if (x.active && x.response_done) {
-      const bool reusable = x.keep_alive && x.request_done;
-      EndExchange(CloseReason::kDone, {});
+    x.CheckLowMark(ended_);
+    if (x.active && x.outgoing_done) {
+      const bool reusable = x.keep_alive && x.incoming_done;
+      x.End(CloseReason::kDone, {});
       if (!reusable || draining_) {
         wire_.CloseAfterFlush();
       } else {
@@ -277,16 +211,16 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
       }
     }
     if (ended_) {
-      if (x.active) EndExchange(CloseReason::kConnectionLost, detail_);
+      if (x.active) x.End(CloseReason::kConnectionLost, detail_);
       if (!std::exchange(reported_, true)) events_->OnConnectionClosed(*this, !failed_, detail_);
       return;
     }
-    if (!input_.empty() && !(x.active && (x.request_done || x.paused)) && !wire_.closing()) {
+    if (!input_.empty() && !(x.active && (x.incoming_done || x.paused)) && !wire_.closing()) {
       const size_t before = input_.size();
-      ProcessQueued();
-      if (input_.size() != before || x.response_done) wire_.Kick();
+      input_.Again([this](std::string_view& input) { Process(input); });
+      if (input_.size() != before || x.outgoing_done) wire_.Kick();
     }
-    wire_.Read(input_.size() < kMaxUnparsed);
+    wire_.Read(input_.size() < Http1Input::kMost);
   }
 
   ServerEvents* events_;
@@ -295,7 +229,7 @@ class Http1Server final : public ServerConnection, private Wire::Owner {
   Wire wire_;
   Deadline header_deadline_;
   Deadline idle_deadline_;
-  ByteQueue input_;
+  Http1Input input_;
   Exchange exchange_;
   uint32_t requests_ = 0;
   bool draining_ = false;

@@ -5,7 +5,6 @@
 #include <grpc/support/log.h>
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/resource.h>
 
 #include <atomic>
 #include <set>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/base/program.h"
 
 namespace qanat::controlplane {
 namespace {
@@ -52,15 +52,6 @@ std::string Flatten(const grpc::ByteBuffer& buffer) {
   return out;
 }
 
-// Without file descriptors the library's listener dies for good (accept4 failing once ends it):
-// never be the one who runs out first.
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 }  // namespace
 
 class GrpcServer::Impl : public grpc::CallbackGenericService {
@@ -68,6 +59,8 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
   Impl(event::EventLoop& loop, RpcService& service) : loop_(loop), service_(service) {}
 
   Status Start(const GrpcServerOptions& options) {
+    // Without file descriptors the library's listener dies for good (accept4 failing once ends
+    // it): never be the one who runs out first.
     RaiseFileLimit();
     grpc::SslServerCredentialsOptions tls(GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
     tls.pem_key_cert_pairs.push_back({options.key_pem, options.chain_pem});

@@ -47,9 +47,9 @@ class Mesh:
         atexit.register(self.discard)
 
     # -- life cycle ---------------------------------------------------------------------------
-    def ctl(self, *args, check=True, timeout=240, **more):
+    def ctl(self, *args, check=True, timeout=240, env=None):
         command = [os.path.join(BIN, "qanatctl"), *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment, **more)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env or self.environment)
         if report := reports.find(done.stderr):
             raise AssertionError(f"{' '.join(command)}:\n{report}")
         if check and done.returncode != 0:
@@ -208,6 +208,26 @@ class Mesh:
                 return ip
         raise KeyError(f"{pod} has no IPv{version} address")
 
+    def leftovers(self):
+        """Everything on this machine that carries the mesh's name."""
+        def names(folder, start):
+            return [n for n in os.listdir(folder) if n.startswith(start)] if os.path.isdir(folder) else []
+        found = names("/run/netns", f"qanat-{self.name}-") + names("/sys/fs/bpf/qanat", self.name + "-")
+        found += [g for g in os.listdir(cgroup2()) if g == f"qanat-{self.name}"]
+        found += [self.run] if os.path.exists(self.run) else []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline") as f:
+                    command = f.read().replace("\0", " ")
+            except OSError:
+                continue
+            if self.run in command or (f"--name {self.name} " in command and "qanatctl" in command):
+                found.append(f"process {pid}: {command}")
+        links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
+        found += [line for line in links.splitlines() if "qanat" in line]
+        found += [m.split()[1] for m in open("/proc/mounts") if f"qanat-{self.name}-" in m or self.run in m]
+        return found
+
     # -- acting -------------------------------------------------------------------------------
     def call(self, pod, function, *args, timeout=60):
         info = self.pod_files()[pod]
@@ -256,8 +276,18 @@ class Mesh:
         return "\n".join(out)
 
 
-class MeshTest(unittest.TestCase):
-    """Tests with a `mesh`: what fails is told together with what the programs complained of meanwhile."""
+class MeshCase(unittest.TestCase):
+    """Tests that share one mesh, brought up from `files`, taken down whatever happens. What fails is
+    told together with what the programs complained of meanwhile."""
+
+    mesh, files, environment = None, {}, None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh(environment=cls.environment)
+        for file, text in cls.files.items():
+            cls.mesh.write(file, text)
+        cls.enterClassContext(cls.mesh)
 
     mesh = None
 

@@ -5,7 +5,7 @@ import json
 import math
 import unittest
 
-from bed import Mesh, MeshTest, http_get
+from bed import MeshCase, http_get
 from fixture import APPS, NAMESPACES, WEB
 
 HOST = "web.mesh.svc.cluster.local"
@@ -68,16 +68,8 @@ def versions(host, path, count, headers=None):
     return counts
 
 
-class L7(MeshTest):
-    @classmethod
-    def setUpClass(cls):
-        cls.mesh = Mesh()
-        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
-        cls.mesh.up()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.mesh.down()
+class L7(MeshCase):
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB}
 
     def get(self, path="/", headers=None, method="GET", source="mesh/client"):
         return self.mesh.call(source, http_get, HOST, 80, path, headers, method)

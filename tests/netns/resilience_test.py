@@ -4,11 +4,10 @@
 import concurrent.futures
 import os
 import signal
-import subprocess
 import time
 import unittest
 
-from bed import Mesh, MeshTest, http_get, outcome, own_name
+from bed import Mesh, MeshCase, http_get, outcome, own_name
 from fixture import APPS, NAMESPACES, WEB, authorization
 
 ALLOW_CLIENT = authorization("only-client", """
@@ -32,20 +31,15 @@ def keep_trying(host, port, seconds, pause):
     return counts, longest
 
 
-class Resilience(MeshTest):
-    @classmethod
-    def setUpClass(cls):
-        # Certificates live for 20 s here, so that several renewals fall into the test.
-        cls.mesh = Mesh(environment={"SECRET_TTL": "20s"})
-        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
-        cls.mesh.write("policy.yaml", ALLOW_CLIENT)
-        cls.mesh.up()
-        cls.mesh.until("the policy holds", lambda: cls.mesh.call("mesh/near", outcome, cls.mesh.ip("mesh/far"), 9000),
-                       lambda seen: seen != "ok")
+class Resilience(MeshCase):
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB, "policy.yaml": ALLOW_CLIENT}
+    # Certificates live for 20 s here, so that several renewals fall into the test.
+    environment = {"SECRET_TTL": "20s"}
 
     @classmethod
-    def tearDownClass(cls):
-        cls.mesh.down()
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.mesh.wait("the policy holds", lambda: cls.mesh.call("mesh/near", outcome, cls.mesh.ip("mesh/far"), 9000) != "ok")
 
     def load(self, pool, source="mesh/client", target="mesh/far", seconds=8.0):
         return pool.submit(self.mesh.call, source, keep_trying, self.mesh.ip(target), 9000, seconds, 0.01, timeout=90)
@@ -134,35 +128,14 @@ class Resilience(MeshTest):
         self.mesh.until("applied", lambda: self.to_far("mesh/near"), lambda seen: seen != "ok", 10)
 
 
-def leftovers(name):
-    """Everything on this machine that carries the mesh's name."""
-    found = [n for n in os.listdir("/run/netns") if n.startswith(f"qanat-{name}-")] if os.path.isdir("/run/netns") else []
-    from bed import cgroup2
-    found += [g for g in os.listdir(cgroup2()) if g == f"qanat-{name}"]
-    pins = "/sys/fs/bpf/qanat"
-    found += [p for p in os.listdir(pins) if p.startswith(f"{name}-")] if os.path.isdir(pins) else []
-    found += [f"/run/qanat/{name}"] if os.path.exists(f"/run/qanat/{name}") else []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline") as f:
-                command = f.read().replace("\0", " ")
-        except OSError:
-            continue
-        if f"/run/qanat/{name}" in command or (f"--name {name}" in command and "qanatctl" in command):
-            found.append(f"process {pid}: {command}")
-    links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
-    found += [line for line in links.splitlines() if "qanat" in line]
-    return found
-
-
 class Teardown(unittest.TestCase):
     def test_down_leaves_nothing(self):
         mesh = Mesh(name=own_name("gone"))
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
         mesh.up()
-        self.assertTrue(leftovers(mesh.name), "the check must be able to find something")
+        self.assertTrue(mesh.leftovers(), "the check must be able to find something")
         mesh.down(in_order=False)
-        self.assertEqual(leftovers(mesh.name), [])
+        self.assertEqual(mesh.leftovers(), [])
 
     def test_down_after_everything_was_killed(self):
         mesh = Mesh(name=own_name("gone"))
@@ -178,7 +151,7 @@ class Teardown(unittest.TestCase):
             except ProcessLookupError:
                 pass
         mesh.down()
-        self.assertEqual(leftovers(mesh.name), [])
+        self.assertEqual(mesh.leftovers(), [])
 
 
 if __name__ == "__main__":

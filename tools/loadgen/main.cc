@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sys/resource.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 
+#include "common/base/program.h"
 #include "tools/loadgen/loadgen.h"
 
 namespace {
@@ -24,11 +23,7 @@ int Usage() {
 
 int main(int argc, char** argv) {
   if (argc < 2) return Usage();
-  rlimit files{1 << 20, 1 << 20};
-  if (setrlimit(RLIMIT_NOFILE, &files) != 0 && getrlimit(RLIMIT_NOFILE, &files) == 0) {
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
-  }
+  qanat::RaiseFileLimit(1 << 20);
   qanat::loadgen::Load load;
   load.mode = argv[1];
   long port = 0;

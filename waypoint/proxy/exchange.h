@@ -28,6 +28,9 @@ class Exchange final : public event::Deferred, private http::StreamEvents {
   void ConnectionGone();
 
  private:
+  // Envoy: delayed_close_timeout, for clients that go on sending after they have been answered.
+  static constexpr std::chrono::milliseconds kCloseDelay{1000};
+
   // The upstream stream's events, told apart from the client's.
   struct Upstream final : http::StreamEvents {
     explicit Upstream(Exchange& exchange) : x(exchange) {}
@@ -46,14 +49,14 @@ class Exchange final : public event::Deferred, private http::StreamEvents {
   void OnWritable() override;
   void OnClosed(http::CloseReason reason, std::string_view detail) override;
 
-  // Filters, in order; each ends the exchange or goes on to the next.
+  // exchange_filters.cc: in order; each ends the exchange or goes on to the next.
   void Authorize();
   void Cors();
   void InjectDelay();
   void InjectAbort();
   void RouteRequest();
 
-  // exchange_upstream.cc
+  // Attempts: exchange_upstream.cc; the answer: exchange_response.cc.
   bool ResolveCluster();
   void BuildUpstreamHead();
   void StartAttempt();
@@ -121,15 +124,5 @@ class Exchange final : public event::Deferred, private http::StreamEvents {
   event::TimePoint last_activity_{};
   event::Timer delay_timer_, timeout_timer_, try_timer_, idle_timer_, close_timer_;
 };
-
-// The body and flags that Envoy answers with where the upstream gave no answer.
-struct FailureReply {
-  int status;
-  std::string body;
-  std::string details;
-  Flag flag;
-  model::Reason reason;
-};
-FailureReply ReplyFor(UpstreamFailure failure, std::string_view detail);
 
 }  // namespace qanat::waypoint

@@ -2,50 +2,16 @@
 #include "waypoint/proxy/telemetry.h"
 
 #include "common/base/log.h"
+#include "common/metrics/traffic.h"
 
 namespace qanat::waypoint {
 namespace {
 
-// The order is istio's; reference: telemetry contract of waypoints.
-metrics::LabelNames TrafficLabels() {
-  return {"reporter",
-          "source_workload",
-          "source_canonical_service",
-          "source_canonical_revision",
-          "source_workload_namespace",
-          "source_principal",
-          "source_app",
-          "source_version",
-          "source_cluster",
-          "destination_service",
-          "destination_service_name",
-          "destination_service_namespace",
-          "destination_workload",
-          "destination_canonical_service",
-          "destination_canonical_revision",
-          "destination_workload_namespace",
-          "destination_principal",
-          "destination_app",
-          "destination_version",
-          "destination_cluster",
-          "request_protocol",
-          "response_flags",
-          "connection_security_policy"};
-}
-
 metrics::LabelNames HttpLabels() {
-  metrics::LabelNames names = TrafficLabels();
-  names.push_back("response_code");
-  names.push_back("grpc_response_status");
+  metrics::LabelNames names = metrics::TrafficLabelNames();
+  names.emplace_back("response_code");
+  names.emplace_back("grpc_response_status");
   return names;
-}
-
-std::string Known(std::string_view text) {
-  return text.empty() ? std::string("unknown") : std::string(text);
-}
-
-std::string Principal(std::string_view uri) {
-  return Known(uri);  // with spiffe://, as Istio's metrics have it
 }
 
 // "inbound-vip|80|http|backend.shop.svc.cluster.local": what a refused request was meant for.
@@ -73,29 +39,21 @@ metrics::LabelValues Values(const Record& r) {
   }
   const std::string& app = d.app.empty() ? d.canonical_name : d.app;
   const std::string& version = d.version.empty() ? d.canonical_revision : d.version;
-  return {"waypoint",
-          Known(p.workload),
-          Known(p.canonical_name),
-          Known(p.canonical_revision),
-          Known(p.ns),
-          Principal(p.identity),
-          Known(p.canonical_name),
-          Known(p.canonical_revision),
-          Known(p.cluster),
-          Known(host),
-          Known(name),
-          Known(ns),
-          Known(d.workload),
-          Known(d.canonical_name),
-          Known(d.canonical_revision),
-          Known(d.ns),
-          Principal(r.endpoint ? r.endpoint->identity : ""),
-          Known(app),
-          Known(version),
-          Known(d.cluster),
-          r.http ? (r.grpc ? "grpc" : "http") : "tcp",
-          FlagsText(r.flags),
-          p.identity.empty() ? "none" : "mutual_tls"};
+  const std::string_view identity = r.endpoint ? r.endpoint->identity : std::string_view();
+  const std::string flags = FlagsText(r.flags);
+  metrics::Traffic traffic;
+  traffic.reporter = "waypoint";
+  traffic.source = {p.workload, p.canonical_name, p.canonical_revision, p.ns,
+                    p.identity, p.canonical_name, p.canonical_revision, p.cluster};
+  traffic.destination = {d.workload, d.canonical_name, d.canonical_revision, d.ns, identity, app,
+                         version,    d.cluster};
+  traffic.service = host;
+  traffic.service_namespace = ns;
+  traffic.service_name = name;
+  traffic.request_protocol = !r.http ? "tcp" : r.grpc ? "grpc" : "http";
+  traffic.response_flags = flags;
+  traffic.connection_security_policy = p.identity.empty() ? "none" : "mutual_tls";
+  return metrics::TrafficLabelValues(traffic);
 }
 
 std::vector<double> ByteBounds() {
@@ -113,13 +71,14 @@ TelemetryFamilies::TelemetryFamilies(metrics::Registry& r)
                                    HttpLabels())),
       response_bytes(r.AddHistogram("istio_response_bytes", "Bytes of response bodies.",
                                     ByteBounds(), HttpLabels())),
-      tcp_opened(
-          r.AddCounter("istio_tcp_connections_opened", "TCP connections begun.", TrafficLabels())),
-      tcp_closed(
-          r.AddCounter("istio_tcp_connections_closed", "TCP connections ended.", TrafficLabels())),
-      tcp_sent(r.AddCounter("istio_tcp_sent_bytes", "Bytes sent to the client.", TrafficLabels())),
+      tcp_opened(r.AddCounter("istio_tcp_connections_opened", "TCP connections begun.",
+                              metrics::TrafficLabelNames())),
+      tcp_closed(r.AddCounter("istio_tcp_connections_closed", "TCP connections ended.",
+                              metrics::TrafficLabelNames())),
+      tcp_sent(r.AddCounter("istio_tcp_sent_bytes", "Bytes sent to the client.",
+                            metrics::TrafficLabelNames())),
       tcp_received(r.AddCounter("istio_tcp_received_bytes", "Bytes received from the client.",
-                                TrafficLabels())),
+                                metrics::TrafficLabelNames())),
       refusals(r.AddCounter("qanat_waypoint_refusals",
                             "Requests and connections refused or ended early, by reason.",
                             {"reason"})),

@@ -247,13 +247,20 @@ ordered_json ConnectionJson(const ConnectionInfo& info) {
 }
 
 ordered_json ConfigJson(const Config& config) {
-  return {{"network", config.network},          {"localNode", config.node_name},
-          {"clusterId", config.cluster_id},     {"xdsAddress", config.xds_address},
-          {"caAddress", config.ca_address},     {"inpodUds", config.inpod_uds},
-          {"packetMark", config.packet_mark},   {"onePass", config.one_pass},
-          {"ipv6Enabled", config.ipv6},         {"workerThreads", config.workers},
-          {"windowSize", config.stream_window}, {"connectionWindowSize", config.connection_window},
-          {"frameSize", config.frame_size},     {"poolMaxStreamsPerConn", config.pool_max_streams}};
+  return {{"network", config.network},
+          {"localNode", config.node_name},
+          {"clusterId", config.control_plane.cluster_id},
+          {"xdsAddress", config.control_plane.xds_address},
+          {"caAddress", config.control_plane.ca_address},
+          {"inpodUds", config.inpod_uds},
+          {"packetMark", config.packet_mark},
+          {"onePass", config.one_pass},
+          {"ipv6Enabled", config.ipv6},
+          {"workerThreads", config.workers},
+          {"windowSize", config.stream_window},
+          {"connectionWindowSize", config.connection_window},
+          {"frameSize", config.frame_size},
+          {"poolMaxStreamsPerConn", config.pool_max_streams}};
 }
 
 std::string Print(const ordered_json& json) {

@@ -2,7 +2,6 @@
 #include "ztunnel/proxy/outbound_connection.h"
 
 #include <fmt/format.h>
-#include <sys/socket.h>
 
 #include "common/base/log.h"
 #include "ztunnel/proxy/worker.h"
@@ -12,8 +11,6 @@ namespace qanat::ztunnel {
 namespace {
 
 using model::Reason;
-
-constexpr auto kIdentifyTimeout = std::chrono::seconds(5);  // as stock ztunnel
 
 Reason ReasonOf(const Error& error, bool tunnel) {
   switch (error.code) {
@@ -38,32 +35,9 @@ Reason ReasonOf(const Error& error, bool tunnel) {
 
 OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                                        OriginalDestination original)
-    : Connection(worker, std::move(pod)),
-      fd_(std::move(fd)),
-      original_(original),
-      started_(event::Clock::now()) {
-  flow_.reporter = Reporter::kSource;
-  flow_.source = peer;
+    : UserConnection(worker, std::move(pod), std::move(fd), Reporter::kSource, peer),
+      original_(original) {
   flow_.destination = original_.address;
-  worker_.open_sockets(Reporter::kSource).Add();
-}
-
-OutboundConnection::~OutboundConnection() { worker_.open_sockets(Reporter::kSource).Sub(); }
-
-void OutboundConnection::Start() { TryIdentify(); }
-
-void OutboundConnection::TryIdentify() {
-  Identified found = worker_.Identify(*pod_);
-  if (found.reason == Reason::kNone) {
-    timer_.reset();
-    return Decide(found.workload);
-  }
-  if (found.reason == Reason::kAddressMismatch) worker_.environment().reread_addresses(pod_->uid);
-  last_failure_ = std::move(found);
-  if (timer_ != nullptr) return;
-  timer_ = std::make_unique<event::Timer>(
-      worker_.loop(), [this] { Refuse(last_failure_.reason, last_failure_.detail); });
-  timer_->Start(kIdentifyTimeout);
 }
 
 void OutboundConnection::Decide(const model::WorkloadPtr& source) {
@@ -174,7 +148,7 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
 void OutboundConnection::OnConnected(Result<Fd> fd) {
   auto connector = std::move(connector_);
   if (!fd) return Refuse(ReasonOf(fd.error(), false), fd.error().message);
-  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
+  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
 }
 
 void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& certificate) {
@@ -213,59 +187,26 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
     return Refuse(result->status == 401 ? Reason::kDeniedByPeer : Reason::kRefusedByPeer,
                   fmt::format("http status: {}", result->status));
   }
-  StartRelay(std::move(result->stream));
+  Reached(std::move(result->stream));
 }
 
-void OutboundConnection::StartRelay(net::TransportPtr upstream) {
-  state_ = State::kRelaying;
+void OutboundConnection::Reached(net::TransportPtr upstream) {
   net::SetStreamOptions(fd_.get());
-  const Series& series = worker_.series().For(flow_, Reason::kNone);
-  series.opened->Add();
-  relay_ = std::make_unique<Relay>(
-      worker_.relay_shared(), net::MakeSocketTransport(worker_.loop(), std::move(fd_)),
-      std::move(upstream), Relay::Counters{series.received, series.sent},
-      [this](const Relay::Result& result) { End(result.reason, result.error, true); });
-  relay_->Start();
+  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream));
 }
 
 // ---- the end
 
 void OutboundConnection::Refuse(Reason reason, std::string detail) {
   if (state_ == State::kOver) return;
-  // The client's connect() has succeeded long ago: a reset tells it that this was no orderly end.
-  linger reset{1, 0};
-  if (fd_) setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+  ResetClient();
   End(reason, std::move(detail), false);
 }
 
-void OutboundConnection::Close(Reason reason, const std::string& detail) {
-  if (state_ == State::kOver) return;
-  if (relay_ == nullptr) return Refuse(reason, detail);
-  relay_->Abort();
-  End(reason, detail.empty() ? std::string(Explanation(reason)) : detail, true);
-}
-
-void OutboundConnection::End(Reason reason, std::string error, bool opened) {
-  if (state_ == State::kOver) return;
-  state_ = State::kOver;
-  FlowEnd end;
-  end.reason = reason;
-  end.error = std::move(error);
-  end.opened = opened;
-  end.duration =
-      std::chrono::duration_cast<std::chrono::milliseconds>(event::Clock::now() - started_);
-  if (relay_) {
-    end.bytes_up = relay_->bytes_up();
-    end.bytes_down = relay_->bytes_down();
-  }
-  worker_.LogFlow(flow_, end);
+void OutboundConnection::OnEnd(const FlowEnd& end) {
   // There is no second proxy on this path, so the destination's report is ours to make.
   if (one_pass_) LogDestinationSide(end);
-  timer_.reset();
-  connector_.reset();
   pending_.reset();
-  fd_.Reset();
-  worker_.Release(this);
 }
 
 void OutboundConnection::LogDestinationSide(const FlowEnd& end) {
@@ -288,11 +229,6 @@ const char* OutboundConnection::PathName() const {
     case Route::Kind::kHbone: return "hbone";
   }
   return "";
-}
-
-std::optional<ConnectionInfo> OutboundConnection::Describe() const {
-  if (relay_ == nullptr || state_ == State::kOver) return std::nullopt;
-  return ConnectionInfo{pod_->uid, flow_, PathName(), relay_->bytes_up(), relay_->bytes_down()};
 }
 
 }  // namespace qanat::ztunnel

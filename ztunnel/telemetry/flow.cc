@@ -3,34 +3,20 @@
 
 #include <fmt/format.h>
 
-#include <array>
+#include "common/metrics/traffic.h"
 
 namespace qanat::ztunnel {
 namespace {
 
-std::string OrUnknown(std::string_view text) {
-  return std::string(text.empty() ? std::string_view("unknown") : text);
+metrics::TrafficEnd EndOf(const model::WorkloadPtr& workload, std::string_view principal) {
+  if (!workload) return {.principal = principal};
+  const model::Workload& w = *workload;
+  return {w.workload_name, w.canonical_name, w.canonical_revision, w.ns,
+          principal,       w.canonical_name, w.canonical_revision, w.cluster_id};
 }
 
 std::string PrincipalOf(const std::optional<model::Identity>& identity) {
-  return identity ? identity->ToString() : "unknown";
-}
-
-void AddEnd(metrics::LabelValues& out, const model::WorkloadPtr& workload,
-            const std::optional<model::Identity>& identity, bool with_app) {
-  const auto field = [&](auto member) {
-    return workload ? OrUnknown((*workload).*member) : std::string("unknown");
-  };
-  out.push_back(field(&model::Workload::workload_name));
-  out.push_back(field(&model::Workload::canonical_name));
-  out.push_back(field(&model::Workload::canonical_revision));
-  out.push_back(field(&model::Workload::ns));
-  out.push_back(PrincipalOf(identity));
-  if (with_app) {
-    out.push_back(field(&model::Workload::canonical_name));      // app
-    out.push_back(field(&model::Workload::canonical_revision));  // version
-    out.push_back(field(&model::Workload::cluster_id));
-  }
+  return identity ? identity->ToString() : "";
 }
 
 class Line {
@@ -71,49 +57,34 @@ void AddEndFields(Line& line, std::string_view end, const model::WorkloadPtr& wo
 
 }  // namespace
 
-const metrics::LabelNames& TrafficLabelNames() {
-  static const metrics::LabelNames names = {"reporter",
-                                            "source_workload",
-                                            "source_canonical_service",
-                                            "source_canonical_revision",
-                                            "source_workload_namespace",
-                                            "source_principal",
-                                            "source_app",
-                                            "source_version",
-                                            "source_cluster",
-                                            "destination_service",
-                                            "destination_service_namespace",
-                                            "destination_service_name",
-                                            "destination_workload",
-                                            "destination_canonical_service",
-                                            "destination_canonical_revision",
-                                            "destination_workload_namespace",
-                                            "destination_principal",
-                                            "destination_app",
-                                            "destination_version",
-                                            "destination_cluster",
-                                            "request_protocol",
-                                            "response_flags",
-                                            "connection_security_policy",
-                                            "source_region",
-                                            "source_zone",
-                                            "destination_region",
-                                            "destination_zone"};
+const metrics::LabelNames& FlowLabelNames() {
+  static const metrics::LabelNames names = [] {
+    metrics::LabelNames out = metrics::TrafficLabelNames();
+    for (const char* name :
+         {"source_region", "source_zone", "destination_region", "destination_zone"}) {
+      out.emplace_back(name);
+    }
+    return out;
+  }();
   return names;
 }
 
-metrics::LabelValues TrafficLabels(const Flow& flow, model::Reason reason) {
-  metrics::LabelValues out;
-  out.reserve(TrafficLabelNames().size());
-  out.emplace_back(flow.reporter == Reporter::kSource ? "source" : "destination");
-  AddEnd(out, flow.source_workload, flow.source_identity, true);
-  out.push_back(flow.service ? OrUnknown(flow.service->hostname) : "unknown");
-  out.push_back(flow.service ? OrUnknown(flow.service->ns) : "unknown");
-  out.push_back(flow.service ? OrUnknown(flow.service->name) : "unknown");
-  AddEnd(out, flow.destination_workload, flow.destination_identity, true);
-  out.emplace_back("tcp");
-  out.emplace_back(ResponseFlag(reason));
-  out.emplace_back(flow.mutual_tls ? "mutual_tls" : "unknown");
+metrics::LabelValues FlowLabels(const Flow& flow, model::Reason reason) {
+  const std::string source = PrincipalOf(flow.source_identity);
+  const std::string destination = PrincipalOf(flow.destination_identity);
+  metrics::Traffic traffic;
+  traffic.reporter = flow.reporter == Reporter::kSource ? "source" : "destination";
+  traffic.source = EndOf(flow.source_workload, source);
+  traffic.destination = EndOf(flow.destination_workload, destination);
+  if (flow.service) {
+    traffic.service = flow.service->hostname;
+    traffic.service_namespace = flow.service->ns;
+    traffic.service_name = flow.service->name;
+  }
+  traffic.request_protocol = "tcp";
+  traffic.response_flags = ResponseFlag(reason);
+  traffic.connection_security_policy = flow.mutual_tls ? "mutual_tls" : "unknown";
+  metrics::LabelValues out = metrics::TrafficLabelValues(traffic);
   for (const auto& workload : {flow.source_workload, flow.destination_workload}) {
     out.push_back(workload ? workload->locality.region : "");
     out.push_back(workload ? workload->locality.zone : "");

@@ -42,9 +42,9 @@ struct FlowEnd {
   bool opened = true;  // false: refused before it was relayed ("connection failed")
 };
 
-// The order and the names of stock ztunnel's traffic labels.
-const metrics::LabelNames& TrafficLabelNames();
-metrics::LabelValues TrafficLabels(const Flow& flow, model::Reason reason);
+// The order and the names of stock ztunnel's labels: those of all traffic, then localities.
+const metrics::LabelNames& FlowLabelNames();
+metrics::LabelValues FlowLabels(const Flow& flow, model::Reason reason);
 
 // One line of the access log, without newline: fields and order of stock ztunnel, then `reason`.
 std::string AccessLine(const Flow& flow, const FlowEnd& end, log::Format format,

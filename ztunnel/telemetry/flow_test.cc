@@ -66,8 +66,8 @@ TEST(Flow, JsonLineOfARefusalFromInside) {
 
 TEST(Flow, LabelsHaveTheirPlaces) {
   const Flow flow = MakeFlow();
-  const auto labels = TrafficLabels(flow, model::Reason::kPolicyDenied);
-  const auto& names = TrafficLabelNames();
+  const auto labels = FlowLabels(flow, model::Reason::kPolicyDenied);
+  const auto& names = FlowLabelNames();
   ASSERT_EQ(labels.size(), names.size());
   std::map<std::string, std::string> map;
   for (size_t i = 0; i < names.size(); ++i) map[names[i]] = labels[i];
@@ -81,7 +81,7 @@ TEST(Flow, LabelsHaveTheirPlaces) {
   EXPECT_EQ(map["connection_security_policy"], "mutual_tls");
   EXPECT_EQ(map["request_protocol"], "tcp");
   Flow unknown;
-  const auto empty = TrafficLabels(unknown, model::Reason::kNone);
+  const auto empty = FlowLabels(unknown, model::Reason::kNone);
   EXPECT_EQ(empty[1], "unknown");
   EXPECT_EQ(empty[21], "-");
 }

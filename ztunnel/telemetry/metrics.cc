@@ -4,16 +4,16 @@
 namespace qanat::ztunnel {
 
 Metrics::Metrics(metrics::Registry& r)
-    : opened(r.AddCounter("istio_tcp_connections_opened", "TCP connections opened",
-                          TrafficLabelNames())),
-      closed(r.AddCounter("istio_tcp_connections_closed", "TCP connections closed",
-                          TrafficLabelNames())),
+    : opened(
+          r.AddCounter("istio_tcp_connections_opened", "TCP connections opened", FlowLabelNames())),
+      closed(
+          r.AddCounter("istio_tcp_connections_closed", "TCP connections closed", FlowLabelNames())),
       failed(r.AddCounter("istio_tcp_connections_failed",
-                          "TCP connections that ended with a response flag", TrafficLabelNames())),
+                          "TCP connections that ended with a response flag", FlowLabelNames())),
       sent(r.AddCounter("istio_tcp_sent_bytes", "Bytes sent by servers to clients",
-                        TrafficLabelNames())),
+                        FlowLabelNames())),
       received(r.AddCounter("istio_tcp_received_bytes", "Bytes sent by clients to servers",
-                            TrafficLabelNames())),
+                            FlowLabelNames())),
       sockets_open(
           r.AddGauge("istio_tcp_sockets_open", "Accepted sockets that are open", {"reporter"})),
       refused(r.AddCounter("qanat_connections_refused",
@@ -41,7 +41,7 @@ Metrics::Metrics(metrics::Registry& r)
 }
 
 const Series& SeriesCache::For(const Flow& flow, model::Reason reason) {
-  const metrics::LabelValues labels = TrafficLabels(flow, reason);
+  const metrics::LabelValues labels = FlowLabels(flow, reason);
   std::string key;
   for (const std::string& value : labels) key.append(value).push_back('\0');
   auto [it, inserted] = series_.try_emplace(std::move(key));

@@ -199,8 +199,8 @@ Node::Node(const std::string& name, const FakeControlPlane& control_plane,
   config.node_name = name;
   config.pod_name = "ztunnel-" + name;
   config.pod_namespace = "qanat-system";
-  config.xds_address = config.ca_address = control_plane.endpoint();
-  config.auth_token = "a-test-token";
+  config.control_plane.xds_address = config.control_plane.ca_address = control_plane.endpoint();
+  config.control_plane.auth_token = "a-test-token";
   config.inpod_uds = fmt::format("/tmp/qzt-{}-{}.sock", getpid(), name);
   config.admin_address = config.metrics_address = config.readiness_address = "127.0.0.1:0";
   config.orig_src = false;  // replies to a foreign source need the kernel programs' routing

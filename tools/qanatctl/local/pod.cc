@@ -11,31 +11,13 @@
 #include "tools/qanatctl/local/cgroup.h"
 #include "tools/qanatctl/local/dns.h"
 #include "tools/qanatctl/local/files.h"
+#include "tools/qanatctl/local/pod_files.h"
+#include "tools/qanatctl/local/pod_spawn.h"
 
 namespace qanat::local {
 
-struct Pod::Container {
-  Container(ContainerSpec s, bool is_init) : spec(std::move(s)), init(is_init) {}
-  ContainerSpec spec;
-  bool init;
-  std::string log;
-  std::vector<std::string> env;  // of the last start, for commands run inside
-  std::unique_ptr<Program> program;
-  pid_t probed_pid = 0;
-  std::unique_ptr<Probe> readiness;
-  std::unique_ptr<Probe> liveness;
-  std::unique_ptr<Probe> startup;
-  bool probe_ok = false;
-  bool started_ok = false;
-  bool ready() const {
-    return program->state() == Program::State::kRunning && (!spec.readiness || probe_ok) &&
-           (!spec.startup || started_ok);
-  }
-};
-
 namespace {
 
-constexpr char kAccountDir[] = "/var/run/secrets/kubernetes.io/serviceaccount";
 constexpr std::chrono::milliseconds kEnrolTimeout{30000};
 // Between a pod's removal from the Services and its SIGTERM: kube-proxy and the mesh hear of it
 // first, so that a rolling update loses no connection.
@@ -65,38 +47,38 @@ Pod::Pod(PodWorld& world, PodPlan plan, const NodePlan& node)
   status_.hostname = plan_.spec.hostname;
   status_.subdomain = plan_.spec.subdomain;
   status_.created = Now();
-  for (const ContainerSpec& spec : plan_.spec.init_containers) {
-    containers_.push_back(std::make_unique<Container>(spec, true));
-  }
+  places_ = {world_.names.PodDir(uid()),
+             fmt::format("{}/{}/pods/{}", world_.cgroup_root, node_.name, uid()),
+             Names::NetnsPath(world_.names.PodNetns(plan_.ns, plan_.name))};
+  for (const ContainerSpec& spec : plan_.spec.init_containers) AddContainer(spec, true);
   for (const ContainerSpec& spec : plan_.spec.containers) {
     status_.containers.emplace_back(spec.name, spec.ports);
-    containers_.push_back(std::make_unique<Container>(spec, false));
-  }
-  for (const auto& container : containers_) {
-    container->log = fmt::format("{}/pod-{}-{}-{}.log", world_.names.LogsDir(), plan_.ns,
-                                 plan_.name, container->spec.name);
-    Container* c = container.get();
-    const std::string name = plan_.gateway.empty()
-                                 ? fmt::format("{}/{}/{}", plan_.ns, plan_.name, c->spec.name)
-                                 : fmt::format("waypoint-{}-{}", plan_.ns, plan_.gateway);
-    c->program = std::make_unique<Program>(
-        world_.loop, name,
-        Backoff{std::chrono::milliseconds(500), std::chrono::milliseconds(30000),
-                std::chrono::milliseconds(10000)},
-        [this, c] { return ContainerSpawn(*c); }, [this, c] { OnContainer(*c); });
-    const std::string& policy = plan_.spec.restart_policy;
-    c->program->set_restart(!c->init && policy == "Always", policy != "Never");
+    AddContainer(spec, false);
   }
 }
 
 Pod::~Pod() = default;
 
-std::string Pod::Dir() const { return world_.names.PodDir(uid()); }
-std::string Pod::Cgroup() const {
-  return fmt::format("{}/{}/pods/{}", world_.cgroup_root, node_.name, uid());
-}
-std::string Pod::netns_path() const {
-  return Names::NetnsPath(world_.names.PodNetns(plan_.ns, plan_.name));
+void Pod::AddContainer(const ContainerSpec& spec, bool init) {
+  const bool waypoint = !plan_.gateway.empty();
+  const std::string program = fmt::format("waypoint-{}-{}", plan_.ns, plan_.gateway);
+  const std::string log =
+      waypoint ? program : fmt::format("pod-{}-{}-{}", plan_.ns, plan_.name, spec.name);
+  containers_.push_back(
+      std::make_unique<Container>(plan_.Key(), spec, init, places_.cgroup + "/" + spec.name,
+                                  fmt::format("{}/{}.log", world_.names.LogsDir(), log)));
+  Container* c = containers_.back().get();
+  c->program = std::make_unique<Program>(
+      world_.loop, waypoint ? program : fmt::format("{}/{}", plan_.Key(), spec.name),
+      Backoff{std::chrono::milliseconds(500), std::chrono::milliseconds(30000),
+              std::chrono::milliseconds(10000)},
+      [this, c, waypoint]() -> Result<SpawnSpec> {
+        if (waypoint) return WaypointSpawn(world_, plan_, status_.facts, places_, *c);
+        return ContainerSpawn(world_, plan_, status_.facts, ips(), places_, *c);
+      },
+      [this, c] { OnContainer(*c); });
+  const std::string& policy = plan_.spec.restart_policy;
+  c->program->set_restart(!init && policy == "Always", policy != "Never");
 }
 
 bool Pod::wants_mesh() const {
@@ -178,67 +160,21 @@ Status Pod::MakeSandbox() {
                                                          node_.index, *host_));
   status_.facts.pod_ips.clear();
   for (const net::IpAddress& ip : ips()) status_.facts.pod_ips.push_back(ip.ToString());
-  QANAT_RETURN_IF_ERROR(MakeDirs(Dir(), 0700));
+  QANAT_RETURN_IF_ERROR(MakeDirs(places_.dir, 0700));
   for (const auto& container : containers_) {
-    QANAT_RETURN_IF_ERROR(MakeDirs(Dir() + "/root-" + container->spec.name));
-    QANAT_RETURN_IF_ERROR(MakeCgroup(Cgroup() + "/" + container->spec.name));
+    QANAT_RETURN_IF_ERROR(MakeDirs(places_.dir + "/root-" + container->spec.name));
+    QANAT_RETURN_IF_ERROR(MakeCgroup(container->cgroup));
   }
-  QANAT_RETURN_IF_ERROR(WriteFile(Dir() + "/resolv.conf", RenderResolvConf(plan_.ns)));
-  QANAT_RETURN_IF_ERROR(WriteTokens());
-  return WriteVolumes();
-}
-
-Status Pod::WriteTokens() {
-  const std::string account = Dir() + "/serviceaccount";
-  QANAT_RETURN_IF_ERROR(MakeDirs(account));
-  QANAT_RETURN_IF_ERROR(WriteFile(account + "/namespace", plan_.ns));
-  if (world_.issuer == nullptr) return {};
-  const TokenSubject subject{plan_.ns, plan_.spec.service_account, plan_.name, uid(), node_.name};
-  QANAT_ASSIGN_OR_RETURN(const std::string api, world_.issuer->Issue(subject, kApiAudience));
-  QANAT_RETURN_IF_ERROR(WriteFile(account + "/token", api));
-  QANAT_ASSIGN_OR_RETURN(const std::string mesh, world_.issuer->Issue(subject, kMeshAudience));
-  QANAT_RETURN_IF_ERROR(WriteFile(Dir() + "/token", mesh, 0600));
-  if (auto root = ReadFile(world_.names.CaDir() + "/root-cert.pem")) {
-    QANAT_RETURN_IF_ERROR(WriteFile(account + "/ca.crt", *root));
-  }
-  return {};
+  QANAT_RETURN_IF_ERROR(WriteFile(places_.dir + "/resolv.conf", RenderResolvConf(plan_.ns)));
+  QANAT_RETURN_IF_ERROR(WriteTokens(world_, status_.facts, places_.dir));
+  return WriteVolumes(*world_.plan, plan_, places_.dir);
 }
 
 void Pod::RefreshTokens() {
   if (!network_ || state_ == State::kEnding || state_ == State::kGone) return;
-  if (Status done = WriteTokens(); !done) {
+  if (Status done = WriteTokens(world_, status_.facts, places_.dir); !done) {
     LOG_WARN("pod", "{}: tokens not renewed: {}", plan_.Key(), done.error().message);
   }
-}
-
-Status Pod::WriteVolumes() {
-  for (const Volume& volume : plan_.spec.volumes) {
-    const std::string folder = Dir() + "/volumes/" + volume.name;
-    QANAT_RETURN_IF_ERROR(MakeDirs(folder, 0777));
-    if (volume.kind != Volume::Kind::kConfigMap && volume.kind != Volume::Kind::kSecret) continue;
-    const bool config = volume.kind == Volume::Kind::kConfigMap;
-    const NamedMaps& maps = config ? world_.plan->config_maps : world_.plan->secrets;
-    auto it = maps.find(plan_.ns + "/" + volume.source);
-    if (it == maps.end()) {
-      return qanat::Fail(Code::kNotFound,
-                         fmt::format("volume {}: {} {} does not exist", volume.name,
-                                     config ? "ConfigMap" : "Secret", volume.source));
-    }
-    for (const auto& [key, content] : it->second) {
-      std::string file = key;
-      if (!volume.items.empty()) {
-        auto item = volume.items.find(key);
-        if (item == volume.items.end()) continue;
-        file = item->second;
-      }
-      if (file.find("..") != std::string::npos) continue;
-      if (const size_t slash = file.rfind('/'); slash != std::string::npos) {
-        QANAT_RETURN_IF_ERROR(MakeDirs(folder + "/" + file.substr(0, slash)));
-      }
-      QANAT_RETURN_IF_ERROR(WriteFile(folder + "/" + file, content, 0755));
-    }
-  }
-  return {};
 }
 
 void Pod::Enrol() {
@@ -248,7 +184,7 @@ void Pod::Enrol() {
   request.method = "POST";
   request.path = "/cmdadd";
   request.headers = {{"Content-Type", "application/json"}};
-  request.body = nlohmann::json({{"Netns", netns_path()},
+  request.body = nlohmann::json({{"Netns", places_.netns},
                                  {"PodName", plan_.name},
                                  {"PodNamespace", plan_.ns},
                                  {"IPs", std::move(ips)}})
@@ -281,11 +217,8 @@ void Pod::StartContainers() {
 void Pod::CheckInit() {
   if (state_ != State::kStarting) return;
   for (const auto& c : containers_) {
-    if (!c->init ||
-        (c->program->state() == Program::State::kCompleted && c->program->completed_ok())) {
-      continue;
-    }
-    if (c->program->state() == Program::State::kCompleted) {
+    if (!c->init || c->completed_ok()) continue;
+    if (c->completed()) {
       problem_ =
           fmt::format("init container {} ended with {}", c->spec.name, c->program->last_end());
       status_.reason = problem_;
@@ -304,139 +237,6 @@ void Pod::CheckInit() {
   Evaluate();
 }
 
-Result<SpawnSpec> Pod::ContainerSpawn(Container& container) {
-  if (!plan_.gateway.empty()) return WaypointSpawn();
-  const std::string hostname = plan_.spec.hostname.empty() ? plan_.name : plan_.spec.hostname;
-  Command command = MakeCommand(container.spec, status_.facts, hostname, world_.plan->config_maps,
-                                world_.plan->secrets);
-  if (!command.problems.empty()) {
-    return qanat::Fail(Code::kInvalidArgument, command.problems.front());
-  }
-  container.env = command.env;
-  SpawnSpec spec;
-  spec.argv = std::move(command.argv);
-  spec.env = std::move(command.env);
-  spec.netns = netns_path();
-  spec.cgroup = Cgroup() + "/" + container.spec.name;
-  spec.log = container.log;
-  Sandbox sandbox;
-  sandbox.scratch = Dir() + "/root-" + container.spec.name;
-  sandbox.hostname = hostname;
-  sandbox.working_dir = container.spec.working_dir;
-  sandbox.uid = container.spec.run_as_user;
-  sandbox.gid = container.spec.run_as_group;
-  sandbox.capabilities = container.spec.capabilities;
-  sandbox.mounts.push_back({Dir() + "/serviceaccount", kAccountDir, true});
-  for (const VolumeMount& mount : container.spec.mounts) {
-    std::string source = Dir() + "/volumes/" + mount.volume;
-    for (const Volume& volume : plan_.spec.volumes) {
-      if (volume.name == mount.volume && volume.kind == Volume::Kind::kHostPath) {
-        source = volume.source;
-      }
-    }
-    if (!mount.sub_path.empty()) source += "/" + mount.sub_path;
-    sandbox.mounts.push_back({source, mount.path, mount.read_only});
-  }
-  const std::string fqdn =
-      plan_.spec.subdomain.empty()
-          ? ""
-          : fmt::format("{}.{}.{}.svc.cluster.local", hostname, plan_.spec.subdomain, plan_.ns);
-  sandbox.files.push_back({"/etc/resolv.conf", RenderResolvConf(plan_.ns)});
-  sandbox.files.push_back({"/etc/hosts", RenderPodHosts(hostname, fqdn, ips())});
-  sandbox.files.push_back({"/etc/hostname", hostname + "\n"});
-  spec.sandbox = std::move(sandbox);
-  return spec;
-}
-
-// Waypoints run outside a sandbox: they are the mesh's own program and read the CA's root and their
-// token below the run directory.
-Result<SpawnSpec> Pod::WaypointSpawn() {
-  const std::string root = world_.names.CaDir() + "/root-cert.pem";
-  const std::string control = fmt::format("https://{}:15012", UnderlayV4(kFabricHost).ToString());
-  SpawnSpec spec;
-  spec.argv = {world_.bin_dir + "/qanat-waypoint"};
-  spec.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-              "POD_NAME=" + plan_.name,
-              "POD_NAMESPACE=" + plan_.ns,
-              "POD_UID=" + uid(),
-              "SERVICE_ACCOUNT=" + plan_.spec.service_account,
-              "INSTANCE_IP=" + status_.facts.pod_ips.front(),
-              "NODE_NAME=" + node_.name,
-              "GATEWAY_NAME=" + plan_.gateway,
-              "XDS_ADDRESS=" + control,
-              "CA_ADDRESS=" + control,
-              "XDS_ROOT_CA=" + root,
-              "CA_ROOT_CA=" + root,
-              "AUTH_TOKEN=" + Dir() + "/token",
-              "TRUST_DOMAIN=cluster.local",
-              "CLUSTER_ID=Kubernetes",
-              "NETWORK=",
-              std::string("LOG_FORMAT=") + (world_.json_logs ? "json" : "plain")};
-  for (const char* name : {"RUST_LOG", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS",
-                           "TSAN_OPTIONS", "SECRET_TTL"}) {
-    if (const char* value = getenv(name)) spec.env.push_back(fmt::format("{}={}", name, value));
-  }
-  spec.netns = netns_path();
-  spec.cgroup = Cgroup() + "/waypoint";
-  spec.log = fmt::format("{}/waypoint-{}-{}.log", world_.names.LogsDir(), plan_.ns, plan_.gateway);
-  containers_.front()->log = spec.log;
-  return spec;
-}
-
-SpawnSpec Pod::InsideSpec(pid_t pid, const std::vector<std::string>& argv,
-                          const std::vector<std::string>& env, const std::string& cgroup) {
-  SpawnSpec spec;
-  // -r: the container's root is a chroot of its mount namespace.
-  spec.argv = {"/usr/bin/nsenter", "-t", std::to_string(pid), "-m", "-u", "-n", "-r", "-w", "--"};
-  spec.argv.insert(spec.argv.end(), argv.begin(), argv.end());
-  spec.env = env;
-  spec.cgroup = cgroup;
-  return spec;
-}
-
-void Pod::StartProbes(Container& c) {
-  const pid_t pid = c.program->pid();
-  if (pid == c.probed_pid) return;
-  c.probed_pid = pid;
-  c.readiness.reset();
-  c.liveness.reset();
-  c.startup.reset();
-  c.probe_ok = c.started_ok = false;
-  if (pid == 0) return;
-  ProbeTarget target;
-  target.node = &*node_netns_;
-  target.pod_ip = PodV4(node_.index, network_->host);
-  target.inside = [this, pid, &c](const std::vector<std::string>& argv) {
-    return InsideSpec(pid, argv, c.env, Cgroup() + "/" + c.spec.name);
-  };
-  if (c.spec.readiness) {
-    c.readiness = std::make_unique<Probe>(world_.loop, *c.spec.readiness, target,
-                                          [this, &c](bool ok, const std::string&) {
-                                            c.probe_ok = ok;
-                                            Evaluate();
-                                          });
-  }
-  if (c.spec.startup) {
-    c.startup = std::make_unique<Probe>(
-        world_.loop, *c.spec.startup, target, [this, &c](bool ok, const std::string& why) {
-          c.started_ok = ok;
-          if (!ok) {
-            LOG_WARN("pod", "{}: startup probe failed: {}", plan_.Key(), why);
-            c.program->Signal(SIGTERM);
-          }
-          Evaluate();
-        });
-  }
-  if (c.spec.liveness) {
-    c.liveness = std::make_unique<Probe>(
-        world_.loop, *c.spec.liveness, target, [this, &c](bool ok, const std::string& why) {
-          if (ok) return;
-          LOG_WARN("pod", "{}: liveness probe failed: {}", plan_.Key(), why);
-          c.program->Restart();
-        });
-  }
-}
-
 void Pod::OnContainer(Container& c) {
   if (state_ == State::kEnding) {
     if (stop_timer_.armed()) return;
@@ -446,12 +246,13 @@ void Pod::OnContainer(Container& c) {
     return;
   }
   if (state_ == State::kGone) return;
-  if (!c.init) StartProbes(c);
   if (c.init) {
     CheckInit();
     world_.changed(*this);
     return;
   }
+  c.StartProbes(world_.loop, *node_netns_, PodV4(node_.index, network_->host),
+                [this] { Evaluate(); });
   Evaluate();
 }
 
@@ -463,21 +264,11 @@ void Pod::Evaluate() {
   std::string why;
   for (const auto& c : containers_) {
     if (c->init) continue;
-    const bool completed = c->program->state() == Program::State::kCompleted;
-    if (!completed) all_done = false;
-    if (completed && !c->program->completed_ok()) all_ok = false;
+    if (!c->completed()) all_done = false;
+    if (c->completed() && !c->completed_ok()) all_ok = false;
     if (c->ready()) continue;
     all_ready = false;
-    if (!why.empty()) continue;
-    if (c->program->state() == Program::State::kWaiting) {
-      why = fmt::format("container {}: {} (restart {} waits; log: {})", c->spec.name,
-                        c->program->last_end(), c->program->restarts() + 1, c->log);
-    } else if (c->readiness && !c->readiness->last_failure().empty()) {
-      why = fmt::format("container {}: readiness probe: {}", c->spec.name,
-                        c->readiness->last_failure());
-    } else {
-      why = fmt::format("container {}: waiting for its readiness probe", c->spec.name);
-    }
+    if (why.empty()) why = c->WhyNotReady();
   }
   const bool was = ready_;
   ready_ = all_ready && !all_done;
@@ -517,9 +308,7 @@ void Pod::End() {
   status_.terminating = true;
   bool running = false;
   for (const auto& c : containers_) {
-    c->readiness.reset();
-    c->liveness.reset();
-    c->startup.reset();
+    c->StopProbes();
     running = running || c->program->pid() != 0;
   }
   stop_timer_.Start(running ? kHeadStart : std::chrono::milliseconds(0));
@@ -538,7 +327,7 @@ void Pod::StopContainers() {
 
 void Pod::Cleanup() {
   state_ = State::kGone;
-  KillCgroup(Cgroup());
+  KillCgroup(places_.cgroup);
   // The agent hears of the end by this file; only then does the namespace go.
   (void)RemoveFile(world_.names.NodePods(node_.name) + "/" + uid() + ".json");
   if (network_) {
@@ -549,10 +338,10 @@ void Pod::Cleanup() {
   }
   if (host_) world_.addresses.Release(node_.index, *host_);
   host_.reset();
-  if (Status removed = RemoveCgroup(Cgroup(), 200); !removed) {
+  if (Status removed = RemoveCgroup(places_.cgroup, 200); !removed) {
     LOG_WARN("pod", "{}: {}", plan_.Key(), removed.error().message);
   }
-  (void)RemoveTree(Dir());
+  (void)RemoveTree(places_.dir);
   world_.changed(*this);
 }
 

@@ -12,33 +12,11 @@
 #include "common/event/event_loop.h"
 #include "common/netns/netns.h"
 #include "tools/qanatctl/http_call.h"
-#include "tools/qanatctl/local/ipam.h"
-#include "tools/qanatctl/local/network.h"
+#include "tools/qanatctl/local/container.h"
 #include "tools/qanatctl/local/overlay.h"
-#include "tools/qanatctl/local/plan.h"
-#include "tools/qanatctl/local/probe.h"
-#include "tools/qanatctl/local/program.h"
-#include "tools/qanatctl/local/token.h"
+#include "tools/qanatctl/local/pod_world.h"
 
 namespace qanat::local {
-
-class Pod;
-
-// What a pod needs of the world; outlives all pods.
-struct PodWorld {
-  event::EventLoop& loop;
-  const Names& names;
-  Network& network;
-  PodAddresses& addresses;
-  std::string cgroup_root;  // <cgroup2>/qanat-<mesh>
-  std::string bin_dir;
-  bool mesh = true;
-  bool json_logs = false;
-  const TokenIssuer* issuer = nullptr;  // with `mesh`
-  const Plan* plan = nullptr;           // namespaces, ConfigMaps, Secrets as they are now
-  std::function<void(Pod&)> changed;    // publish soon
-  std::function<void()> publish_now;    // before the agent is asked to enrol
-};
 
 class Pod {
  public:
@@ -64,7 +42,7 @@ class Pod {
   const std::string& redirection() const { return status_.redirection; }
   const std::string& redirection_reason() const { return redirection_reason_; }
   std::vector<net::IpAddress> ips() const;
-  std::string netns_path() const;
+  const std::string& netns_path() const { return places_.netns; }
   bool has_network() const { return network_.has_value(); }
   int restarts() const;
 
@@ -76,34 +54,25 @@ class Pod {
     std::string log;
   };
   std::vector<ContainerView> containers() const;
-  // How to run a command as that container would; the container must be running.
-  static SpawnSpec InsideSpec(pid_t pid, const std::vector<std::string>& argv,
-                              const std::vector<std::string>& env, const std::string& cgroup);
 
  private:
-  struct Container;
+  void AddContainer(const ContainerSpec& spec, bool init);
   Status MakeSandbox();
-  Status WriteTokens();
-  Status WriteVolumes();
   void Enrol();
   void StartContainers();
-  void StartProbes(Container& container);
   void OnContainer(Container& container);
   void CheckInit();
   void Evaluate();
   void Fail(const std::string& why, std::chrono::milliseconds retry);
   void StopContainers();
   void Cleanup();
-  Result<SpawnSpec> ContainerSpawn(Container& container);
-  Result<SpawnSpec> WaypointSpawn();
-  std::string Dir() const;
-  std::string Cgroup() const;
 
   PodWorld& world_;
   PodPlan plan_;
   NodePlan node_;
   State state_ = State::kCreating;
   PodStatus status_;
+  PodPlaces places_;
   std::optional<PodNetwork> network_;
   std::optional<netns::NetNs> node_netns_;
   std::optional<int> host_;

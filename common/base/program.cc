@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "common/base/program.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace qanat {
+
+void RaiseFileLimit(rlim_t wanted) {
+  const rlimit hard{wanted, wanted};
+  if (wanted != 0 && setrlimit(RLIMIT_NOFILE, &hard) == 0) return;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+std::optional<int> HandleArguments(int argc, char** argv, std::string_view program,
+                                   std::string_view usage,
+                                   std::initializer_list<std::string_view> ignored) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--version" || argument == "version") {
+      fmt::print("{} {}\n", program, QANAT_VERSION);
+      return 0;
+    }
+    if (argument == "--help" || argument == "-h" || argument == "help") {
+      fmt::print("{}", usage);
+      return 0;
+    }
+    if (std::find(ignored.begin(), ignored.end(), argument) == ignored.end()) {
+      fmt::print(stderr, "{}: unknown argument \"{}\"\n{}", program, argument, usage);
+      return 2;
+    }
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> EnvironmentEntries() {
+  std::vector<std::string> entries;
+  for (char** entry = environ; *entry != nullptr; ++entry) entries.emplace_back(*entry);
+  return entries;
+}
+
+}  // namespace qanat

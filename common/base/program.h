@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the main() of several programs does first. Called once, before there are threads.
+#pragma once
+
+#include <sys/resource.h>
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace qanat {
+
+// Lifts the limit of open files to what the process may have; with `wanted`, that is also the hard
+// limit's new value where the process is allowed to raise it (root). Best effort.
+void RaiseFileLimit(rlim_t wanted = 0);
+
+// The arguments of a program that is configured by its environment: --version and --help, and the
+// words that stock manifests pass to it ("proxy ztunnel"), which mean nothing here. The exit code
+// if the program is to end now, after something was printed; nullopt to go on.
+std::optional<int> HandleArguments(int argc, char** argv, std::string_view program,
+                                   std::string_view usage,
+                                   std::initializer_list<std::string_view> ignored);
+
+// All of the environment as NAME=value.
+std::vector<std::string> EnvironmentEntries();
+
+}  // namespace qanat
