@@ -18,26 +18,56 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../netns"))
 from bed import BIN, Mesh  # noqa: E402
-from fixture import NAMESPACES, once, pod, service, waypoint  # noqa: E402
+from fixture import NAMESPACES, once, service  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-LOADGEN = f"""
+def bench_pod(namespace, name, sa, node, labels=None):
+    labels = {"app": name, **(labels or {})}
+    return f"""
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {sa}, namespace: {namespace}}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: {namespace}
+  labels: {{{", ".join(f"{k}: {v}" for k, v in labels.items())}}}
+spec:
+  nodeName: {node}
+  serviceAccountName: {sa}
+  containers:
+  - name: app
     image: localhost/qanat-loadgen
     command: ["{BIN}/qanat-loadgen", server, --port, "9100"]
     ports: [{{name: echo, containerPort: 9100}}, {{name: http, containerPort: 9102}}]
     readinessProbe: {{tcpSocket: {{port: 9100}}, periodSeconds: 1}}
 """
 
+
 YAML = once(
     NAMESPACES
-    + "".join(pod(ns, name, name, node, container=LOADGEN)
+    + "".join(bench_pod(ns, name, name, node)
               for ns in ("mesh", "plain")
               for name, node in (("client", "node1"), ("near", "node1"), ("far", "node2")))
-    + pod("mesh", "web", "web", "node2", container=LOADGEN)
+    + bench_pod("mesh", "web", "web", "node2")
     + service("mesh", "web", {"app": "web"}, {"istio.io/use-waypoint": "waypoint"})
-    + waypoint("mesh", "qanat-waypoint"))
+    + """
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: waypoint
+  namespace: mesh
+  labels: {istio.io/waypoint-for: service}
+spec:
+  gatewayClassName: qanat-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+""")
 
 # name, mode, port, connections, figure, extra flags
 LOADS = [

@@ -18,7 +18,6 @@ import tempfile
 import textwrap
 import time
 import traceback
-import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("QANAT_BIN_DIR", os.path.join(ROOT, "build/asan/bin"))
@@ -120,9 +119,9 @@ class Mesh:
         self.run = f"/run/qanat/{name}"
 
     # -- life cycle ---------------------------------------------------------------------------
-    def ctl(self, *args, check=True, timeout=240, env=None):
+    def ctl(self, *args, check=True, timeout=240, **more):
         command = [os.path.join(BIN, "qanatctl"), *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env or self.environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment, **more)
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}{done.stderr}\n{self.diagnose()}")
         return done
@@ -207,26 +206,6 @@ class Mesh:
                 return ip
         raise KeyError(f"{pod} has no IPv{version} address")
 
-    def leftovers(self):
-        """Everything on this machine that carries the mesh's name."""
-        def names(folder, start):
-            return [n for n in os.listdir(folder) if n.startswith(start)] if os.path.isdir(folder) else []
-        found = names("/run/netns", f"qanat-{self.name}-") + names("/sys/fs/bpf/qanat", self.name + "-")
-        found += [g for g in os.listdir(cgroup2()) if g == f"qanat-{self.name}"]
-        found += [self.run] if os.path.exists(self.run) else []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline") as f:
-                    command = f.read().replace("\0", " ")
-            except OSError:
-                continue
-            if self.run in command or (f"--name {self.name} " in command and "qanatctl" in command):
-                found.append(f"process {pid}: {command}")
-        links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
-        found += [line for line in links.splitlines() if "qanat" in line]
-        found += [m.split()[1] for m in open("/proc/mounts") if f"qanat-{self.name}-" in m or self.run in m]
-        return found
-
     # -- acting -------------------------------------------------------------------------------
     def call(self, pod, function, *args, timeout=60):
         info = self.pod_files()[pod]
@@ -253,18 +232,6 @@ class Mesh:
                 last = error
             time.sleep(0.05)
         raise AssertionError(f"{what}: not within {seconds} s; last: {last}\n{self.diagnose()}")
-
-
-class MeshCase(unittest.TestCase):
-    """Tests that share one mesh, brought up from `files` and taken down whatever happens."""
-    files, environment = {}, None
-
-    @classmethod
-    def setUpClass(cls):
-        cls.mesh = Mesh(environment=cls.environment)
-        for file, text in cls.files.items():
-            cls.mesh.write(file, text)
-        cls.enterClassContext(cls.mesh)
 
 
 # -- what runs inside pods ------------------------------------------------------------------------

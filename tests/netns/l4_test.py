@@ -7,7 +7,7 @@ import struct
 import threading
 import unittest
 
-from bed import MeshCase, connect, echo_once, http_get, outcome
+from bed import Mesh, connect, echo_once, http_get, outcome
 from fixture import APPS, NAMESPACES
 
 GIB = 1 << 30
@@ -95,8 +95,16 @@ def reset_is_seen(host):
             return "reset"
 
 
-class L4(MeshCase):
-    files = {"base.yaml": NAMESPACES + "---\n" + APPS}
+class L4(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh()
+        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
+        cls.mesh.up()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.mesh.down()
 
     @staticmethod
     def each():

@@ -5,7 +5,7 @@ import json
 import math
 import unittest
 
-from bed import MeshCase, http_get, outcome
+from bed import Mesh, http_get, outcome
 from fixture import APPS, NAMESPACES, WEB
 
 HOST = "web.mesh.svc.cluster.local"
@@ -68,8 +68,16 @@ def versions(host, path, count, headers=None):
     return counts
 
 
-class L7(MeshCase):
-    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB}
+class L7(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh()
+        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
+        cls.mesh.up()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.mesh.down()
 
     def get(self, path="/", headers=None, method="GET", source="mesh/client"):
         return self.mesh.call(source, http_get, HOST, 80, path, headers, method)

@@ -5,7 +5,7 @@ import socket
 import time
 import unittest
 
-from bed import MeshCase, connect, outcome
+from bed import Mesh, connect, outcome
 from fixture import APPS, NAMESPACES, authorization, peer_authentication, pod
 
 DENIED = ("refused", "reset", "closed")
@@ -27,8 +27,16 @@ def hold_open(host, port, seconds):
     return None
 
 
-class Policy(MeshCase):
-    files = {"base.yaml": NAMESPACES + "---\n" + APPS}
+class Policy(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh()
+        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
+        cls.mesh.up()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.mesh.down()
 
     def setUp(self):
         self.files = []

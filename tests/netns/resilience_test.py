@@ -4,10 +4,11 @@
 import concurrent.futures
 import os
 import signal
+import subprocess
 import time
 import unittest
 
-from bed import BIN, Mesh, MeshCase, connect, http_get, outcome
+from bed import BIN, Mesh, connect, http_get, outcome
 from fixture import APPS, NAMESPACES, WEB, authorization
 
 ALLOW_CLIENT = authorization("only-client", """
@@ -31,15 +32,19 @@ def keep_trying(host, port, seconds, pause):
     return counts, longest
 
 
-class Resilience(MeshCase):
-    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB, "policy.yaml": ALLOW_CLIENT}
-    # Certificates live for 20 s here, so that several renewals fall into the test.
-    environment = {"SECRET_TTL": "20s"}
-
+class Resilience(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        super().setUpClass()
+        # Certificates live for 20 s here, so that several renewals fall into the test.
+        cls.mesh = Mesh(environment={"SECRET_TTL": "20s"})
+        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
+        cls.mesh.write("policy.yaml", ALLOW_CLIENT)
+        cls.mesh.up()
         cls.mesh.wait("the policy holds", lambda: cls.mesh.call("mesh/near", outcome, cls.mesh.ip("mesh/far"), 9000) != "ok")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.mesh.down()
 
     def kill(self, program):
         pid = self.mesh.program_pid(program)
@@ -129,14 +134,34 @@ class Resilience(MeshCase):
         self.mesh.wait("applied", lambda: self.mesh.call("mesh/near", outcome, self.mesh.ip("mesh/far"), 9000) != "ok", 10)
 
 
+def leftovers(name):
+    """Everything on this machine that carries the mesh's name."""
+    found = [n for n in os.listdir("/run/netns") if n.startswith(f"qanat-{name}-")] if os.path.isdir("/run/netns") else []
+    from bed import cgroup2
+    found += [g for g in os.listdir(cgroup2()) if g == f"qanat-{name}"]
+    pins = "/sys/fs/bpf/qanat"
+    found += [p for p in os.listdir(pins) if p.startswith(f"{name}-")] if os.path.isdir(pins) else []
+    found += [f"/run/qanat/{name}"] if os.path.exists(f"/run/qanat/{name}") else []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = open(f"/proc/{pid}/cmdline").read().replace("\0", " ")
+        except OSError:
+            continue
+        if f"/run/qanat/{name}" in command or (f"--name {name}" in command and "qanatctl" in command):
+            found.append(f"process {pid}: {command}")
+    links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
+    found += [line for line in links.splitlines() if "qanat" in line]
+    return found
+
+
 class Teardown(unittest.TestCase):
     def test_down_leaves_nothing(self):
         mesh = Mesh(name="gone")
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
         mesh.up()
-        self.assertTrue(mesh.leftovers(), "the check must be able to find something")
+        self.assertTrue(leftovers("gone"), "the check must be able to find something")
         mesh.down()
-        self.assertEqual(mesh.leftovers(), [])
+        self.assertEqual(leftovers("gone"), [])
 
     def test_down_after_everything_was_killed(self):
         mesh = Mesh(name="gone")
@@ -151,7 +176,7 @@ class Teardown(unittest.TestCase):
             except ProcessLookupError:
                 pass
         mesh.down()
-        self.assertEqual(mesh.leftovers(), [])
+        self.assertEqual(leftovers("gone"), [])
 
 
 if __name__ == "__main__":

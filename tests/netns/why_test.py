@@ -13,7 +13,7 @@ import socket
 import time
 import unittest
 
-from bed import MeshCase, http_get
+from bed import Mesh, http_get
 from fixture import APPS, NAMESPACES, WEB, authorization, peer_authentication
 
 SOURCES = ["mesh/client", "mesh/client2", "mesh/near", "mesh/far", "plain/outsider"]
@@ -96,8 +96,16 @@ def marker(number):
 """)
 
 
-class Why(MeshCase):
-    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB}
+class Why(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh()
+        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
+        cls.mesh.up()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.mesh.down()
 
     def apply(self, rng, number):
         parts = [marker(number)]

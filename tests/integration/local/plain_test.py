@@ -85,7 +85,7 @@ BASE = """
 class Plain(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.mesh = Local("ctlplain", options=["--no-mesh", "--timeout", "60"])
+        cls.mesh = Local("ctlplain", ["--no-mesh", "--timeout", "60"])
         cls.addClassCleanup(cls.mesh.close)
         cls.mesh.write("base.yaml", BASE)
         cls.mesh.up()
@@ -254,7 +254,7 @@ class Plain(unittest.TestCase):
 
 class Teardown(unittest.TestCase):
     def setUp(self):
-        self.mesh = Local("ctlgone", options=["--no-mesh", "--timeout", "60"])
+        self.mesh = Local("ctlgone", ["--no-mesh", "--timeout", "60"])
         self.addCleanup(self.mesh.close)
         self.mesh.write("base.yaml", BASE)
 
@@ -266,7 +266,7 @@ class Teardown(unittest.TestCase):
 
     def test_down_after_the_supervisor_was_killed(self):
         self.mesh.up()
-        os.kill(int(open(self.mesh.run + "/supervisor.pid").read()), signal.SIGKILL)
+        os.kill(int(open(self.mesh.run_dir + "/supervisor.pid").read()), signal.SIGKILL)
         status = lambda: self.mesh.ctl("local", "status", "--name", self.mesh.name, check=False)
         self.mesh.wait("it is missed", lambda: status().returncode == 4, 5)
         self.assertIn("supervisor is gone", status().stdout)
@@ -275,7 +275,7 @@ class Teardown(unittest.TestCase):
 
     def test_up_cleans_what_a_crash_left(self):
         self.mesh.up()
-        os.kill(int(open(self.mesh.run + "/supervisor.pid").read()), signal.SIGKILL)
+        os.kill(int(open(self.mesh.run_dir + "/supervisor.pid").read()), signal.SIGKILL)
         time.sleep(0.1)
         self.mesh.up()
         self.assertTrue(self.mesh.pods()["demo/client"]["ready"])
