@@ -63,27 +63,30 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
     for (const PodView& pod : shown.enroller->View()) pods.push_back(PodJson(pod, *shown.hooks));
     return Dump(pods);
   });
-  server.Route("GET", "/capture", [node_name, features, shown](const admin::Request&) {
-    Json json = {{"node", node_name}, {"pins", shown.hooks->dir()}, {"abi", QANAT_ABI_VERSION}};
-    for (const auto& feature : features)
-      json["features"][feature.name] = {{"present", feature.present}, {"why", feature.why}};
-    for (const auto& link : shown.hooks->NodeLinks())
-      json["hooks"][link.name] = {{"attached", link.attached}, {"program", link.program_id}};
-    const zds::Stats& stats = shown.zds->stats();
-    const zds::Peer* newest = shown.zds->newest_peer();
-    json["zds"] = {{"connections", shown.zds->connections()},
-                   {"newestPid", newest ? newest->pid : 0},
-                   {"accepted", stats.accepted},
-                   {"refused", stats.refused},
-                   {"protocolErrors", stats.protocol_errors},
-                   {"timeouts", stats.timeouts}};
-    json["brokenPodFiles"] = shown.source->broken();
-    json["repairs"] = shown.enroller->repairs();
-    json["proofsFailed"] = shown.enroller->proofs_failed();
-    if (auto counters = shown.hooks->maps().CountersOf(0))
-      json["counters"] = CountersJson(*counters);
-    return Dump(json);
-  });
+  server.Route(
+      "GET", "/capture",
+      [node_name = std::move(node_name), features = std::move(features),
+       shown](const admin::Request&) {
+        Json json = {{"node", node_name}, {"pins", shown.hooks->dir()}, {"abi", QANAT_ABI_VERSION}};
+        for (const auto& feature : features)
+          json["features"][feature.name] = {{"present", feature.present}, {"why", feature.why}};
+        for (const auto& link : shown.hooks->NodeLinks())
+          json["hooks"][link.name] = {{"attached", link.attached}, {"program", link.program_id}};
+        const zds::Stats& stats = shown.zds->stats();
+        const zds::Peer* newest = shown.zds->newest_peer();
+        json["zds"] = {{"connections", shown.zds->connections()},
+                       {"newestPid", newest ? newest->pid : 0},
+                       {"accepted", stats.accepted},
+                       {"refused", stats.refused},
+                       {"protocolErrors", stats.protocol_errors},
+                       {"timeouts", stats.timeouts}};
+        json["brokenPodFiles"] = shown.source->broken();
+        json["repairs"] = shown.enroller->repairs();
+        json["proofsFailed"] = shown.enroller->proofs_failed();
+        if (auto counters = shown.hooks->maps().CountersOf(0))
+          json["counters"] = CountersJson(*counters);
+        return Dump(json);
+      });
 }
 
 void AddMetrics(metrics::Registry& registry, Shown shown) {
@@ -115,6 +118,7 @@ void AddMetrics(metrics::Registry& registry, Shown shown) {
                          for (const PodView& pod : shown.enroller->View())
                            by_state[pod.cut_off ? "cut_off" : pod.redirection] += 1;
                          std::vector<Sample> samples;
+                         samples.reserve(by_state.size());
                          for (const auto& [state, count] : by_state)
                            samples.push_back({{{"state", state}}, count});
                          return samples;

@@ -36,7 +36,7 @@ class Proof {
   using Done = std::function<void(ProofReport)>;
   // `done` is called once, on the loop, never from inside the constructor.
   Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
-        std::vector<net::IpAddress> ips, const netns::NetNs& pod, Done done);
+        const std::vector<net::IpAddress>& ips, const netns::NetNs& pod, Done done);
   ~Proof();
   Proof(const Proof&) = delete;
   Proof& operator=(const Proof&) = delete;

@@ -11,7 +11,7 @@ namespace {
 namespace pb = istio::workload::zds;
 
 Result<std::string> Bounded(const pb::WorkloadRequest& request) {
-  const std::string bytes = request.SerializeAsString();
+  std::string bytes = request.SerializeAsString();
   if (bytes.size() > kMaxMessage)
     return Fail(
         Code::kInvalidArgument,

@@ -107,9 +107,10 @@ void Server::SendSnapshot(Connection& connection) {
       owner_->OnSnapshotAck(connection.peer(), uid, tl::unexpected(message.error()));
       continue;
     }
-    connection.Send(std::move(*message), std::move(item.netns), [this, raw, uid](Status status) {
-      owner_->OnSnapshotAck(raw->peer(), uid, status);
-    });
+    connection.Send(std::move(*message), std::move(item.netns),
+                    [this, raw, uid](const Status& status) {
+                      owner_->OnSnapshotAck(raw->peer(), uid, status);
+                    });
   }
   connection.Send(EncodeSnapshotSent(), Fd(), [this, raw](Status status) {
     if (!status) {

@@ -4,7 +4,6 @@
 #include <nghttp2/nghttp2.h>
 
 #include <map>
-#include <random>
 
 #include "common/hbone/client_session.h"
 #include "common/hbone/server_session.h"
@@ -15,15 +14,9 @@ namespace {
 
 using net::IoResult;
 using testing::Party;
+using testing::Pattern;
 using testing::RunUntil;
 using namespace std::chrono_literals;
-
-std::string Pattern(size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::string out(size, '\0');
-  for (char& c : out) c = static_cast<char>(random());
-  return out;
-}
 
 // One nghttp2 session on one end of a pipe. Every stream sends what `to_send` holds and keeps what
 // it receives.

@@ -16,16 +16,10 @@ namespace {
 using net::IoResult;
 using ::testing::HasSubstr;
 using testing::Party;
+using testing::Pattern;
 using testing::RunUntil;
 using testing::Settle;
 using namespace std::chrono_literals;
-
-std::string Pattern(size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::string out(size, '\0');
-  for (char& c : out) c = static_cast<char>(random());
-  return out;
-}
 
 // A transport whose reads and writes are cut at random places.
 class Choppy final : public net::Transport {

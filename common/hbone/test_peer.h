@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,14 @@ bool RunUntil(event::EventLoop& loop, Until until,
 }
 inline void Settle(event::EventLoop& loop, int rounds = 20) {
   for (int i = 0; i < rounds; ++i) loop.RunOnce(std::chrono::milliseconds(0));
+}
+
+// Bytes that look random and are the same for the same seed.
+inline std::string Pattern(size_t size, unsigned seed) {
+  std::mt19937 random(seed);
+  std::string out(size, '\0');
+  for (char& c : out) c = static_cast<char>(random());
+  return out;
 }
 
 // The user's side of a stream.

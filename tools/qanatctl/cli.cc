@@ -4,15 +4,17 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <functional>
+
+#include "common/base/environment.h"
+#include "tools/qanatctl/local/names.h"
 
 namespace qanat::ctl {
 namespace {
 
 constexpr char kExits[] =
     "Exit codes: 0 fine (why: allowed), 1 it could not be done, 2 wrong command line,\n"
-    "3 why: refused, 4 status: the mesh runs, but not all of it is well.";
+    "3 why: refused, 4 status: the mesh runs, but not all of it is well.\n"
+    "local exec ends with the exit code of its command.";
 
 struct Builder {
   Options& options;
@@ -23,8 +25,19 @@ struct Builder {
     CLI::App* command = parent->add_subcommand(name, what);
     command->footer("Examples:\n" + examples + "\n" + kExits);
     command->callback([this, verb] { options.verb = verb; });
-    command->add_option("--name", options.mesh, "Name of the mesh")->capture_default_str();
+    Named(command);
     return command;
+  }
+
+  void Named(CLI::App* command) {
+    command->add_option("--name", options.mesh, "Name of the mesh")
+        ->capture_default_str()
+        ->check(CLI::Validator(
+            [](std::string& name) {
+              const Status fine = local::CheckMeshName(name);
+              return fine ? std::string() : fine.error().message;
+            },
+            ""));
   }
 
   void Formatted(CLI::App* command) {
@@ -49,7 +62,8 @@ struct Builder {
     local->footer(
         "Examples:\n  qanatctl local up deploy/samples/shop\n  qanatctl local status\n"
         "  qanatctl local exec shop/deploy/frontend -- curl -s http://backend/api/orders\n"
-        "  qanatctl local down\n");
+        "  qanatctl local down\n\n" +
+        std::string(kExits));
 
     CLI::App* up = Add(local, "up", Verb::kLocalUp,
                        "Bring up the nodes, the mesh and the pods of a folder of Kubernetes YAML",
@@ -67,9 +81,15 @@ struct Builder {
                    "Where the mesh's programs are (default: beside qanatctl)")
         ->envname("QANAT_BIN_DIR");
     up->add_option("--timeout", options.timeout_s, "Seconds to wait until all is up")
-        ->capture_default_str();
+        ->capture_default_str()
+        ->check(CLI::Range(1, 86400));
     up->add_option("--certificate-ttl", options.certificate_ttl,
-                   "Validity that the proxies ask for, for example 20s (default: their own)");
+                   "Validity that the proxies ask for, for example 20s (default: their own)")
+        ->check(CLI::Validator(
+            [](std::string& text) {
+              return ParseDuration(text) ? std::string() : text + ": write it as 20s, 5m or 24h";
+            },
+            ""));
     up->add_flag("--no-mesh", options.no_mesh, "Start none of the mesh's programs");
     up->add_flag("--foreground", options.foreground, "Stay attached; Ctrl-C takes the mesh down");
     up->add_flag("--keep-on-failure", options.keep_on_failure,
@@ -99,7 +119,8 @@ struct Builder {
     logs->add_option("target", options.target, "Program (see local status) or pod")->required();
     logs->add_option("-c,--container", options.container, "Container (default: the first)");
     logs->add_flag("-f,--follow", options.follow, "Print what comes, until Ctrl-C");
-    logs->add_option("--tail", options.tail, "Only the last so many lines");
+    logs->add_option("--tail", options.tail, "Only the last so many lines")
+        ->check(CLI::PositiveNumber);
 
     CLI::App* supervise = Add(local, "supervise", Verb::kLocalSupervise, "", "");
     supervise->group("");
@@ -154,8 +175,9 @@ struct Builder {
                          "  qanatctl logs --reset\n");
     ByNode(logs);
     Formatted(logs);
-    logs->add_option("--level", options.log_level, "New levels: LEVEL or LEVEL,SCOPE=LEVEL,...");
-    logs->add_flag("--reset", options.reset, "Back to the levels of the start");
+    CLI::Option* level = logs->add_option("--level", options.log_level,
+                                          "New levels: LEVEL or LEVEL,SCOPE=LEVEL,...");
+    logs->add_flag("--reset", options.reset, "Back to the levels of the start")->excludes(level);
 
     CLI::App* why =
         Add(&app, "why", Verb::kWhy, "Why a connection or request is allowed or refused",
@@ -179,11 +201,18 @@ struct Builder {
     completion->footer(
         "Examples:\n  source <(qanatctl completion bash)\n"
         "  qanatctl completion zsh > \"${fpath[1]}/_qanatctl\"\n"
-        "  qanatctl completion fish > ~/.config/fish/completions/qanatctl.fish\n");
+        "  qanatctl completion fish > ~/.config/fish/completions/qanatctl.fish\n\n" +
+        std::string(kExits));
     completion->add_option("shell", options.shell, "bash, zsh or fish")
         ->required()
         ->check(CLI::IsMember({"bash", "zsh", "fish"}));
     completion->callback([this] { options.verb = Verb::kCompletion; });
+
+    CLI::App* words = app.add_subcommand("words", "");
+    words->group("");
+    words->add_option("kind", options.target)->required();
+    words->add_option("--name", options.mesh);
+    words->callback([this] { options.verb = Verb::kWords; });
   }
 
   void All() {
@@ -201,90 +230,54 @@ struct Builder {
   }
 };
 
-std::string Words(const CLI::App& app) {
-  std::string out;
-  for (const CLI::App* sub :
-       app.get_subcommands([](const CLI::App* s) { return !s->get_group().empty(); })) {
-    out += (out.empty() ? "" : " ") + sub->get_name();
-  }
-  return out;
+// What completes an option's value or an argument; by name, which means the same everywhere.
+WordKind KindOf(const CLI::Option& option) {
+  static const std::map<std::string, WordKind> kinds = {
+      {"--name", "meshes"},
+      {"--node", "nodes"},
+      {"--namespace", "namespaces"},
+      {"--output", "list:table,json,yaml"},
+      {"--bin-dir", "files"},
+      {"--method", "list:GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS"},
+      {"--level", "list:error,warn,info,debug,trace"},
+      {"folder", "files"},
+      {"pod", "pods"},
+      {"target", "targets"},
+      {"from", "pods"},
+      {"to", "services"},
+      {"shell", "list:bash,zsh,fish"}};
+  const std::string name =
+      option.get_lnames().empty() ? option.get_name(true) : "--" + option.get_lnames().front();
+  const auto it = kinds.find(name);
+  return it == kinds.end() ? "?" : it->second;
 }
 
-std::string Flags(const CLI::App& app) {
-  std::string out;
+bool Visible(const CLI::App* command) { return !command->get_group().empty(); }
+
+void Shapes(const CLI::App& app, const std::string& path, std::vector<CommandShape>& out) {
+  CommandShape shape;
+  shape.path = path;
   for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) {
-      out += (out.empty() ? "--" : " --") + name;
+    if (option->get_positional()) {
+      shape.arguments.push_back(KindOf(*option));
+      continue;
     }
+    CommandShape::Option described;
+    for (const std::string& name : option->get_snames()) described.names.push_back("-" + name);
+    for (const std::string& name : option->get_lnames()) described.names.push_back("--" + name);
+    described.help = option->get_description();
+    described.takes_value = option->get_items_expected_max() > 0;
+    if (described.takes_value) described.value = KindOf(*option);
+    shape.options.push_back(std::move(described));
   }
-  return out;
-}
-
-using Visit = std::function<void(const CLI::App&, const std::string& path)>;
-void ForEachCommand(const CLI::App& app, const std::string& path, const Visit& visit) {
-  visit(app, path);
-  for (const CLI::App* sub :
-       app.get_subcommands([](const CLI::App* s) { return !s->get_group().empty(); })) {
-    ForEachCommand(*sub, path.empty() ? sub->get_name() : path + " " + sub->get_name(), visit);
+  const auto subcommands = app.get_subcommands(Visible);
+  for (const CLI::App* sub : subcommands) {
+    shape.subcommands.emplace_back(sub->get_name(), sub->get_description());
   }
-}
-
-std::string BashCompletion(const CLI::App& app) {
-  std::string cases;
-  ForEachCommand(app, "", [&](const CLI::App& command, const std::string& path) {
-    cases +=
-        fmt::format("    '{}') words='{}'; flags='{}' ;;\n", path, Words(command), Flags(command));
-  });
-  return fmt::format(
-      R"(# bash completion of qanatctl
-_qanatctl() {{
-  local cur=${{COMP_WORDS[COMP_CWORD]}} path='' words='' flags='' i
-  for ((i = 1; i < COMP_CWORD; i++)); do
-    case ${{COMP_WORDS[i]}} in
-      -*) ;;
-      *) case " {} " in *" ${{COMP_WORDS[i]}} "*) path="${{path:+$path }}${{COMP_WORDS[i]}}" ;; esac ;;
-    esac
-  done
-  case $path in
-{}  esac
-  if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W "$flags" -- "$cur"))
-  elif [[ -n $words ]]; then
-    COMPREPLY=($(compgen -W "$words" -- "$cur"))
-  else
-    COMPREPLY=($(compgen -f -- "$cur"))
-  fi
-}}
-complete -o filenames -F _qanatctl qanatctl
-)",
-      [&] {
-        std::string all;
-        ForEachCommand(app, "", [&](const CLI::App& c, const std::string&) {
-          all += (all.empty() ? "" : " ") + Words(c);
-        });
-        return all;
-      }(),
-      cases);
-}
-
-std::string FishCompletion(const CLI::App& app) {
-  std::string out = "# fish completion of qanatctl\n";
-  ForEachCommand(app, "", [&](const CLI::App& command, const std::string& path) {
-    const std::string condition =
-        path.empty() ? "__fish_use_subcommand"
-                     : "__fish_seen_subcommand_from " + path.substr(path.rfind(' ') + 1);
-    for (const CLI::App* sub :
-         command.get_subcommands([](const CLI::App* s) { return !s->get_group().empty(); })) {
-      out += fmt::format("complete -c qanatctl -n '{}' -f -a {} -d '{}'\n", condition,
-                         sub->get_name(), sub->get_description());
-    }
-    for (const CLI::Option* option : command.get_options()) {
-      for (const std::string& name : option->get_lnames()) {
-        out += fmt::format("complete -c qanatctl -n '{}' -l {}\n", condition, name);
-      }
-    }
-  });
-  return out;
+  out.push_back(std::move(shape));
+  for (const CLI::App* sub : subcommands) {
+    Shapes(*sub, path.empty() ? sub->get_name() : path + " " + sub->get_name(), out);
+  }
 }
 
 }  // namespace
@@ -312,17 +305,14 @@ int ParseCommandLine(int argc, char** argv, Options& options) {
   return -1;
 }
 
-std::string CompletionScript(const std::string& shell) {
+std::vector<CommandShape> CommandShapes() {
   Options options;
   CLI::App app{"", "qanatctl"};
   Builder builder{options, app};
   builder.All();
-  if (shell == "bash") return BashCompletion(app);
-  if (shell == "zsh") {
-    return "#compdef qanatctl\nautoload -U +X bashcompinit && bashcompinit\n" + BashCompletion(app);
-  }
-  if (shell == "fish") return FishCompletion(app);
-  return {};
+  std::vector<CommandShape> out;
+  Shapes(app, "", out);
+  return out;
 }
 
 }  // namespace qanat::ctl

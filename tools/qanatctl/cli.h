@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line of qanatctl: names, help texts with examples, completion.
+// The command line of qanatctl: names, help texts with examples.
 #pragma once
 
-#include <string>
+#include <vector>
 
+#include "tools/qanatctl/completion.h"
 #include "tools/qanatctl/options.h"
 
 namespace qanat::ctl {
@@ -12,7 +13,7 @@ namespace qanat::ctl {
 // printed).
 int ParseCommandLine(int argc, char** argv, Options& options);
 
-// bash, zsh or fish; "" for another shell. Made from the same table as the commands.
-std::string CompletionScript(const std::string& shell);
+// Every command that is not hidden, the program itself first: what completion is made from.
+std::vector<CommandShape> CommandShapes();
 
 }  // namespace qanat::ctl

@@ -24,6 +24,7 @@ int CmdConnections(const Options& options);
 int CmdCapture(const Options& options);
 int CmdLogs(const Options& options);
 int CmdWhy(const Options& options);
+int CmdWords(const Options& options);
 
 // Prints the error in the one way of all commands and returns kExitError.
 int Complain(const Error& error);

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include "tools/qanatctl/cli.h"
 #include "tools/qanatctl/http_call.h"
 #include "tools/qanatctl/inspect/collect.h"
@@ -15,17 +17,17 @@ namespace qanat::ctl {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::Not;
 
-int Parse(std::vector<std::string> words, Options& options) {
+int Parse(std::vector<std::string> words, Options& options, std::string* printed = nullptr) {
   words.insert(words.begin(), "qanatctl");
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   ::testing::internal::CaptureStdout();
   ::testing::internal::CaptureStderr();
   const int code = ParseCommandLine(static_cast<int>(argv.size()), argv.data(), options);
-  ::testing::internal::GetCapturedStdout();
+  std::string out = ::testing::internal::GetCapturedStdout();
   ::testing::internal::GetCapturedStderr();
+  if (printed != nullptr) *printed = std::move(out);
   return code;
 }
 
@@ -68,6 +70,11 @@ TEST(CommandLine, MistakesAreUsageErrors) {
                                              {"local", "up"},
                                              {"local", "up", "f", "--nodes", "0"},
                                              {"local", "exec", "p"},
+                                             {"local", "up", "f", "--timeout", "-1"},
+                                             {"local", "up", "f", "--certificate-ttl", "soon"},
+                                             {"local", "logs", "p", "--tail", "-1"},
+                                             {"status", "--name", "No-Such-Name"},
+                                             {"logs", "--reset", "--level", "info"},
                                              {"completion", "tcsh"}}) {
     Options o;
     EXPECT_EQ(Parse(words, o), kExitUsage);
@@ -76,13 +83,36 @@ TEST(CommandLine, MistakesAreUsageErrors) {
   EXPECT_EQ(Parse({"--help"}, o), kExitOk);
 }
 
-TEST(Completion, KnowsEveryCommand) {
-  for (const char* shell : {"bash", "zsh", "fish"}) {
-    const std::string script = CompletionScript(shell);
-    for (const char* word : {"certificates", "why", "exec", "no-mesh"}) {
-      EXPECT_THAT(script, HasSubstr(word)) << shell;
+TEST(CommandLine, EveryCommandHelpsWithAnExampleAndTheExitCodes) {
+  const std::vector<CommandShape> commands = CommandShapes();
+  EXPECT_GT(commands.size(), 15u);
+  for (const CommandShape& command : commands) {
+    std::vector<std::string> words;
+    std::stringstream path(command.path);
+    for (std::string word; path >> word;) words.push_back(word);
+    words.emplace_back("--help");
+    Options o;
+    std::string help;
+    EXPECT_EQ(Parse(words, o, &help), kExitOk) << command.path;
+    EXPECT_THAT(help, HasSubstr("Examples:\n  ")) << command.path;
+    EXPECT_THAT(help, HasSubstr("Exit codes: 0 ")) << command.path;
+    for (const auto& [name, what] : command.subcommands) {
+      EXPECT_THAT(help, HasSubstr(name)) << command.path;
+      EXPECT_NE(what, "") << name;
     }
-    EXPECT_THAT(script, Not(HasSubstr("supervise"))) << "hidden";
+    for (const CommandShape::Option& option : command.options) EXPECT_NE(option.help, "");
+  }
+}
+
+TEST(CommandLine, WhatShowsSomethingTakesEveryOutputForm) {
+  for (const char* verb : {"status", "workloads", "services", "policies", "certificates",
+                           "connections", "capture", "logs"}) {
+    for (const auto& [text, form] :
+         {std::pair{"table", Output::kTable}, {"json", Output::kJson}, {"yaml", Output::kYaml}}) {
+      Options o;
+      EXPECT_EQ(Parse({verb, "-o", text}, o), -1) << verb;
+      EXPECT_EQ(o.output, form) << verb;
+    }
   }
 }
 

@@ -28,8 +28,10 @@ int Dispatch(const qanat::ctl::Options& options) {
     case Verb::kLogs: return CmdLogs(options);
     case Verb::kWhy: return CmdWhy(options);
     case Verb::kCompletion:
-      std::fputs(qanat::ctl::CompletionScript(options.shell).c_str(), stdout);
+      std::fputs(qanat::ctl::CompletionScript(options.shell, qanat::ctl::CommandShapes()).c_str(),
+                 stdout);
       return qanat::ctl::kExitOk;
+    case Verb::kWords: return CmdWords(options);
   }
   return qanat::ctl::kExitUsage;
 }

@@ -38,6 +38,7 @@ enum class Verb : uint8_t {
   kLogs,
   kWhy,
   kCompletion,
+  kWords,  // hidden: for completion
 };
 
 struct Options {
@@ -61,7 +62,7 @@ struct Options {
   bool keep_on_failure = false;
   int timeout_s = 120;
   std::string certificate_ttl;  // "" = the proxies' own default
-  std::string target;  // POD or PROGRAM
+  std::string target;           // POD or PROGRAM; words: the kind
   std::string container;
   std::vector<std::string> command;
   bool follow = false;

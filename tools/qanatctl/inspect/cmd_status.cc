@@ -10,23 +10,6 @@
 #include "tools/qanatctl/table.h"
 
 namespace qanat::ctl {
-namespace {
-
-std::string Encode(const std::string& text) {
-  std::string out;
-  for (unsigned char c : text) {
-    if (isalnum(c) != 0 ||
-        std::string_view("-._~,:=/").find(static_cast<char>(c)) != std::string_view::npos) {
-      out += static_cast<char>(c);
-    } else {
-      out += fmt::format("%{:02X}", c);
-    }
-  }
-  return out;
-}
-
-}  // namespace
-
 int CmdStatus(const Options& options) {
   auto view = MeshView::Load(options.mesh);
   if (!view) return Complain(view.error());
@@ -106,24 +89,26 @@ int CmdCapture(const Options& options) {
   if (!view) return Complain(view.error());
   auto capture = AskNodes(*view, options.node, 15030, "/capture");
   if (!capture) return Complain(capture.error());
-  if (options.output != Output::kTable) {
-    Json out = Json::object();
-    for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
-    PrintData(out, options.output);
-    return TellFailures(*capture) ? kExitOk : kExitError;
-  }
-  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "REASON"});
   auto pods = AskNodes(*view, options.node, 15030, "/pods");
   if (!pods) return Complain(pods.error());
+  Json out = Json::object();
+  for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
+  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "REASON"});
   for (const NodeAnswer& answer : pods->answers) {
-    const Json& list = answer.json.is_array() ? answer.json : Items(answer.json, "pods");
-    for (const Json& pod : list) {
+    Json shown = Json::array();
+    for (const Json& pod : answer.json.is_array() ? answer.json : Items(answer.json, "pods")) {
       if (!options.ns.empty() && Str(pod, "namespace") != options.ns) continue;
       table.Add({answer.node, Str(pod, "namespace"), Str(pod, "name"), Str(pod, "redirection"),
                  Str(pod, "reason")});
+      shown.push_back(pod);
     }
+    out[answer.node]["pods"] = std::move(shown);
   }
-  fmt::print("{}", table.ToString());
+  if (options.output == Output::kTable) {
+    fmt::print("{}", table.ToString());
+  } else {
+    PrintData(out, options.output);
+  }
   return TellFailures(*capture) && TellFailures(*pods) ? kExitOk : kExitError;
 }
 

@@ -18,18 +18,6 @@ namespace {
 
 constexpr uint16_t kAdmin = 15000;
 
-std::string Encode(const std::string& text) {
-  std::string out;
-  for (unsigned char c : text) {
-    if (isalnum(c) != 0 || c == '-' || c == '.' || c == '_') {
-      out += static_cast<char>(c);
-    } else {
-      out += fmt::format("%{:02X}", c);
-    }
-  }
-  return out;
-}
-
 std::string Bracketed(const std::string& ip) {
   return ip.find(':') != std::string::npos ? "[" + ip + "]" : ip;
 }
@@ -161,11 +149,11 @@ class Tracer {
       return Fail(Code::kInternal,
                   fmt::format("the waypoint at {} is not among the pods", Str(route, "to")));
     }
-    std::string query =
-        fmt::format("/debug/why?src_identity={}&src_ip={}&authority={}&port={}&method={}&path={}",
-                    Encode(Identity(from_)), Encode(FromIp(report_.to.address)), Encode(report_.to.host),
-                    report_.to.port, Encode(options_.method.empty() ? "GET" : options_.method),
-                    Encode(options_.path.empty() ? "/" : options_.path));
+    std::string query = fmt::format(
+        "/debug/why?src_identity={}&src_ip={}&authority={}&port={}&method={}&path={}",
+        Encode(Identity(from_)), Encode(FromIp(report_.to.address)), Encode(report_.to.host),
+        report_.to.port, Encode(options_.method.empty() ? "GET" : options_.method),
+        Encode(options_.path.empty() ? "/" : options_.path));
     for (const std::string& header : options_.headers) {
       const size_t colon = header.find(':');
       if (colon == std::string::npos) {
@@ -265,9 +253,9 @@ int CmdWhy(const Options& options) {
     other.address = to->fallback;
     auto second = Tracer(*view, options, **from, std::move(other)).Trace();
     if (second && second->allowed() != report->allowed()) {
-      report->notes.push_back(fmt::format(
-          "this is for IPv6, which clients prefer; over IPv4 ({}) it is {}", to->fallback,
-          second->allowed() ? "allowed" : "refused"));
+      report->notes.push_back(
+          fmt::format("this is for IPv6, which clients prefer; over IPv4 ({}) it is {}",
+                      to->fallback, second->allowed() ? "allowed" : "refused"));
     }
   }
   if (options.output == Output::kTable) {

@@ -1,12 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/qanatctl/inspect/collect.h"
 
+#include <fmt/format.h>
+
+#include <cctype>
 #include <cstdio>
 #include <map>
 
 #include "tools/qanatctl/json_util.h"
 
 namespace qanat::ctl {
+
+std::string Encode(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '.' || c == '_') {
+      out += c;
+    } else {
+      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    }
+  }
+  return out;
+}
 
 Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16_t port,
                            const std::string& path) {

@@ -20,6 +20,9 @@ struct Collected {
   std::vector<std::string> failures;  // "node2: connect to 127.0.0.1:15000: Connection refused"
 };
 
+// A value in a query of a path.
+std::string Encode(const std::string& text);
+
 // GET 127.0.0.1:port/path in each node's namespace, parsed as JSON.
 Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16_t port,
                            const std::string& path);

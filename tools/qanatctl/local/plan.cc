@@ -7,19 +7,16 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "tools/qanatctl/json_util.h"
+
 namespace qanat::local {
 namespace {
 
-const Json& At(const Json& object, const char* key) {
-  static const Json none;
-  if (!object.is_object()) return none;
-  auto it = object.find(key);
-  return it == object.end() ? none : *it;
-}
+using ctl::Get;
 
 StringMap Labels(const Object& object, const char* what) {
   StringMap out;
-  const Json& map = At(At(*object.body, "metadata"), what);
+  const Json& map = Get(Get(*object.body, "metadata"), what);
   if (map.is_object()) {
     for (auto& [key, value] : map.items()) {
       out[key] = value.is_string() ? value.get<std::string>() : value.dump();
@@ -31,7 +28,7 @@ StringMap Labels(const Object& object, const char* what) {
 StringMap Data(const Object& object) {
   StringMap out;
   for (const char* field : {"data", "stringData"}) {
-    const Json& map = At(*object.body, field);
+    const Json& map = Get(*object.body, field);
     if (!map.is_object()) continue;
     for (auto& [key, value] : map.items()) {
       if (value.is_string()) out[key] = value.get<std::string>();
@@ -64,13 +61,13 @@ std::string Decode64(const std::string& text) {
 
 StringMap SecretData(const Object& object) {
   StringMap out;
-  const Json& data = At(*object.body, "data");
+  const Json& data = Get(*object.body, "data");
   if (data.is_object()) {
     for (auto& [key, value] : data.items()) {
       if (value.is_string()) out[key] = Decode64(value.get<std::string>());
     }
   }
-  const Json& plain = At(*object.body, "stringData");
+  const Json& plain = Get(*object.body, "stringData");
   if (plain.is_object()) {
     for (auto& [key, value] : plain.items()) {
       if (value.is_string()) out[key] = value.get<std::string>();
@@ -90,15 +87,15 @@ void NoteProblems(const Object& object, const std::vector<std::string>& messages
 }
 
 void PlanDeployment(const Object& object, Plan& plan) {
-  const Json& spec = At(*object.body, "spec");
-  const Json& pod_template = At(spec, "template");
+  const Json& spec = Get(*object.body, "spec");
+  const Json& pod_template = Get(spec, "template");
   const int replicas =
-      At(spec, "replicas").is_number_integer() ? At(spec, "replicas").get<int>() : 1;
+      Get(spec, "replicas").is_number_integer() ? Get(spec, "replicas").get<int>() : 1;
   const std::string hash = SafeHash(pod_template.dump(), 10);
   const std::string replica_set = object.name + "-" + hash;
   std::vector<std::string> problems;
   PodTemplate parsed =
-      ReadPodTemplate(At(pod_template, "metadata"), At(pod_template, "spec"), problems);
+      ReadPodTemplate(Get(pod_template, "metadata"), Get(pod_template, "spec"), problems);
   NoteProblems(object, problems, plan);
   parsed.labels["pod-template-hash"] = hash;
   for (int i = 0; i < std::clamp(replicas, 0, 200); ++i) {
@@ -115,14 +112,14 @@ void PlanDeployment(const Object& object, Plan& plan) {
 }
 
 void PlanStatefulSet(const Object& object, Plan& plan) {
-  const Json& spec = At(*object.body, "spec");
-  const Json& pod_template = At(spec, "template");
+  const Json& spec = Get(*object.body, "spec");
+  const Json& pod_template = Get(spec, "template");
   const int replicas =
-      At(spec, "replicas").is_number_integer() ? At(spec, "replicas").get<int>() : 1;
+      Get(spec, "replicas").is_number_integer() ? Get(spec, "replicas").get<int>() : 1;
   const std::string hash = SafeHash(pod_template.dump(), 10);
   std::vector<std::string> problems;
   const PodTemplate parsed =
-      ReadPodTemplate(At(pod_template, "metadata"), At(pod_template, "spec"), problems);
+      ReadPodTemplate(Get(pod_template, "metadata"), Get(pod_template, "spec"), problems);
   NoteProblems(object, problems, plan);
   for (int i = 0; i < std::clamp(replicas, 0, 200); ++i) {
     PodPlan pod;
@@ -134,7 +131,7 @@ void PlanStatefulSet(const Object& object, Plan& plan) {
     pod.spec.labels["statefulset.kubernetes.io/pod-name"] = pod.name;
     pod.spec.labels["controller-revision-hash"] = object.name + "-" + hash;
     pod.spec.hostname = pod.name;
-    const Json& service = At(spec, "serviceName");
+    const Json& service = Get(spec, "serviceName");
     if (service.is_string()) pod.spec.subdomain = service.get<std::string>();
     pod.spec_hash = hash;
     pod.problems = problems;
@@ -143,11 +140,11 @@ void PlanStatefulSet(const Object& object, Plan& plan) {
 }
 
 void PlanDaemonSet(const Object& object, Plan& plan) {
-  const Json& pod_template = At(At(*object.body, "spec"), "template");
+  const Json& pod_template = Get(Get(*object.body, "spec"), "template");
   const std::string hash = SafeHash(pod_template.dump(), 10);
   std::vector<std::string> problems;
   const PodTemplate parsed =
-      ReadPodTemplate(At(pod_template, "metadata"), At(pod_template, "spec"), problems);
+      ReadPodTemplate(Get(pod_template, "metadata"), Get(pod_template, "spec"), problems);
   NoteProblems(object, problems, plan);
   for (const NodePlan& node : plan.nodes) {
     if (!SelectorMatches(parsed.node_selector, node.labels)) continue;
@@ -170,10 +167,11 @@ void PlanPod(const Object& object, Plan& plan) {
   pod.ns = object.ns;
   pod.name = object.name;
   pod.set = "Pod/" + object.name;
-  pod.spec = ReadPodTemplate(At(*object.body, "metadata"), At(*object.body, "spec"), pod.problems);
+  pod.spec =
+      ReadPodTemplate(Get(*object.body, "metadata"), Get(*object.body, "spec"), pod.problems);
   NoteProblems(object, pod.problems, plan);
   // Labels and annotations of a running pod may change; anything else is another pod.
-  pod.spec_hash = SafeHash(At(*object.body, "spec").dump() + pod.spec.fixed_ip, 10);
+  pod.spec_hash = SafeHash(Get(*object.body, "spec").dump() + pod.spec.fixed_ip, 10);
   plan.pods.push_back(std::move(pod));
 }
 
@@ -184,8 +182,8 @@ bool IsWaypointClass(const std::string& name) {
 // What the control plane's Gateway controller would create in a cluster: a Deployment's pod, a
 // ServiceAccount and a Service of the Gateway's name (reference: the stock waypoint template).
 void PlanGateway(const Object& object, const PlanOptions& options, Plan& plan) {
-  const Json& spec = At(*object.body, "spec");
-  const Json& class_name = At(spec, "gatewayClassName");
+  const Json& spec = Get(*object.body, "spec");
+  const Json& class_name = Get(spec, "gatewayClassName");
   if (!class_name.is_string() || !IsWaypointClass(class_name.get<std::string>())) return;
   plan.gateways.push_back({object.ns, object.name, object.body});
 

@@ -5,15 +5,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tools/qanatctl/json_util.h"
+
 namespace qanat::local {
 namespace {
 
-const Json& At(const Json& object, const char* key) {
-  static const Json none;
-  if (!object.is_object()) return none;
-  auto it = object.find(key);
-  return it == object.end() ? none : *it;
-}
+using ctl::Get;
 
 // A scalar as text: numbers and booleans in places where Kubernetes wants strings are taken as
 // written, the control plane complains about them.
@@ -56,22 +53,22 @@ void ForEach(const Json& array, F&& f) {
 
 EnvVar ReadEnv(const Json& item) {
   EnvVar out;
-  out.name = Text(At(item, "name"));
-  out.value = Text(At(item, "value"));
-  const Json& from = At(item, "valueFrom");
-  if (const Json& field = At(from, "fieldRef"); field.is_object()) {
+  out.name = Text(Get(item, "name"));
+  out.value = Text(Get(item, "value"));
+  const Json& from = Get(item, "valueFrom");
+  if (const Json& field = Get(from, "fieldRef"); field.is_object()) {
     out.source = EnvVar::Source::kField;
-    out.path = Text(At(field, "fieldPath"));
-  } else if (const Json& config = At(from, "configMapKeyRef"); config.is_object()) {
+    out.path = Text(Get(field, "fieldPath"));
+  } else if (const Json& config = Get(from, "configMapKeyRef"); config.is_object()) {
     out.source = EnvVar::Source::kConfigMap;
-    out.map = Text(At(config, "name"));
-    out.path = Text(At(config, "key"));
-    out.optional = At(config, "optional") == Json(true);
-  } else if (const Json& secret = At(from, "secretKeyRef"); secret.is_object()) {
+    out.map = Text(Get(config, "name"));
+    out.path = Text(Get(config, "key"));
+    out.optional = Get(config, "optional") == Json(true);
+  } else if (const Json& secret = Get(from, "secretKeyRef"); secret.is_object()) {
     out.source = EnvVar::Source::kSecret;
-    out.map = Text(At(secret, "name"));
-    out.path = Text(At(secret, "key"));
-    out.optional = At(secret, "optional") == Json(true);
+    out.map = Text(Get(secret, "name"));
+    out.path = Text(Get(secret, "key"));
+    out.optional = Get(secret, "optional") == Json(true);
   }
   return out;
 }
@@ -99,34 +96,34 @@ std::optional<ProbeSpec> ReadProbe(const Json& probe, const ContainerSpec& conta
                                    const char* which, std::vector<std::string>& problems) {
   if (!probe.is_object()) return std::nullopt;
   ProbeSpec out;
-  out.initial_delay_s = Number(At(probe, "initialDelaySeconds"), 0);
-  out.period_s = std::max(1, Number(At(probe, "periodSeconds"), 10));
-  out.timeout_s = std::max(1, Number(At(probe, "timeoutSeconds"), 1));
-  out.success_threshold = std::max(1, Number(At(probe, "successThreshold"), 1));
-  out.failure_threshold = std::max(1, Number(At(probe, "failureThreshold"), 3));
-  if (const Json& http = At(probe, "httpGet"); http.is_object()) {
+  out.initial_delay_s = Number(Get(probe, "initialDelaySeconds"), 0);
+  out.period_s = std::max(1, Number(Get(probe, "periodSeconds"), 10));
+  out.timeout_s = std::max(1, Number(Get(probe, "timeoutSeconds"), 1));
+  out.success_threshold = std::max(1, Number(Get(probe, "successThreshold"), 1));
+  out.failure_threshold = std::max(1, Number(Get(probe, "failureThreshold"), 3));
+  if (const Json& http = Get(probe, "httpGet"); http.is_object()) {
     out.kind = ProbeSpec::Kind::kHttp;
-    out.port = ProbePort(At(http, "port"), container, which, problems);
-    if (const std::string path = Text(At(http, "path")); !path.empty()) out.path = path;
-    out.host = Text(At(http, "host"));
-    ForEach(At(http, "httpHeaders"), [&](const Json& header) {
-      out.headers.emplace_back(Text(At(header, "name")), Text(At(header, "value")));
+    out.port = ProbePort(Get(http, "port"), container, which, problems);
+    if (const std::string path = Text(Get(http, "path")); !path.empty()) out.path = path;
+    out.host = Text(Get(http, "host"));
+    ForEach(Get(http, "httpHeaders"), [&](const Json& header) {
+      out.headers.emplace_back(Text(Get(header, "name")), Text(Get(header, "value")));
     });
-    if (Text(At(http, "scheme")) == "HTTPS") {
+    if (Text(Get(http, "scheme")) == "HTTPS") {
       problems.push_back(fmt::format("container {}: {} over HTTPS is not done by the local mode",
                                      container.name, which));
     }
     return out;
   }
-  if (const Json& tcp = At(probe, "tcpSocket"); tcp.is_object()) {
+  if (const Json& tcp = Get(probe, "tcpSocket"); tcp.is_object()) {
     out.kind = ProbeSpec::Kind::kTcp;
-    out.port = ProbePort(At(tcp, "port"), container, which, problems);
-    out.host = Text(At(tcp, "host"));
+    out.port = ProbePort(Get(tcp, "port"), container, which, problems);
+    out.host = Text(Get(tcp, "host"));
     return out;
   }
-  if (const Json& exec = At(probe, "exec"); exec.is_object()) {
+  if (const Json& exec = Get(probe, "exec"); exec.is_object()) {
     out.kind = ProbeSpec::Kind::kExec;
-    out.command = ReadStrings(At(exec, "command"));
+    out.command = ReadStrings(Get(exec, "command"));
     if (out.command.empty()) {
       problems.push_back(
           fmt::format("container {}: {} exec has no command", container.name, which));
@@ -142,68 +139,68 @@ std::optional<ProbeSpec> ReadProbe(const Json& probe, const ContainerSpec& conta
 
 ContainerSpec ReadContainer(const Json& item, std::vector<std::string>& problems) {
   ContainerSpec out;
-  out.name = Text(At(item, "name"));
-  out.argv = ReadStrings(At(item, "command"));
-  for (std::string& argument : ReadStrings(At(item, "args"))) out.argv.push_back(argument);
-  if (!At(item, "command").is_array()) {
+  out.name = Text(Get(item, "name"));
+  out.argv = ReadStrings(Get(item, "command"));
+  for (std::string& argument : ReadStrings(Get(item, "args"))) out.argv.push_back(argument);
+  if (!Get(item, "command").is_array()) {
     problems.push_back(
         fmt::format("container {}: no 'command'; the local mode runs programs of "
                     "this machine and has no images, so it needs one",
                     out.name));
   }
-  out.working_dir = Text(At(item, "workingDir"));
-  ForEach(At(item, "env"), [&](const Json& env) { out.env.push_back(ReadEnv(env)); });
-  ForEach(At(item, "envFrom"), [&](const Json& from) {
-    const std::string name = Text(At(At(from, "configMapRef"), "name"));
+  out.working_dir = Text(Get(item, "workingDir"));
+  ForEach(Get(item, "env"), [&](const Json& env) { out.env.push_back(ReadEnv(env)); });
+  ForEach(Get(item, "envFrom"), [&](const Json& from) {
+    const std::string name = Text(Get(Get(from, "configMapRef"), "name"));
     if (!name.empty()) out.env_from.push_back(name);
   });
-  ForEach(At(item, "ports"), [&](const Json& port) {
+  ForEach(Get(item, "ports"), [&](const Json& port) {
     ContainerPort p;
-    p.name = Text(At(port, "name"));
-    p.port = Port(At(port, "containerPort"));
-    if (const std::string protocol = Text(At(port, "protocol")); !protocol.empty()) {
+    p.name = Text(Get(port, "name"));
+    p.port = Port(Get(port, "containerPort"));
+    if (const std::string protocol = Text(Get(port, "protocol")); !protocol.empty()) {
       p.protocol = protocol;
     }
     out.ports.push_back(p);
   });
-  ForEach(At(item, "volumeMounts"), [&](const Json& mount) {
-    out.mounts.push_back({Text(At(mount, "name")), Text(At(mount, "mountPath")),
-                          Text(At(mount, "subPath")), At(mount, "readOnly") == Json(true)});
+  ForEach(Get(item, "volumeMounts"), [&](const Json& mount) {
+    out.mounts.push_back({Text(Get(mount, "name")), Text(Get(mount, "mountPath")),
+                          Text(Get(mount, "subPath")), Get(mount, "readOnly") == Json(true)});
   });
-  out.readiness = ReadProbe(At(item, "readinessProbe"), out, "readinessProbe", problems);
-  out.liveness = ReadProbe(At(item, "livenessProbe"), out, "livenessProbe", problems);
-  out.startup = ReadProbe(At(item, "startupProbe"), out, "startupProbe", problems);
-  const Json& security = At(item, "securityContext");
-  if (At(security, "runAsUser").is_number_integer()) {
-    out.run_as_user = static_cast<uint32_t>(Number(At(security, "runAsUser"), 0));
+  out.readiness = ReadProbe(Get(item, "readinessProbe"), out, "readinessProbe", problems);
+  out.liveness = ReadProbe(Get(item, "livenessProbe"), out, "livenessProbe", problems);
+  out.startup = ReadProbe(Get(item, "startupProbe"), out, "startupProbe", problems);
+  const Json& security = Get(item, "securityContext");
+  if (Get(security, "runAsUser").is_number_integer()) {
+    out.run_as_user = static_cast<uint32_t>(Number(Get(security, "runAsUser"), 0));
   }
-  if (At(security, "runAsGroup").is_number_integer()) {
-    out.run_as_group = static_cast<uint32_t>(Number(At(security, "runAsGroup"), 0));
+  if (Get(security, "runAsGroup").is_number_integer()) {
+    out.run_as_group = static_cast<uint32_t>(Number(Get(security, "runAsGroup"), 0));
   }
-  out.capabilities = ReadStrings(At(At(security, "capabilities"), "add"));
+  out.capabilities = ReadStrings(Get(Get(security, "capabilities"), "add"));
   return out;
 }
 
 std::optional<Volume> ReadVolume(const Json& item, std::vector<std::string>& problems) {
   Volume out;
-  out.name = Text(At(item, "name"));
-  if (const Json& map = At(item, "configMap"); map.is_object()) {
+  out.name = Text(Get(item, "name"));
+  if (const Json& map = Get(item, "configMap"); map.is_object()) {
     out.kind = Volume::Kind::kConfigMap;
-    out.source = Text(At(map, "name"));
-    ForEach(At(map, "items"),
-            [&](const Json& i) { out.items[Text(At(i, "key"))] = Text(At(i, "path")); });
+    out.source = Text(Get(map, "name"));
+    ForEach(Get(map, "items"),
+            [&](const Json& i) { out.items[Text(Get(i, "key"))] = Text(Get(i, "path")); });
     return out;
   }
-  if (const Json& secret = At(item, "secret"); secret.is_object()) {
+  if (const Json& secret = Get(item, "secret"); secret.is_object()) {
     out.kind = Volume::Kind::kSecret;
-    out.source = Text(At(secret, "secretName"));
-    ForEach(At(secret, "items"),
-            [&](const Json& i) { out.items[Text(At(i, "key"))] = Text(At(i, "path")); });
+    out.source = Text(Get(secret, "secretName"));
+    ForEach(Get(secret, "items"),
+            [&](const Json& i) { out.items[Text(Get(i, "key"))] = Text(Get(i, "path")); });
     return out;
   }
-  if (const Json& host = At(item, "hostPath"); host.is_object()) {
+  if (const Json& host = Get(item, "hostPath"); host.is_object()) {
     out.kind = Volume::Kind::kHostPath;
-    out.source = Text(At(host, "path"));
+    out.source = Text(Get(host, "path"));
     return out;
   }
   if (item.is_object() && item.contains("emptyDir")) return out;
@@ -219,54 +216,54 @@ std::optional<Volume> ReadVolume(const Json& item, std::vector<std::string>& pro
 PodTemplate ReadPodTemplate(const Json& metadata, const Json& spec,
                             std::vector<std::string>& problems) {
   PodTemplate out;
-  out.labels = ReadMap(At(metadata, "labels"));
-  out.annotations = ReadMap(At(metadata, "annotations"));
+  out.labels = ReadMap(Get(metadata, "labels"));
+  out.annotations = ReadMap(Get(metadata, "annotations"));
   if (auto it = out.annotations.find("qanat.io/pod-ip"); it != out.annotations.end()) {
     out.fixed_ip = it->second;
   }
-  if (std::string sa = Text(At(spec, "serviceAccountName")); !sa.empty()) {
+  if (std::string sa = Text(Get(spec, "serviceAccountName")); !sa.empty()) {
     out.service_account = sa;
-  } else if (std::string old = Text(At(spec, "serviceAccount")); !old.empty()) {
+  } else if (std::string old = Text(Get(spec, "serviceAccount")); !old.empty()) {
     out.service_account = old;
   }
-  out.node_name = Text(At(spec, "nodeName"));
-  out.node_selector = ReadMap(At(spec, "nodeSelector"));
-  ForEach(At(spec, "topologySpreadConstraints"), [&](const Json& item) {
-    if (out.spread.empty() && Text(At(item, "topologyKey")) == "kubernetes.io/hostname") {
-      out.spread = ReadMap(At(At(item, "labelSelector"), "matchLabels"));
+  out.node_name = Text(Get(spec, "nodeName"));
+  out.node_selector = ReadMap(Get(spec, "nodeSelector"));
+  ForEach(Get(spec, "topologySpreadConstraints"), [&](const Json& item) {
+    if (out.spread.empty() && Text(Get(item, "topologyKey")) == "kubernetes.io/hostname") {
+      out.spread = ReadMap(Get(Get(item, "labelSelector"), "matchLabels"));
     }
   });
-  out.hostname = Text(At(spec, "hostname"));
-  out.subdomain = Text(At(spec, "subdomain"));
-  if (std::string policy = Text(At(spec, "restartPolicy")); !policy.empty()) {
+  out.hostname = Text(Get(spec, "hostname"));
+  out.subdomain = Text(Get(spec, "subdomain"));
+  if (std::string policy = Text(Get(spec, "restartPolicy")); !policy.empty()) {
     out.restart_policy = policy;
   }
-  out.grace_s = Number(At(spec, "terminationGracePeriodSeconds"), 30);
-  if (At(spec, "hostNetwork") == Json(true)) {
+  out.grace_s = Number(Get(spec, "terminationGracePeriodSeconds"), 30);
+  if (Get(spec, "hostNetwork") == Json(true)) {
     problems.push_back("hostNetwork pods are not run by the local mode");
   }
-  ForEach(At(spec, "initContainers"), [&](const Json& item) {
-    if (Text(At(item, "restartPolicy")) == "Always") {  // a native sidecar: runs beside the others
+  ForEach(Get(spec, "initContainers"), [&](const Json& item) {
+    if (Text(Get(item, "restartPolicy")) == "Always") {  // a native sidecar: runs beside the others
       out.containers.push_back(ReadContainer(item, problems));
     } else {
       out.init_containers.push_back(ReadContainer(item, problems));
     }
   });
-  ForEach(At(spec, "containers"),
+  ForEach(Get(spec, "containers"),
           [&](const Json& item) { out.containers.push_back(ReadContainer(item, problems)); });
   if (out.containers.empty()) problems.push_back("the pod has no containers");
-  const Json& pod_security = At(spec, "securityContext");
+  const Json& pod_security = Get(spec, "securityContext");
   for (auto* list : {&out.init_containers, &out.containers}) {
     for (ContainerSpec& container : *list) {
-      if (!container.run_as_user && At(pod_security, "runAsUser").is_number_integer()) {
-        container.run_as_user = static_cast<uint32_t>(Number(At(pod_security, "runAsUser"), 0));
+      if (!container.run_as_user && Get(pod_security, "runAsUser").is_number_integer()) {
+        container.run_as_user = static_cast<uint32_t>(Number(Get(pod_security, "runAsUser"), 0));
       }
-      if (!container.run_as_group && At(pod_security, "runAsGroup").is_number_integer()) {
-        container.run_as_group = static_cast<uint32_t>(Number(At(pod_security, "runAsGroup"), 0));
+      if (!container.run_as_group && Get(pod_security, "runAsGroup").is_number_integer()) {
+        container.run_as_group = static_cast<uint32_t>(Number(Get(pod_security, "runAsGroup"), 0));
       }
     }
   }
-  ForEach(At(spec, "volumes"), [&](const Json& item) {
+  ForEach(Get(spec, "volumes"), [&](const Json& item) {
     if (auto volume = ReadVolume(item, problems)) out.volumes.push_back(*volume);
   });
   out.spec = std::make_shared<const Json>(spec);
@@ -278,15 +275,15 @@ ServiceSpec ReadService(const Object& object) {
   out.ns = object.ns;
   out.name = object.name;
   out.body = object.body;
-  const Json& spec = At(*object.body, "spec");
-  out.selector = ReadMap(At(spec, "selector"));
-  out.wanted_ip = Text(At(spec, "clusterIP"));
+  const Json& spec = Get(*object.body, "spec");
+  out.selector = ReadMap(Get(spec, "selector"));
+  out.wanted_ip = Text(Get(spec, "clusterIP"));
   out.headless = out.wanted_ip == "None";
-  out.external_name = Text(At(spec, "type")) == "ExternalName";
-  out.publish_not_ready = At(spec, "publishNotReadyAddresses") == Json(true);
+  out.external_name = Text(Get(spec, "type")) == "ExternalName";
+  out.publish_not_ready = Get(spec, "publishNotReadyAddresses") == Json(true);
   // As in Kubernetes: one family (the cluster's first, IPv4) unless the Service asks for more.
-  const std::vector<std::string> families = ReadStrings(At(spec, "ipFamilies"));
-  const std::string policy = Text(At(spec, "ipFamilyPolicy"));
+  const std::vector<std::string> families = ReadStrings(Get(spec, "ipFamilies"));
+  const std::string policy = Text(Get(spec, "ipFamilyPolicy"));
   if (!families.empty()) {
     out.want_v4 = out.want_v6 = false;
     for (const std::string& family : families) {
@@ -295,14 +292,14 @@ ServiceSpec ReadService(const Object& object) {
     }
   }
   if (policy == "PreferDualStack" || policy == "RequireDualStack") out.want_v4 = out.want_v6 = true;
-  ForEach(At(spec, "ports"), [&](const Json& item) {
+  ForEach(Get(spec, "ports"), [&](const Json& item) {
     ServicePort port;
-    port.name = Text(At(item, "name"));
-    port.port = Port(At(item, "port"));
-    if (std::string protocol = Text(At(item, "protocol")); !protocol.empty()) {
+    port.name = Text(Get(item, "name"));
+    port.port = Port(Get(item, "port"));
+    if (std::string protocol = Text(Get(item, "protocol")); !protocol.empty()) {
       port.protocol = protocol;
     }
-    const Json& target = At(item, "targetPort");
+    const Json& target = Get(item, "targetPort");
     if (target.is_string()) {
       port.target_name = target.get<std::string>();
     } else {
