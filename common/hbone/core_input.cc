@@ -14,6 +14,8 @@ namespace {
 
 constexpr uint32_t kMaxGoaway = 16384;
 constexpr uint32_t kMaxSettings = 6 * 64;
+// What a client may still say to a server that wants no more of it.
+constexpr size_t kDiscard = 256 << 10;
 
 }  // namespace
 
@@ -314,6 +316,10 @@ H2Error Core::ResetFrame(uint32_t id, uint32_t code) {
   }
   bool in_order = code == static_cast<uint32_t>(H2Error::kNoError) ||
                   code == static_cast<uint32_t>(H2Error::kCancel);
+  if (stream->state.remote_ended && side_ == Side::kClient &&
+      code == static_cast<uint32_t>(H2Error::kNoError)) {
+    stream->discard = kDiscard;
+  }
   if (!stream->state.remote_ended) {
     // Stock reads NO_ERROR and CANCEL as the end of the stream (it sends CANCEL when it drops one).
     stream->end = in_order ? IoResult::Kind::kEof : IoResult::Kind::kReset;

@@ -139,41 +139,32 @@ void Core::Flush() {
   flush_.Stop();
   if (phase_ == Phase::kOver) return;
   const bool was_full = out_.size() >= options_.send_buffer;
-  while (!out_.empty() && !transport_ended_) {
+  bool blocked = false;
+  while (!out_.empty() && !transport_ended_ && !blocked) {
     auto front = out_.front();
     iovec part{const_cast<uint8_t*>(front.data()), front.size()};
     IoResult wrote = transport_->Write({&part, 1});
-    if (wrote.kind == IoResult::Kind::kWouldBlock) {
-      transport_full_ = true;
-      transport_->WriteEnable(true);
-      if (phase_ == Phase::kOpen && out_.size() > options_.send_buffer + kControlSlack) {
-        Fail(H2Error::kEnhanceYourCalm, "the peer does not read our answers");
-      }
-      return;
-    }
-    if (!wrote.ok()) {
-      // What the peer said before it went is still to be read, and its end too.
-      transport_ended_ = true;
-      break;
-    }
+    blocked = wrote.kind == IoResult::Kind::kWouldBlock;
+    // What the peer said before it went is still to be read, and its end too.
+    if (!blocked && !wrote.ok()) transport_ended_ = true;
     out_.Consume(wrote.bytes);
   }
   if (transport_ended_) out_.Clear();
-  if (transport_full_) {
-    transport_full_ = false;
-    transport_->WriteEnable(false);
+  if (blocked || transport_full_) transport_->WriteEnable(blocked);
+  transport_full_ = blocked;
+  // A full buffer gets room here and nowhere else (nobody else writes while it is full), so this is
+  // where the streams that waited for it are told, whoever asked for the flush.
+  if (was_full && phase_ == Phase::kOpen && out_.size() < options_.send_buffer) KickWriters();
+  if (blocked && phase_ == Phase::kOpen && out_.size() > options_.send_buffer + kControlSlack) {
+    Fail(H2Error::kEnhanceYourCalm, "the peer does not read our answers");
   }
-  // Streams that waited for room: nobody else tells them, since the transport's OnWritable does not
-  // come any more when the flush at the end of a round was the one that made the room.
-  if (was_full && phase_ == Phase::kOpen) KickWriters();
-  if (phase_ == Phase::kClosing) TryShutdown();
+  if (phase_ == Phase::kClosing && !blocked) TryShutdown();
 }
 
 void Core::OnWritable() {
   if (phase_ == Phase::kOver) return;
   if (phase_ == Phase::kClosing && out_.empty()) return TryShutdown();
   Flush();
-  if (phase_ == Phase::kOpen && out_.size() < options_.send_buffer) KickWriters();
 }
 
 void Core::KickWriters() {

@@ -578,6 +578,53 @@ TEST_F(ClientTest, SaysWhatTheReferenceSays) {
   EXPECT_EQ(peer_->Find(kHeaders, 1)->header.flags, kFlagEndHeaders);
 }
 
+// RFC 9113 8.1: a server that has said all may ask the client to stop; the client must not lose
+// what was said. Its late bytes go nowhere, but a client that goes on and on is told.
+TEST_F(ClientTest, AWholeAnswerIsNotLostWhenThePeerWantsNoMore) {
+  Start();
+  Connect();
+  peer_->SendHeaders(1, {{":status", "200"}});
+  Settle(loop_);
+  ASSERT_TRUE(result_ && *result_);
+  Party user(std::move((*result_)->stream));
+  user.transport().ReadEnable(false);  // it is slow
+  user.Send("question");
+  peer_->SendFrame(kData, kFlagEndStream, 1, "whole answer");
+  peer_->SendFrame(kRstStream, 0, 1, U32(0));
+  Settle(loop_);
+  user.Send("late");
+  EXPECT_FALSE(user.write_end);
+  user.transport().ReadEnable(true);
+  ASSERT_TRUE(RunUntil(loop_, [&] { return user.end.has_value(); }));
+  EXPECT_EQ(user.received, "whole answer");
+  EXPECT_EQ(*user.end, IoResult::Kind::kEof);
+  EXPECT_TRUE(user.transport().ShutdownWrite().ok());
+  user.Send(std::string(1 << 20, 'x'));
+  EXPECT_EQ(user.write_end, IoResult::Kind::kReset);
+  for (const auto& frame : peer_->frames) EXPECT_NE(frame.payload, "late");
+}
+
+// With any other code, or before the end, it is the reset that it says.
+TEST_F(ClientTest, OtherResetsBreakWritingAtOnce) {
+  Start();
+  uint32_t id = 1;
+  for (auto [flags, code] : {std::pair<uint8_t, H2Error>{kFlagEndStream, H2Error::kConnectError},
+                             {kFlagEndStream, H2Error::kCancel},
+                             {0, H2Error::kNoError}}) {
+    Connect();
+    peer_->SendHeaders(id, {{":status", "200"}});
+    Settle(loop_);
+    ASSERT_TRUE(result_ && *result_);
+    Party user(std::move((*result_)->stream));
+    peer_->SendFrame(kData, flags, id, "answer");
+    peer_->SendFrame(kRstStream, 0, id, U32(static_cast<uint32_t>(code)));
+    Settle(loop_);
+    user.Send("late");
+    EXPECT_EQ(user.write_end, IoResult::Kind::kReset) << id;
+    id += 2;
+  }
+}
+
 TEST_F(ClientTest, GoawayRefusesWhatWasNotProcessed) {
   Start();
   Connect();

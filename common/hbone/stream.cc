@@ -105,6 +105,13 @@ IoResult StreamTransport::Read(std::span<uint8_t> into) {
 }
 
 IoResult StreamTransport::Write(std::span<const iovec> from) {
+  if (stream_->discard > size_t{0}) {
+    size_t wanted = 0;
+    for (const iovec& part : from) wanted += part.iov_len;
+    wanted = std::min(wanted, *stream_->discard);
+    *stream_->discard -= wanted;
+    return {IoResult::Kind::kOk, wanted};
+  }
   if (stream_->core == nullptr || stream_->write_broken || stream_->state.local_ended) {
     return {IoResult::Kind::kReset, 0};
   }
@@ -112,6 +119,7 @@ IoResult StreamTransport::Write(std::span<const iovec> from) {
 }
 
 IoResult StreamTransport::ShutdownWrite() {
+  if (stream_->discard) return {};
   if (stream_->write_broken) return {IoResult::Kind::kReset, 0};
   if (stream_->state.local_ended) return {};
   if (stream_->core == nullptr) return {IoResult::Kind::kReset, 0};

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,11 @@ struct Stream {
   // Set when the stream did not end in order: how reading goes on after the buffered input.
   net::IoResult::Kind end = net::IoResult::Kind::kWouldBlock;
   bool write_broken = false;
+  // The peer ended its direction and then wants no more of ours (RFC 9113 8.1: NO_ERROR after a
+  // whole response; Envoy does it when its application ends first). This many bytes may still be
+  // written, and go nowhere: were the user told of a reset now, it would cut off its own side,
+  // where the peer's last bytes may still be on their way.
+  std::optional<size_t> discard;
   std::string error;
 
   // Received and not yet read: first `input`, then `views`, which point into the session's receive

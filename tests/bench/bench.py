@@ -1,210 +1,242 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The table of figures: the mesh as ratios to plain TCP between pods of the same run.
+"""The table of figures: the mesh as ratios to plain TCP between twin pods of the same run.
 
-Two nodes on this machine; in each round every load runs once without and once with the mesh, in
-alternating order, so that what else the machine does hits both. Medians over the rounds; "A/A" is
-plain against plain and says how much of a ratio is noise. CPU is that of all our processes on the
-path together. Writes JSON beside the table.
-
-    ./run bench [--rounds 5] [--seconds 2] [--only NAME] [--json FILE]
+Two nodes on this machine. In each round every load runs once through the mesh and twice without
+it, in alternating order, so that what else the machine does hits all three. Ratios are medians over
+the rounds; A/A is plain against plain, and its spread is what a ratio may be off by. CPU is that
+of all node proxies, agents and waypoints together. A load that did not go through the proxies of
+its path, or a plain one that did, has no row, and the run fails.
 """
 import argparse
+import contextlib
+import fcntl
 import json
 import os
-import statistics
+import shlex
+import signal
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../netns"))
-from bed import BIN, Mesh  # noqa: E402
-from fixture import NAMESPACES, once, service  # noqa: E402
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import memory  # noqa: E402
+import report  # noqa: E402
+from loads import LOADS, PATHS, cpu_per_unit, cpu_seconds  # noqa: E402
+from pods import ECHO, YAML, finish, set_sysctls, start  # noqa: E402
+from proof import Misrouted, check_enrolment, check_mesh, check_plain, settle  # noqa: E402
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def bench_pod(namespace, name, sa, node, labels=None):
-    labels = {"app": name, **(labels or {})}
-    return f"""
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: {sa}, namespace: {namespace}}}
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {name}
-  namespace: {namespace}
-  labels: {{{", ".join(f"{k}: {v}" for k, v in labels.items())}}}
-spec:
-  nodeName: {node}
-  serviceAccountName: {sa}
-  containers:
-  - name: app
-    image: localhost/qanat-loadgen
-    command: ["{BIN}/qanat-loadgen", server, --port, "9100"]
-    ports: [{{name: echo, containerPort: 9100}}, {{name: http, containerPort: 9102}}]
-    readinessProbe: {{tcpSocket: {{port: 9100}}, periodSeconds: 1}}
-"""
+from bed import BIN, Mesh, cgroup2, run_inside  # noqa: E402
 
 
-YAML = once(
-    NAMESPACES
-    + "".join(bench_pod(ns, name, name, node)
-              for ns in ("mesh", "plain")
-              for name, node in (("client", "node1"), ("near", "node1"), ("far", "node2")))
-    + bench_pod("mesh", "web", "web", "node2")
-    + service("mesh", "web", {"app": "web"}, {"istio.io/use-waypoint": "waypoint"})
-    + """
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata:
-  name: waypoint
-  namespace: mesh
-  labels: {istio.io/waypoint-for: service}
-spec:
-  gatewayClassName: qanat-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-""")
-
-# name, mode, port, connections, figure, extra flags
-LOADS = [
-    ("bulk, 1 connection", "bulk", 9101, 1, "gbit_s", []),
-    ("bulk, 16 connections", "bulk", 9101, 16, "gbit_s", []),
-    ("1-byte round trip, p50", "rr", 9100, 1, "p50_us", []),
-    ("1-byte round trip, p99", "rr", 9100, 1, "p99_us", []),
-    ("64 connections, round trips/s", "rr", 9100, 64, "per_second", []),
-    ("new connections/s, 1 client", "connect", 9100, 1, "per_second", []),
-    ("new connections/s, 32 clients", "connect", 9100, 32, "per_second", []),
-    ("HTTP/1.1 1000 rps p50", "http", 9102, 64, "p50_us", ["--rate", "1000"]),
-    ("HTTP/1.1 1000 rps p99", "http", 9102, 64, "p99_us", ["--rate", "1000"]),
-    ("HTTP/1.1 maximum", "http", 9102, 64, "per_second", []),
-]
-
-
-def loadgen(flags):
-    import subprocess
-    done = subprocess.run([f"{BIN}/qanat-loadgen", *flags], capture_output=True, text=True, timeout=120)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
-
-
-def cpu_seconds(pids):
-    total = 0.0
-    for pid in pids:
-        try:
-            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        total += (int(fields[11]) + int(fields[12])) / TICKS
-    return total
-
-
-def rss_kb(pid):
-    for line in open(f"/proc/{pid}/status"):
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    return 0
+def warmup(options):
+    return min(0.3, options.seconds)
 
 
 class Bench:
+    echo_port = ECHO
+
     def __init__(self, mesh, options):
         self.mesh, self.options = mesh, options
-        self.programs = {p["name"]: p["pid"] for p in mesh.state()["programs"]}
-        self.rows = {}
-
-    def target(self, path, port):
-        """(pod that calls, address) of the meshed and the plain way."""
-        if path == "waypoint":
-            files = self.mesh.ctl("services", "--name", self.mesh.name, "-o", "json").stdout
-            vip = next(s for s in json.loads(files) if s["name"] == "web")["vip"]
-            return ("mesh/client", f"{vip}:80"), ("plain/client", f"{self.mesh.ip('plain/far')}:{port}")
-        pod = {"same node": "near", "cross node": "far"}[path]
-        return ("mesh/client", f"{self.mesh.ip('mesh/' + pod)}:{port}"), ("plain/client", f"{self.mesh.ip('plain/' + pod)}:{port}")
-
-    def once(self, source, flags):
-        pids = [pid for name, pid in self.programs.items() if name.startswith(("ztunnel", "agent", "waypoint"))]
-        before = cpu_seconds(pids)
-        result = self.mesh.call(source, loadgen, flags, timeout=150)
-        result["cpu_seconds"] = cpu_seconds(pids) - before
-        if result["errors"]:
-            raise RuntimeError(f"{source} {flags}: {result['errors']} errors, {result['first_error']}")
-        return result
-
-    def run(self):
-        wanted = [(path, load) for path in ("same node", "cross node", "waypoint") for load in LOADS
-                  if not (path == "waypoint" and load[1] != "http")
-                  and (not self.options.only or self.options.only in f"{path} {load[0]}")]
-        for round_ in range(self.options.rounds):
-            done = {}
-            for path, (name, mode, port, connections, figure, extra) in wanted:
-                key = (path, mode, connections, tuple(extra))
-                if key not in done:  # p50 and p99 come from one run
-                    meshed, plain = self.target(path, port)
-                    flags = [mode, "--connections", str(connections), "--seconds", str(self.options.seconds), *extra]
-                    order = [("mesh", meshed), ("plain", plain), ("again", plain)]
-                    if round_ % 2:
-                        order.reverse()
-                    done[key] = {which: self.once(source, flags + ["--to", to]) for which, (source, to) in order}
-                    print(f"  round {round_ + 1}/{self.options.rounds}: {path}, {mode} x{connections}", file=sys.stderr)
-                for which, result in done[key].items():
-                    row = self.rows.setdefault((path, name), {"figure": figure})
-                    row.setdefault(which, []).append(result[figure])
-                    row.setdefault(which + "_cpu", []).append(self.cpu(mode, result))
+        self.failures = 0
+        self.warmup = warmup(options)
+        self.programs = {p["name"]: p["pid"] for p in mesh.state()["programs"]
+                         if not p["name"].startswith("dns-")}
+        self.on_path = [pid for name, pid in self.programs.items()
+                        if name.startswith(("ztunnel-", "agent-", "waypoint-"))]
+        pods = json.loads(mesh.ctl("local", "status", "--name", mesh.name, "-o", "json").stdout)
+        check_enrolment(pods["pods"])
+        self.waypoint_node = mesh.pod_files()["mesh/waypoint"]["node"]
+        services = json.loads(mesh.ctl("services", "--name", mesh.name, "-o", "json").stdout)
+        vips = next(s["vips"] for s in services if (s["namespace"], s["name"]) == ("mesh", "far"))
+        self.vip = next(ip for ip in (v.rsplit("/", 1)[-1] for v in vips) if ":" not in ip)
+        got = {run_inside(mesh.pod_netns(pod), None, set_sysctls, (), 10) for pod in mesh.pod_files()}
+        self.congestion_control = got.pop()  # the same machine gives the same to all
+        self.say(f"the waypoint is on {self.waypoint_node}; TCP uses {self.congestion_control}")
 
     @staticmethod
-    def cpu(mode, result):
-        """CPU seconds per GiB for bulk, per 1000 requests or connections for the rest."""
-        if mode == "bulk":
-            gib = result["gbit_s"] * result["seconds"] / 8 * 1e9 / (1 << 30)
-            return result["cpu_seconds"] / gib if gib else 0
-        return result["cpu_seconds"] / (result["samples"] / 1000) if result["samples"] else 0
+    def say(text):
+        print(f"    {text}", file=sys.stderr, flush=True)
 
-    def memory(self):
-        idle = {name: rss_kb(pid) for name, pid in self.programs.items()}
-        import concurrent.futures
-        meshed, _ = self.target("cross node", 9100)
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            held = pool.submit(self.mesh.call, meshed[0], loadgen,
-                               ["idle", "--connections", "5000", "--seconds", "8", "--to", meshed[1]], timeout=60)
-            time.sleep(6)
-            loaded = {name: rss_kb(pid) for name, pid in self.programs.items()}
-            held.result()
-        return idle, loaded
+    def target(self, path, leg, port):
+        """(pod that calls, address that it calls)."""
+        namespace = "mesh" if leg == "mesh" else "plain"
+        if path == "waypoint" and leg == "mesh":
+            return "mesh/client", f"{self.vip}:{port}"
+        pod = "near" if path == "same node" else "far"
+        return f"{namespace}/client", f"{self.mesh.ip(f'{namespace}/{pod}')}:{port}"
+
+    def leg(self, path, load, leg):
+        """One load over one path, once; its report with our CPU in it. Misrouted, or RuntimeError
+        for a load that did not work."""
+        source, to = self.target(path, leg, load.port)
+        before = settle(self.mesh)
+        cpu = cpu_seconds(self.on_path)
+        process = start(self.mesh, source, [
+            load.mode, "--to", to, "--connections", str(load.connections), "--warmup", str(self.warmup),
+            "--seconds", str(self.options.seconds), *load.flags])
+        result = finish(process, timeout=self.options.seconds + 60)
+        after = settle(self.mesh)  # what still was on its way is part of the load's CPU
+        result["cpu_seconds"] = cpu_seconds(self.on_path) - cpu
+        result["cpu_per_unit"] = cpu_per_unit(load, result)
+        if result["errors"]:
+            raise RuntimeError(f"{leg}: {result['errors']} errors, the first: {result['first_error']}")
+        if not result["all_bytes"] or (load.mode != "bulk" and not result["samples"]):
+            raise RuntimeError(f"{leg}: nothing was answered")
+        if leg == "mesh":
+            check_mesh(path, load, result, before, after)
+        else:
+            check_plain(before, after)
+        return result
+
+    def run(self, wanted):
+        """{(path, load name): (rounds of results, why there is no row)}"""
+        samples = {(path, load.name): [] for path, load in wanted}
+        refused = {}
+        started = time.monotonic()
+        for number in range(self.options.rounds):
+            for at, (path, load) in enumerate(wanted):
+                key = (path, load.name)
+                if key in refused:
+                    continue
+                done = number * len(wanted) + at
+                left = (time.monotonic() - started) / done * (
+                    self.options.rounds * len(wanted) - done) if done else 0
+                self.say(f"round {number + 1}/{self.options.rounds}: {path}, {load.name}"
+                         + (f" (about {left / 60:.0f} min left)" if left > 90 else ""))
+                legs = ["mesh", "plain", "again"]
+                if number % 2:
+                    legs.reverse()
+                try:
+                    samples[key].append({leg: self.leg(path, load, leg) for leg in legs})
+                except (Misrouted, RuntimeError) as wrong:
+                    refused[key] = str(wrong)
+                    self.failures += 1
+                    self.say(f"refused: {wrong}")
+        return samples, refused
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="./run bench", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true",
+                        help="one short round, under two minutes: shows that it works, no figures "
+                             "to quote")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds to take medians of (5)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of one load (1.5)")
+    parser.add_argument("--path", action="append", choices=[p.replace(" ", "-") for p in PATHS],
+                        help="only this path; may be repeated")
+    parser.add_argument("--only", default="", metavar="TEXT",
+                        help="only loads whose name contains TEXT, such as bulk or HTTP")
+    parser.add_argument("--idle-connections", type=int, default=5000, metavar="N",
+                        help="held while memory is read (5000); 0 leaves memory out")
+    parser.add_argument("-o", "--output", default="build/bench.json", metavar="FILE",
+                        help="where the JSON goes (build/bench.json)")
+    parser.add_argument("--markdown", action="store_true",
+                        help="print the ratios as a Markdown table too")
+    parser.add_argument("--name", default="bench", metavar="MESH", help="name of the mesh (bench)")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.seconds = options.seconds or (0.5 if options.quick else 1.5)
+    if options.rounds < 1 or not 0.05 <= options.seconds <= 60 or options.idle_connections < 0:
+        parser.error("--rounds is at least 1, --seconds between 0.05 and 60")
+    wanted = [(path, load) for path in PATHS for load in LOADS
+              if (not options.path or path.replace(" ", "-") in options.path)
+              and options.only.lower() in load.name.lower()]
+    if not wanted:
+        parser.error(f"--only {options.only}: no such load; there are: "
+                     + "; ".join(load.name for load in LOADS))
+    return options, wanted
+
+
+@contextlib.contextmanager
+def mesh_of(name):
+    """The mesh, taken down whatever happens; a second signal does not stop the taking down."""
+    lock = open(f"/run/qanat-bench-{name}.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another bench runs the mesh '{name}'; give --name ANOTHER") from None
+
+    def on_signal(number, _frame):
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    mesh = Mesh(name=name)
+    try:
+        mesh.write("bench.yaml", YAML)
+        yield mesh.up()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        Bench.say("taking the mesh down")
+        mesh.down()
+        left = leftovers(name)
+        if left:
+            raise SystemExit("the mesh left behind: " + ", ".join(left))
+        os.unlink(lock.name)
+
+
+def leftovers(name):
+    if os.environ.get("QANAT_KEEP"):
+        return []
+    found = [f"/run/netns/{n}" for n in os.listdir("/run/netns") if n.startswith(f"qanat-{name}-")]
+    found += [p for p in (f"/run/qanat/{name}", f"{cgroup2()}/qanat-{name}") if os.path.exists(p)]
+    pins = "/sys/fs/bpf/qanat"
+    if os.path.isdir(pins):
+        found += [f"{pins}/{n}" for n in os.listdir(pins) if n.startswith(f"{name}-")]
+    return found
+
+
+def repeat(options):
+    words = ["./run", "bench", "--rounds", str(options.rounds), "--seconds", f"{options.seconds:g}"]
+    for path in options.path or []:
+        words += ["--path", path]
+    if options.only:
+        words += ["--only", options.only]
+    if options.idle_connections != 5000:
+        words += ["--idle-connections", str(options.idle_connections)]
+    if options.name != "bench":
+        words += ["--name", options.name]
+    return shlex.join(words)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--json", default="build/bench.json")
-    options = parser.parse_args()
-    mesh = Mesh(name="bench")
-    mesh.write("bench.yaml", YAML)
-    with mesh:
+    options, wanted = parse()
+    machine = report.machine()
+    if machine["load_average_before"] > machine["cpus"] / 2:
+        Bench.say(f"this machine is busy (load {machine['load_average_before']:.1f} on "
+                  f"{machine['cpus']} processors): expect a wide A/A")
+    minutes = (options.rounds * len(wanted) * 3 * (options.seconds + warmup(options) + 0.2) + 30) / 60
+    Bench.say(f"{len(wanted)} loads, {options.rounds} rounds: about {minutes:.0f} min")
+    Bench.say(f"bringing up the mesh '{options.name}', two nodes")
+    with mesh_of(options.name) as mesh:
         bench = Bench(mesh, options)
-        bench.run()
-        idle, loaded = bench.memory() if not options.only else ({}, {})
-    out = {"rounds": options.rounds, "seconds": options.seconds, "rows": [], "memory_kb": {"idle": idle, "5000 idle connections": loaded}}
-    print(f"{'':42}{'plain':>12}{'mesh':>12}{'× of plain':>12}{'A/A':>8}{'CPU-s':>10}")
-    for (path, name), row in bench.rows.items():
-        plain, meshed, again = (statistics.median(row[w]) for w in ("plain", "mesh", "again"))
-        cpu = statistics.median(row["mesh_cpu"])
-        unit = "/GiB" if name.startswith("bulk") else "/1k"
-        print(f"{path + ': ' + name:42}{plain:12.1f}{meshed:12.1f}{meshed / plain:12.2f}{again / plain:8.2f}{cpu:7.3f}{unit}")
-        out["rows"].append({"path": path, "load": name, "figure": row["figure"], "plain": plain, "mesh": meshed,
-                            "ratio": meshed / plain, "a_a": again / plain, "cpu_seconds": cpu, "cpu_per": unit,
-                            "samples": {w: row[w] for w in ("plain", "mesh", "again")}})
-    for program in idle:
-        print(f"{'memory of ' + program:42}{idle[program] / 1024:10.1f} MB idle, {loaded[program] / 1024:.1f} MB with 5000 idle connections")
-    os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
-    json.dump(out, open(options.json, "w"), indent=1)
-    print(f"written to {options.json}; repeat: ./run bench --rounds {options.rounds} --seconds {options.seconds:g}")
+        paths = [path for path in PATHS if any(path == p for p, _ in wanted)]
+        held = memory.measure(bench, paths, options.idle_connections) if options.idle_connections else []
+        samples, refused = bench.run(wanted)
+    rows = [report.make_row(path, load, figure, samples[path, load.name],
+                            refused.get((path, load.name)))
+            for path, load in wanted for figure in load.figures]
+    version = mesh.ctl("--version").stdout.strip()
+    out = {"version": version, "machine": machine, "congestion_control": bench.congestion_control, "rounds": options.rounds,
+           "seconds": options.seconds, "waypoint_node": bench.waypoint_node,
+           "command": repeat(options), "rows": rows, "memory_kb": held}
+    report.write(options.output, out)
+    print(report.table(rows))
+    if held:
+        print(report.memory_table(held))
+    if options.markdown:
+        print(report.markdown(rows))
+    if options.rounds < 5:
+        print("fewer than five rounds: nothing here is a figure to quote")
+    print(f"written to {options.output}; repeat: {repeat(options)}")
+    if bench.failures:
+        print(f"{bench.failures} measurements were refused; the reasons are above", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

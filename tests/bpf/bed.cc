@@ -28,6 +28,7 @@
 
 #include "bpf/user/mounts.h"
 #include "common/net/address.h"
+#include "tests/support/child.h"
 
 namespace qanat::test {
 namespace {
@@ -251,11 +252,7 @@ std::string Bed::Log() const { return ReadFile(log_path()); }
 
 std::string Bed::SanitizerReport() {
   StopAgent(SIGTERM);  // leaks are looked for at the end
-  const std::string log = Log();
-  for (const char* sign : {"ERROR: AddressSanitizer", "ERROR: LeakSanitizer",
-                           "runtime error:", "WARNING: ThreadSanitizer"})
-    if (const size_t at = log.find(sign); at != std::string::npos) return log.substr(at);
-  return {};
+  return FindReport(Log());
 }
 
 bool Bed::WaitFor(const std::function<bool()>& condition, int milliseconds) const {

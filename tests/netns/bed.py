@@ -4,124 +4,54 @@
 The programs come from $QANAT_BIN_DIR (default build/asan/bin). A test writes Kubernetes YAML into
 a folder, brings it up, and acts inside pods: `mesh.call("shop/client", function, ...)` runs a Python
 function in a child process that has entered the pod's network namespace and control group, which
-is what an application in that pod can do and see.
+is what an application in that pod can do and see. When the mesh goes down, a sanitizer's report in
+a program's log or a restart that the test did not announce is a failure.
 """
-import ctypes
+import atexit
+import functools
 import json
 import os
-import pickle
+import re
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
 import textwrap
 import time
-import traceback
+import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("QANAT_BIN_DIR", os.path.join(ROOT, "build/asan/bin"))
 APP = os.path.join(ROOT, "tests/netns/app.py")
-LIBC = ctypes.CDLL(None, use_errno=True)
-CLONE_NEWNET = 0x40000000
-CLONE_NEWNS = 0x00020000
+sys.path.insert(0, os.path.join(ROOT, "tests/support"))
+import reports
+# Tests take all of it from here.
+from inside import LIBC, InPod, cgroup2, connect, echo_once, http_get, outcome, run_inside, setns
+
+OURS = ("agent-", "ztunnel-", "controlplane", "waypoint-")
 
 
-def cgroup2():
-    for line in open("/proc/self/mountinfo"):
-        left, right = line.split(" - ")
-        if right.startswith("cgroup2 "):
-            return left.split()[4]
-    raise RuntimeError("no cgroup2 mount")
-
-
-def setns(path):
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if LIBC.setns(fd, CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {path}")
-    finally:
-        os.close(fd)
-
-
-def use_resolv_conf(path):
-    """The pod's resolver configuration instead of the machine's, in a mount namespace of our own."""
-    if LIBC.unshare(CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    private, bind = (1 << 18) | (1 << 14), 1 << 12
-    for source, target, flags in ((b"none", b"/", private), (path.encode(), b"/etc/resolv.conf", bind)):
-        if LIBC.mount(source, target, None, flags, None) != 0:
-            raise OSError(ctypes.get_errno(), f"mount {path}")
-
-
-def run_inside(netns, cgroup, function, args, timeout, resolv_conf=None):
-    """Runs function(*args) in a forked child inside the namespace; its result or exception comes back."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(reader)
-            if cgroup:
-                with open(os.path.join(cgroup, "cgroup.procs"), "w") as f:
-                    f.write(str(os.getpid()))
-            setns(netns)
-            if resolv_conf:
-                use_resolv_conf(resolv_conf)
-            try:
-                answer = (True, function(*args))
-            except BaseException as error:  # goes to the parent whatever it is
-                answer = (False, (type(error).__name__, str(error), traceback.format_exc(), error.errno if isinstance(error, OSError) else None))
-            with os.fdopen(writer, "wb") as f:
-                pickle.dump(answer, f)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writer)
-    deadline = time.monotonic() + timeout
-    data = b""
-    with os.fdopen(reader, "rb", buffering=0) as f:
-        os.set_blocking(f.fileno(), False)
-        while True:
-            chunk = f.read(1 << 20)
-            if chunk == b"":
-                break
-            if chunk is None:
-                if time.monotonic() > deadline:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                    raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
-                time.sleep(0.002)
-                continue
-            data += chunk
-    os.waitpid(pid, 0)
-    if not data:
-        raise RuntimeError(f"{function.__name__} died in {netns}")
-    ok, value = pickle.loads(data)
-    if ok:
-        return value
-    raise InPod(*value)
-
-
-class InPod(Exception):
-    """An exception that was raised inside a pod."""
-
-    def __init__(self, kind, text, trace, errno):
-        super().__init__(f"{kind}: {text}\n{trace}")
-        self.kind, self.text, self.errno = kind, text, errno
+def own_name(prefix):
+    """A mesh name (up to twelve letters and digits) that no other run on this machine has."""
+    return f"{prefix}{os.getpid()}"
 
 
 class Mesh:
-    def __init__(self, name="e2e", nodes=2, options=(), environment=None):
-        self.name, self.nodes, self.options = name, nodes, list(options)
+    def __init__(self, name=None, nodes=2, options=(), environment=None):
+        self.name, self.nodes, self.options = name or own_name("e2e"), nodes, list(options)
+        self.deaths = {}  # program -> how often the test has made it end
         self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
         self.folder = tempfile.mkdtemp(prefix="qanat-e2e-")
-        self.run = f"/run/qanat/{name}"
+        self.run = f"/run/qanat/{self.name}"
+        atexit.register(self.discard)
 
     # -- life cycle ---------------------------------------------------------------------------
-    def ctl(self, *args, check=True, timeout=240, **more):
+    def ctl(self, *args, check=True, timeout=240, env=None):
         command = [os.path.join(BIN, "qanatctl"), *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment, **more)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env or self.environment)
+        if report := reports.find(done.stderr):
+            raise AssertionError(f"{' '.join(command)}:\n{report}")
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}{done.stderr}\n{self.diagnose()}")
         return done
@@ -137,15 +67,82 @@ class Mesh:
         os.unlink(os.path.join(self.folder, file))
 
     def up(self):
+        for name in os.listdir("/run/qanat") if os.path.isdir("/run/qanat") else []:
+            # of a run that was killed
+            if (old := re.fullmatch(r"(?:e2e|clear|gone)(\d+)", name)) and not os.path.exists(f"/proc/{old[1]}"):
+                self.ctl("local", "down", "--name", name, check=False)
         self.ctl("local", "down", "--name", self.name, check=False)
         self.ctl("local", "up", self.folder, "--name", self.name, "--nodes", str(self.nodes), *self.options)
         return self
 
-    def down(self):
-        if os.environ.get("QANAT_KEEP"):
-            return
-        self.ctl("local", "down", "--name", self.name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def down(self, in_order=True):
+        """Removes the mesh; fails when a program broke. in_order: programs end before, in their own time."""
+        logs, problems = reports.Logs(os.path.join(self.run, "logs")), self.unannounced_deaths()
+        if in_order and not os.environ.get("QANAT_KEEP"):
+            problems += self.end_programs()
+        if not os.environ.get("QANAT_KEEP"):
+            self.ctl("local", "down", "--name", self.name)
+        self.discard()
+        problems += logs.problems()
+        if problems:
+            raise AssertionError("programs of the mesh broke:\n" + "\n".join(problems))
+
+    def discard(self):
+        """For a test that failed before it could take its mesh down."""
+        if not os.environ.get("QANAT_KEEP"):
+            if os.path.exists(self.run):
+                self.ctl("local", "down", "--name", self.name, check=False)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self, program, how=signal.SIGKILL):
+        """Ends a program; that it is started again is then no failure. Returns its pid."""
+        pid = self.program_pid(program)
+        self.deaths[program] = self.deaths.get(program, 0) + 1
+        os.kill(pid, how)
+        return pid
+
+    def unannounced_deaths(self):
+        found = []
+        try:
+            programs = self.state()["programs"]
+        except FileNotFoundError:
+            return []  # it did not come up, which says more
+        for entry in programs:
+            if entry["restarts"] > self.deaths.get(entry["name"], 0):
+                found.append(f"{entry['name']} was started again {entry['restarts']} times (announced: "
+                             f"{self.deaths.get(entry['name'], 0)}), last end: {entry['lastEnd']}\n{self.last_lines(entry['name'] + '.log')}")
+        return found
+
+    def end_programs(self, seconds=20):
+        """The end of a program is where leaks show; `local down` would not wait for it."""
+        pids = {}
+        try:
+            with open(f"{self.run}/supervisor.pid") as f:
+                supervisor = int(f.read())
+            programs = self.state()["programs"]
+        except FileNotFoundError:
+            return []
+        if self.is_alive(supervisor, "qanatctl"):
+            os.kill(supervisor, signal.SIGTERM)
+            self.wait("the supervisor ends", lambda: not self.is_alive(supervisor, "qanatctl"))
+        for entry in programs:
+            if entry["name"].startswith(OURS) and self.is_alive(entry["pid"], "qanat-"):
+                os.kill(entry["pid"], signal.SIGTERM)
+                pids[entry["name"]] = entry["pid"]
+        deadline = time.monotonic() + seconds
+        while pids and time.monotonic() < deadline:
+            time.sleep(0.02)
+            pids = {name: pid for name, pid in pids.items() if self.is_alive(pid, "qanat-")}
+        return [f"{name} did not end within {seconds} s of SIGTERM\n{self.last_lines(name + '.log')}" for name in pids]
+
+    @staticmethod
+    def is_alive(pid, program):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                name, state = f.read().split("(", 1)[1].rsplit(")", 1)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return name.startswith(program) and state.split()[0] not in "ZX"
 
     def __enter__(self):
         try:
@@ -157,18 +154,23 @@ class Mesh:
     def __exit__(self, *unused):
         self.down()
 
+    def last_lines(self, file):
+        try:
+            with open(os.path.join(self.run, "logs", file), errors="replace") as f:
+                return f"--- {file}\n" + "\n".join(f.read().splitlines()[-15:])
+        except FileNotFoundError:
+            return f"--- {file}: none"
+
     def diagnose(self):
-        """The end of every log, for the message of a failed test."""
-        out = []
+        """The end of every log, for the message of a failed test; a report of a sanitizer whole."""
         logs = os.path.join(self.run, "logs")
-        for file in sorted(os.listdir(logs)) if os.path.isdir(logs) else []:
-            lines = open(os.path.join(logs, file), errors="replace").read().splitlines()[-15:]
-            out.append(f"--- {file}\n" + "\n".join(lines))
-        return "\n".join(out)
+        names = sorted(os.listdir(logs)) if os.path.isdir(logs) else []
+        return "\n".join([self.last_lines(file) for file in names] + reports.Logs(logs).problems())
 
     # -- looking ------------------------------------------------------------------------------
     def state(self):
-        return json.load(open(os.path.join(self.run, "mesh.json")))
+        with open(os.path.join(self.run, "mesh.json")) as f:
+            return json.load(f)
 
     def program_pid(self, program):
         """The pid of "agent-node1", "ztunnel-node2", "controlplane", "waypoint-NS-NAME" as it is now."""
@@ -206,6 +208,26 @@ class Mesh:
                 return ip
         raise KeyError(f"{pod} has no IPv{version} address")
 
+    def leftovers(self):
+        """Everything on this machine that carries the mesh's name."""
+        def names(folder, start):
+            return [n for n in os.listdir(folder) if n.startswith(start)] if os.path.isdir(folder) else []
+        found = names("/run/netns", f"qanat-{self.name}-") + names("/sys/fs/bpf/qanat", self.name + "-")
+        found += [g for g in os.listdir(cgroup2()) if g == f"qanat-{self.name}"]
+        found += [self.run] if os.path.exists(self.run) else []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline") as f:
+                    command = f.read().replace("\0", " ")
+            except OSError:
+                continue
+            if self.run in command or (f"--name {self.name} " in command and "qanatctl" in command):
+                found.append(f"process {pid}: {command}")
+        links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
+        found += [line for line in links.splitlines() if "qanat" in line]
+        found += [m.split()[1] for m in open("/proc/mounts") if f"qanat-{self.name}-" in m or self.run in m]
+        return found
+
     # -- acting -------------------------------------------------------------------------------
     def call(self, pod, function, *args, timeout=60):
         info = self.pod_files()[pod]
@@ -220,66 +242,76 @@ class Mesh:
         """GET of a node proxy's (or with port 15030 the agent's) admin endpoint."""
         return self.call_node(node, http_get, "127.0.0.1", port, path)
 
-    def wait(self, what, condition, seconds=20):
-        """Waits until condition() is true; the last exception is part of the failure."""
-        deadline, last = time.monotonic() + seconds, None
+    def until(self, what, look, wanted, seconds=20):
+        """Waits until look() gives what is wanted: a value, or a function that tells. A failure says what it gave."""
+        fits = wanted if callable(wanted) else lambda seen: seen == wanted
+        deadline, seen = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
             try:
-                if condition():
-                    return
-                last = None
+                seen = look()
+                if fits(seen):
+                    return seen
             except Exception as error:
-                last = error
+                seen = error
             time.sleep(0.05)
-        raise AssertionError(f"{what}: not within {seconds} s; last: {last}\n{self.diagnose()}")
+        raise AssertionError(f"{what}: not within {seconds} s; last seen: {seen!r}\n{self.diagnose()}")
+
+    def wait(self, what, condition, seconds=20):
+        """For conditions with nothing to show but whether they hold, and the last exception."""
+        self.until(what, condition, bool, seconds)
+
+    def marks(self):
+        logs = os.path.join(self.run, "logs")
+        return {file: os.path.getsize(os.path.join(logs, file)) for file in os.listdir(logs)} if os.path.isdir(logs) else {}
+
+    def complaints_since(self, marks):
+        """Warnings and errors of the programs since then: why a connection was refused stands there."""
+        out = []
+        for file, size in self.marks().items():
+            with open(os.path.join(self.run, "logs", file), errors="replace") as f:
+                f.seek(marks.get(file, 0) if marks.get(file, 0) <= size else 0)
+                lines = [line.rstrip("\n") for line in f if re.search(r"\t(warn|error)\t", line)]
+            if lines:
+                out.append(f"--- {file}: the last of {len(lines)} complaints\n" + "\n".join(lines[-10:]))
+        return "\n".join(out)
 
 
-# -- what runs inside pods ------------------------------------------------------------------------
-def connect(host, port, timeout=10):
-    sock = socket.create_connection((host, port), timeout=timeout)
-    return sock
+class MeshCase(unittest.TestCase):
+    """Tests that share one mesh, brought up from `files`, taken down whatever happens. What fails is
+    told together with what the programs complained of meanwhile."""
 
+    mesh, files, environment = None, {}, None
 
-def http_get(host, port, path="/", headers=None, method="GET", body=None, timeout=15):
-    import http.client
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    try:
-        connection.request(method, path, body=body, headers=headers or {})
-        response = connection.getresponse()
-        data = response.read()
-        return response.status, dict((k.lower(), v) for k, v in response.getheaders()), data
-    finally:
-        connection.close()
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = Mesh(environment=cls.environment)
+        for file, text in cls.files.items():
+            cls.mesh.write(file, text)
+        cls.enterClassContext(cls.mesh)
 
+    mesh = None
 
-def echo_once(host, port, payload=b"hello"):
-    """One echo with half close; returns what came back."""
-    with connect(host, port) as sock:
-        sock.sendall(payload)
-        sock.shutdown(socket.SHUT_WR)
-        got = b""
-        while chunk := sock.recv(65536):
-            got += chunk
-        return got
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        for name, test in list(vars(cls).items()):
+            if name.startswith("test"):
+                setattr(cls, name, cls.with_complaints(test))
 
+    @staticmethod
+    def with_complaints(test):
+        @functools.wraps(test)
+        def run(self):
+            marks = self.mesh.marks() if self.mesh else {}
+            try:
+                test(self)
+            except Exception as error:
+                if self.mesh and (complaints := self.mesh.complaints_since(marks)):
+                    error.add_note(complaints)
+                raise
+        return run
 
-def outcome(host, port, payload=b"hello", timeout=10):
-    """"ok" when an echo works, else how it ended: what an application sees of a refusal."""
-    try:
-        with connect(host, port, timeout) as sock:
-            sock.sendall(payload)
-            got = b""
-            while len(got) < len(payload):
-                chunk = sock.recv(65536)
-                if not chunk:
-                    return "closed"
-                got += chunk
-            return "ok" if got == payload else "corrupt"
-    except TimeoutError:
-        return "timeout"
-    except ConnectionRefusedError:
-        return "refused"
-    except (ConnectionResetError, BrokenPipeError):
-        return "reset"
-    except OSError as error:
-        return f"error {error.errno}"
+    def assertSameBytes(self, got, want, what=""):
+        if got != want:
+            at = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
+            self.fail(f"{what}: {len(got)} bytes instead of {len(want)}, the first difference at {at}: "
+                      f"{bytes(got[at:at + 16])!r} instead of {bytes(want[at:at + 16])!r}")

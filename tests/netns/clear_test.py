@@ -15,7 +15,7 @@ import time
 import unittest
 
 import capture
-from bed import Mesh, cgroup2, connect, echo_once, http_get
+from bed import Mesh, cgroup2, echo_once, http_get, own_name
 from fixture import APPS, NAMESPACES, WEB
 
 
@@ -60,12 +60,12 @@ class Clear(unittest.TestCase):
     def run_traffic(self, options):
         folder = tempfile.mkdtemp(prefix="qanat-capture-")
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
-        mesh = Mesh(name="clear", options=options)
+        mesh = Mesh(name=own_name("clear"), options=options)
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
-        recorder = capture.start("clear", folder)
+        recorder = capture.start(mesh.name, folder)
         try:
             mesh.up()
-            starts = process_starts("clear")
+            starts = process_starts(mesh.name)
             cross, near = set(), set()
 
             def token(to):
@@ -97,7 +97,7 @@ class Clear(unittest.TestCase):
         for stats in glob.glob(f"{folder}/*.stats"):
             self.assertIn('"dropped": 0', open(stats).read(), f"{stats}: the recorder lost packets")
         for pod in ips if not options else ():  # the control run has only to find something
-            with open(f"{folder}/qanat-clear-pod-{pod.replace('/', '-')}.started") as f:
+            with open(f"{folder}/qanat-{mesh.name}-pod-{pod.replace('/', '-')}.started") as f:
                 # a process's start is known to a hundredth of a second, rounded down
                 self.assertLess(float(f.read()), starts[uids[pod]] + 0.01, f"{pod} ran before its recorder")
         return folder, cross, near, {ip: nodes[p] for p in enrolled for ip in ips[p]}

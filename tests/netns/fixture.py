@@ -23,7 +23,24 @@ metadata: {name: istio-system}
 """
 
 
-def pod(namespace, name, sa, node, labels=None, version="v1", annotations=None):
+def application(name, version):
+    """The fields of the container that runs app.py."""
+    return f"""
+    image: docker.io/library/python:3.12-slim
+    command: [python3, "@APP@"]
+    env:
+    - {{name: POD_NAME, value: {name}}}
+    - {{name: VERSION, value: {version}}}
+    ports:
+    - {{name: http, containerPort: 8080}}
+    - {{name: echo, containerPort: 9000}}
+    readinessProbe:
+      httpGet: {{path: /status/200, port: 8080}}
+      periodSeconds: 1
+"""
+
+
+def pod(namespace, name, sa, node, labels=None, version="v1", annotations=None, container=None):
     labels = {"app": name, "version": version, **(labels or {})}
     notes = f"\n  annotations: {{{', '.join(f'{k}: {v!r}' for k, v in annotations.items())}}}" if annotations else ""
     return f"""
@@ -42,18 +59,22 @@ spec:
   nodeName: {node}
   serviceAccountName: {sa}
   containers:
-  - name: app
-    image: docker.io/library/python:3.12-slim
-    command: [python3, "@APP@"]
-    env:
-    - {{name: POD_NAME, value: {name}}}
-    - {{name: VERSION, value: {version}}}
-    ports:
-    - {{name: http, containerPort: 8080}}
-    - {{name: echo, containerPort: 9000}}
-    readinessProbe:
-      httpGet: {{path: /status/200, port: 8080}}
-      periodSeconds: 1
+  - name: app{container or application(name, version)}"""
+
+
+def waypoint(namespace, gateway_class):
+    return f"""
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: waypoint
+  namespace: {namespace}
+  labels: {{istio.io/waypoint-for: service}}
+spec:
+  gatewayClassName: {gateway_class}
+  listeners:
+  - {{name: mesh, port: 15008, protocol: HBONE}}
 """
 
 
@@ -104,19 +125,7 @@ WEB = once(
     + service("mesh", "web", {"app": "web"}, {"istio.io/use-waypoint": "waypoint"})
     + service("mesh", "web-v1", {"app": "web", "version": "v1"})
     + service("mesh", "web-v2", {"app": "web", "version": "v2"})
-    + """
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata:
-  name: waypoint
-  namespace: mesh
-  labels: {istio.io/waypoint-for: service}
-spec:
-  gatewayClassName: istio-waypoint
-  listeners:
-  - {name: mesh, port: 15008, protocol: HBONE}
-"""
+    + waypoint("mesh", "istio-waypoint")
 )
 
 

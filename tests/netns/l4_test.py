@@ -7,31 +7,36 @@ import struct
 import threading
 import unittest
 
-from bed import Mesh, connect, echo_once, http_get, outcome
+from bed import MeshCase, connect, echo_once, http_get, outcome
 from fixture import APPS, NAMESPACES
 
 GIB = 1 << 30
 
 
 def many_at_once(host, port, count):
-    """`count` connections open together, each with its own bytes; returns how many came back right."""
+    """`count` connections open together, each with its own bytes; returns those that did not get them back."""
     socks = [connect(host, port, 30) for _ in range(count)]
-    good = 0
+    wrong = []
     try:
         for i, sock in enumerate(socks):
             sock.sendall(struct.pack("!I", i) * 500)
         for i, sock in enumerate(socks):
-            want, got = struct.pack("!I", i) * 500, b""
-            while len(got) < len(want):
-                chunk = sock.recv(65536)
-                if not chunk:
-                    break
-                got += chunk
-            good += got == want
+            want, got, how = struct.pack("!I", i) * 500, b"", "other bytes"
+            try:
+                while len(got) < len(want):
+                    chunk = sock.recv(65536)
+                    if not chunk:
+                        how = "closed"
+                        break
+                    got += chunk
+            except OSError as error:
+                how = repr(error)
+            if got != want:
+                wrong.append(f"connection {i}: {how} after {len(got)} of {len(want)} bytes")
     finally:
         for sock in socks:
             sock.close()
-    return good
+    return wrong
 
 
 def upload(host, total):
@@ -64,7 +69,7 @@ def download(host, total):
         chunk = pattern[:min(left, len(pattern))]
         want.update(chunk)
         left -= len(chunk)
-    return count, got.hexdigest() == want.hexdigest()
+    return f"{count} {got.hexdigest()}", f"{total} {want.hexdigest()}"
 
 
 def greeting(host):
@@ -95,16 +100,8 @@ def reset_is_seen(host):
             return "reset"
 
 
-class L4(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.mesh = Mesh()
-        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
-        cls.mesh.up()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.mesh.down()
+class L4(MeshCase):
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS}
 
     @staticmethod
     def each():
@@ -115,59 +112,62 @@ class L4(unittest.TestCase):
     def test_http_and_tcp(self):
         for host, _ in self.each():
             status, headers, body = self.mesh.call("mesh/client", http_get, host, 80, "/hello")
-            self.assertEqual(status, 200, body)
-            self.assertEqual(headers["x-served-by"], host.split(".")[0])
-            self.assertEqual(self.mesh.call("mesh/client", echo_once, host, 9000, b"over the service"), b"over the service")
+            self.assertEqual(status, 200, f"{host}: {body}")
+            self.assertEqual(headers.get("x-served-by"), host.split(".")[0], f"{host}: {headers}")
+            self.assertEqual(self.mesh.call("mesh/client", echo_once, host, 9000, b"over the service"), b"over the service", host)
 
     def test_short_names_resolve_as_without_the_mesh(self):
-        self.assertEqual(self.mesh.call("mesh/client", outcome, "far", 9000), "ok")
-        self.assertEqual(self.mesh.call("mesh/client", outcome, "bystander.plain", 9000), "ok")
+        for name in ("far", "bystander.plain"):
+            self.assertEqual(self.mesh.call("mesh/client", outcome, name, 9000), "ok", name)
 
     def test_pod_addresses_and_ipv6(self):
         for _, pod in self.each():
             for version in (4, 6):
                 ip = self.mesh.ip(pod, version)
-                self.assertEqual(self.mesh.call("mesh/client", echo_once, ip, 9000, b"to the pod"), b"to the pod")
+                self.assertEqual(self.mesh.call("mesh/client", echo_once, ip, 9000, b"to the pod"), b"to the pod", f"{pod} at {ip}")
 
     def test_the_server_sees_the_clients_address(self):
         import json
         for version in (4, 6):
             for host, pod in self.each():
-                _, _, body = self.mesh.call("mesh/client", http_get, self.mesh.ip(pod, version), 8080)
-                self.assertEqual(json.loads(body)["peer"].replace("::ffff:", ""), self.mesh.ip("mesh/client", version))
+                status, _, body = self.mesh.call("mesh/client", http_get, self.mesh.ip(pod, version), 8080)
+                self.assertEqual(status, 200, f"{pod} over IPv{version}: {body}")
+                self.assertEqual(json.loads(body)["peer"].replace("::ffff:", ""), self.mesh.ip("mesh/client", version), f"{pod}: {body}")
 
     def test_own_address_and_loopback_are_left_alone(self):
-        self.assertEqual(self.mesh.call("mesh/client", echo_once, "127.0.0.1", 9000), b"hello")
-        self.assertEqual(self.mesh.call("mesh/client", echo_once, self.mesh.ip("mesh/client"), 9000), b"hello")
+        for ip in ("127.0.0.1", self.mesh.ip("mesh/client")):
+            self.assertEqual(self.mesh.call("mesh/client", echo_once, ip, 9000), b"hello", ip)
 
     def test_server_speaks_first(self):
         for host, pod in self.each():
             first, back = self.mesh.call("mesh/client", greeting, self.mesh.ip(pod))
-            self.assertTrue(first.startswith(b"220 "), first)
-            self.assertEqual(back, b"x")
+            self.assertTrue(first.startswith(b"220 "), f"{pod} began with {first!r}")
+            self.assertEqual(back, b"x", pod)
 
     def test_half_close_both_ways(self):
         for _, pod in self.each():
-            self.assertEqual(self.mesh.call("mesh/client", echo_once, self.mesh.ip(pod), 9000, b"y" * 300000), b"y" * 300000)
-            self.assertEqual(self.mesh.call("mesh/client", server_ends_first, self.mesh.ip(pod)), 5)
+            payload = b"y" * 300000
+            self.assertSameBytes(self.mesh.call("mesh/client", echo_once, self.mesh.ip(pod), 9000, payload), payload, pod)
+            self.assertEqual(self.mesh.call("mesh/client", server_ends_first, self.mesh.ip(pod)), 5, pod)
 
     def test_reset_is_carried(self):
         for _, pod in self.each():
-            self.assertEqual(self.mesh.call("mesh/client", reset_is_seen, self.mesh.ip(pod)), "reset")
+            self.assertEqual(self.mesh.call("mesh/client", reset_is_seen, self.mesh.ip(pod)), "reset", pod)
 
     def test_closed_port(self):
         for _, pod in self.each():
-            self.assertIn(self.mesh.call("mesh/client", outcome, self.mesh.ip(pod), 4444), ("refused", "reset", "closed"))
+            self.assertIn(self.mesh.call("mesh/client", outcome, self.mesh.ip(pod), 4444), ("refused", "reset", "closed"), pod)
 
     def test_200_connections_at_once(self):
         for _, pod in self.each():
-            self.assertEqual(self.mesh.call("mesh/client", many_at_once, self.mesh.ip(pod), 9000, 200), 200)
+            self.assertEqual(self.mesh.call("mesh/client", many_at_once, self.mesh.ip(pod), 9000, 200), [], pod)
 
     def test_one_gib_byte_exact(self):
         for _, pod in self.each():
             answer, want = self.mesh.call("mesh/client", upload, self.mesh.ip(pod), GIB + 12345, timeout=300)
-            self.assertEqual(answer, want)
-            self.assertEqual(self.mesh.call("mesh/client", download, self.mesh.ip(pod), GIB // 4 + 77, timeout=300), (GIB // 4 + 77, True))
+            self.assertEqual(answer, want, f"up to {pod}: length and digest")
+            answer, want = self.mesh.call("mesh/client", download, self.mesh.ip(pod), GIB // 4 + 77, timeout=300)
+            self.assertEqual(answer, want, f"down from {pod}: length and digest")
 
     def test_pods_without_the_label_are_untouched(self):
         """No capture, no rule, no listener in a pod that is not enrolled; and it still reaches others."""

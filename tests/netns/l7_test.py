@@ -5,7 +5,7 @@ import json
 import math
 import unittest
 
-from bed import Mesh, http_get, outcome
+from bed import MeshCase, http_get
 from fixture import APPS, NAMESPACES, WEB
 
 HOST = "web.mesh.svc.cluster.local"
@@ -68,27 +68,20 @@ def versions(host, path, count, headers=None):
     return counts
 
 
-class L7(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.mesh = Mesh()
-        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
-        cls.mesh.up()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.mesh.down()
+class L7(MeshCase):
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB}
 
     def get(self, path="/", headers=None, method="GET", source="mesh/client"):
         return self.mesh.call(source, http_get, HOST, 80, path, headers, method)
 
     def within_three_sigma(self, counts, share, total):
         sigma = math.sqrt(total * share * (1 - share))
-        self.assertEqual(sum(counts.values()), total)
+        self.assertEqual(sum(counts.values()), total, counts)
+        self.assertLessEqual(set(counts), {"v1", "v2"}, f"not all requests were answered: {counts}")
         self.assertLess(abs(counts.get("v2", 0) - total * share), 3 * sigma, counts)
 
-    def routed(self, condition, what):
-        self.mesh.wait(what, condition)
+    def versions(self, count, headers=None):
+        return self.mesh.call("mesh/client", versions, HOST, "/", count, headers, timeout=120)
 
     def test_1_it_goes_through_the_waypoint(self):
         status, headers, body = self.get()
@@ -99,26 +92,25 @@ class L7(unittest.TestCase):
     def test_2_canary_by_http_route(self):
         self.mesh.write("route.yaml", CANARY % (90, 10))
         try:
-            self.routed(lambda: self.mesh.call("mesh/client", versions, HOST, "/", 40).get("v1", 0) > 28, "90/10")
-            counts = self.mesh.call("mesh/client", versions, HOST, "/", 1000, timeout=120)
+            self.mesh.until("90/10", lambda: self.versions(40), lambda seen: seen.get("v1", 0) > 28)
+            counts = self.versions(1000)
             self.within_three_sigma(counts, 0.1, 1000)
             self.mesh.write("route.yaml", CANARY % (0, 100))
-            self.routed(lambda: self.mesh.call("mesh/client", versions, HOST, "/", 20) == {"v2": 20}, "all to v2, live")
+            self.mesh.until("all to v2, live", lambda: self.versions(20), {"v2": 20})
         finally:
             self.mesh.remove("route.yaml")
 
     def test_3_virtual_service(self):
         self.mesh.write("route.yaml", VIRTUAL_SERVICE)
         try:
-            self.routed(lambda: self.mesh.call("mesh/client", versions, HOST, "/", 20, {"canary": "true"}) == {"v2": 20}, "header route")
-            counts = self.mesh.call("mesh/client", versions, HOST, "/", 1000, timeout=120)
-            self.within_three_sigma(counts, 0.1, 1000)
-            self.assertEqual(self.mesh.call("mesh/client", versions, HOST, "/", 50, {"canary": "true"}), {"v2": 50})
+            self.mesh.until("header route", lambda: self.versions(20, {"canary": "true"}), {"v2": 20})
+            self.within_three_sigma(self.versions(1000), 0.1, 1000)
+            self.assertEqual(self.versions(50, {"canary": "true"}), {"v2": 50})
             for i in range(5):
                 status, _, body = self.get(f"/flaky/retry-{i}")
                 self.assertEqual(status, 200, f"a 503 was not retried: {body}")
-            status, _, _ = self.get("/slow/2")
-            self.assertEqual(status, 504)
+            status, _, body = self.get("/slow/2")
+            self.assertEqual(status, 504, body)
         finally:
             self.mesh.remove("route.yaml")
 
@@ -135,8 +127,9 @@ spec:
     to: [{operation: {methods: ["GET"], paths: ["/api/*"]}}]
 """)
         try:
-            self.routed(lambda: self.get("/other")[0] == 403, "the policy holds")
-            self.assertEqual(self.get("/api/items")[0], 200)
+            self.mesh.until("the policy holds", lambda: self.get("/other")[0], 403)
+            status, _, body = self.get("/api/items")
+            self.assertEqual(status, 200, body)
             status, _, body = self.get("/api/items", method="POST")
             self.assertEqual((status, body), (403, b"RBAC: access denied"))
             self.assertEqual(self.get("/api/items", source="mesh/near")[0], 403, "another principal")
@@ -144,15 +137,16 @@ spec:
                 self.assertEqual(self.get(path)[0], 403, path)
         finally:
             self.mesh.remove("policy.yaml")
-        self.routed(lambda: self.get("/other")[0] == 200, "the policy is gone")
+        self.mesh.until("the policy is gone", lambda: self.get("/other")[0], 200)
 
     def test_5_big_bodies(self):
         status, _, body = self.get("/bytes/20000000")
-        self.assertEqual((status, len(body)), (200, 20000000))
-        self.assertEqual(body[:65536], bytes(range(256)) * 256)
+        self.assertEqual((status, len(body)), (200, 20000000), body[:200])
+        self.assertSameBytes(body[:65536], bytes(range(256)) * 256, "the first 64 KiB")
         payload = bytes(range(256)) * 40000
         status, _, body = self.mesh.call("mesh/client", http_get, HOST, 80, "/up", None, "POST", payload)
         import hashlib
+        self.assertEqual(status, 200, body)
         self.assertEqual(json.loads(body)["body_sha256"], hashlib.sha256(payload).hexdigest())
 
     def test_6_metrics_name_both_ends(self):

@@ -5,7 +5,7 @@ import socket
 import time
 import unittest
 
-from bed import Mesh, connect, outcome
+from bed import MeshCase, connect, outcome
 from fixture import APPS, NAMESPACES, authorization, peer_authentication, pod
 
 DENIED = ("refused", "reset", "closed")
@@ -27,16 +27,8 @@ def hold_open(host, port, seconds):
     return None
 
 
-class Policy(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.mesh = Mesh()
-        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)
-        cls.mesh.up()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.mesh.down()
+class Policy(MeshCase):
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS}
 
     def setUp(self):
         self.files = []
@@ -58,8 +50,8 @@ class Policy(unittest.TestCase):
 
     def becomes(self, source, target, want, port=9000):
         want = want if isinstance(want, tuple) else (want,)
-        self.mesh.wait(f"{source} -> {target}:{port} becomes {want}",
-                       lambda: self.try_(source, target, port) in want)
+        self.mesh.until(f"{source} -> {target}:{port} becomes {want}",
+                        lambda: self.try_(source, target, port), lambda seen: seen in want)
 
     def test_default_deny_then_allow_by_principal_and_namespace(self):
         self.apply("deny-all.yaml", authorization("deny-all", "{}"))
@@ -145,8 +137,8 @@ class Policy(unittest.TestCase):
 """))
         self.becomes("mesh/client", "mesh/far", DENIED)
         said = self.mesh.ctl("policies", "--name", self.mesh.name).stdout
-        self.assertIn("odd", said)
-        self.assertIn("not an address", said)
+        self.assertIn("odd", said, "`qanatctl policies` must name the policy")
+        self.assertIn("not an address", said, "... and what is wrong with it")
 
     def test_a_reused_address_is_not_the_old_identity(self):
         """far may be called by `trusted` only; its pod goes, and another account gets its address."""
@@ -157,15 +149,15 @@ class Policy(unittest.TestCase):
   rules:
   - from: [{source: {principals: ["cluster.local/ns/mesh/sa/trusted"]}}]
 """))
-        self.mesh.wait("visitor runs", lambda: self.try_("mesh/visitor", "mesh/far") == "ok", 60)
+        self.mesh.until("visitor reaches far", lambda: self.try_("mesh/visitor", "mesh/far"), "ok", 60)
         address = self.mesh.ip("mesh/visitor")
         self.mesh.remove("trusted.yaml")
         self.files.remove("trusted.yaml")
-        self.mesh.wait("visitor is gone", lambda: "mesh/visitor" not in self.mesh.pod_files(), 30)
+        self.mesh.until("visitor is gone", lambda: list(self.mesh.pod_files()), lambda pods: "mesh/visitor" not in pods, 30)
         # Addresses are the kubelet's to give; the local mode takes a wish, so that this can be tested.
         intruder = pod("mesh", "intruder", "intruder", "node1", annotations={"qanat.io/pod-ip": address})
         self.apply("intruder.yaml", intruder)
-        self.mesh.wait("intruder exists", lambda: "mesh/intruder" in self.mesh.pod_files(), 30)
+        self.mesh.until("intruder exists", lambda: list(self.mesh.pod_files()), lambda pods: "mesh/intruder" in pods, 30)
         self.assertEqual(self.mesh.ip("mesh/intruder"), address, "the test needs the same address again")
         end = time.monotonic() + 4
         tries = 0

@@ -13,7 +13,7 @@ import socket
 import time
 import unittest
 
-from bed import Mesh, http_get
+from bed import MeshCase, http_get
 from fixture import APPS, NAMESPACES, WEB, authorization, peer_authentication
 
 SOURCES = ["mesh/client", "mesh/client2", "mesh/near", "mesh/far", "plain/outsider"]
@@ -96,16 +96,8 @@ def marker(number):
 """)
 
 
-class Why(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.mesh = Mesh()
-        cls.mesh.write("base.yaml", NAMESPACES + "---\n" + APPS + "\n---\n" + WEB)
-        cls.mesh.up()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.mesh.down()
+class Why(MeshCase):
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS + "\n---\n" + WEB}
 
     def apply(self, rng, number):
         parts = [marker(number)]
@@ -154,7 +146,8 @@ class Why(unittest.TestCase):
         what = f"{source_pod} -> {target_pod}:{port}: why says {answer['verdict']} ({answer['reason']}), the connection got {how}"
         self.assertEqual(answer["verdict"] == "allow", how == "ok", what)
         if answer["verdict"] == "deny":
-            self.mesh.wait(what + "; reason in a log", lambda: answer["reason"] in self.reasons_since(before, self.mesh.ip(source_pod)), 3)
+            self.mesh.until(what + "; reason in a log", lambda: self.reasons_since(before, self.mesh.ip(source_pod)),
+                            lambda reasons: answer["reason"] in reasons, 3)
         return answer["verdict"]
 
     def l7(self, source_pod, method, path):
@@ -171,8 +164,8 @@ class Why(unittest.TestCase):
                 counted = {r for r, n in self.waypoint_refusals().items() if n > refused.get(r, 0)}
                 # What refuses may be the pod's node, and what it refuses is then the waypoint.
                 sources = self.mesh.ip(source_pod), self.mesh.ip("mesh/waypoint")
-                return answer["reason"] in counted | self.reasons_since(before, *sources)
-            self.mesh.wait(what + "; reason written", written, 3)
+                return counted | self.reasons_since(before, *sources)
+            self.mesh.until(what + "; reason written", written, lambda reasons: answer["reason"] in reasons, 3)
         return answer["verdict"]
 
     def test_why_says_what_a_connection_gets(self):

@@ -3,6 +3,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
@@ -14,6 +17,10 @@ using net::IoResult;
 
 // Reads in one go before other connections get their turn.
 constexpr int kRounds = 4;
+
+// The kernel delays an ACK by 40 ms (TCP_DELACK_MIN), up to 200 ms, and fires late when busy.
+constexpr auto kAckDelayMin = std::chrono::milliseconds(35);
+constexpr auto kAckDelayMax = std::chrono::milliseconds(250);
 
 }  // namespace
 
@@ -77,6 +84,7 @@ bool Relay::PumpCopy(Direction& direction) {
     case IoResult::Kind::kReset:
     case IoResult::Kind::kError: Fail(*direction.from, *direction.to, "reading"); return false;
   }
+  AcknowledgeEarly(direction);
   direction.bytes += read.bytes;
   if (direction.counter) direction.counter->Add(read.bytes);
   const iovec out{shared_.buffer.data(), read.bytes};
@@ -93,6 +101,27 @@ bool Relay::PumpCopy(Direction& direction) {
     return false;
   }
   return read.bytes == shared_.buffer.size();
+}
+
+// Not from the start: most applications set TCP_NODELAY, and for them each early ACK is a packet
+// too many. What gives the others away is a second segment, without an answer in between, after
+// just the time of a delayed ACK.
+void Relay::AcknowledgeEarly(Direction& direction) {
+  const int fd = direction.from->splice_fd();
+  if (fd < 0) return;
+  if (!direction.quick_ack) {
+    const uint64_t answered = (&direction == &up_ ? down_ : up_).bytes;
+    const event::TimePoint now = direction.from->loop().now();
+    const auto gap = now - direction.last_read;
+    direction.quick_ack = direction.bytes > 0 && answered == direction.answered &&
+                          gap >= kAckDelayMin && gap <= kAckDelayMax;
+    direction.last_read = now;
+    direction.answered = answered;
+    if (!direction.quick_ack) return;
+  }
+  // Not sticky: the kernel goes back to delaying once an answer has been sent.
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
 }
 
 bool Relay::PumpSplice(Direction& direction) {

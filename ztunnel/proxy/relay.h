@@ -5,7 +5,9 @@
 // (half-close), a reset becomes a reset, so a truncated stream never looks complete. Backpressure:
 // what the receiver does not take is kept (at most one read) and reading stops until it is gone. An
 // idle relay holds no buffer: reads go through the worker's shared one. Once a direction between
-// two plain sockets turns out to be bulk it is moved inside the kernel by splice().
+// two plain sockets turns out to be bulk it is moved inside the kernel by splice(). An application
+// that writes a request in two segments without TCP_NODELAY waits 40 ms for the first one's ACK;
+// after the first such wait its segments are acknowledged at once.
 //
 // Lives on the loop of its transports. `done` is called once, from a handler; the relay must then
 // be destroyed later (DeferDelete), not inside the call.
@@ -66,8 +68,11 @@ class Relay {
     size_t pending_at = 0;
     std::unique_ptr<Pipe> pipe;
     uint64_t bytes = 0;
-    bool eof = false;   // `from` has ended
-    bool done = false;  // ... and `to` has been told
+    event::TimePoint last_read{};
+    uint64_t answered = 0;   // bytes of the other direction at last_read
+    bool quick_ack = false;  // `from` waits for ACKs
+    bool eof = false;        // `from` has ended
+    bool done = false;       // ... and `to` has been told
   };
   struct Side final : net::TransportEvents {
     Relay* relay = nullptr;
@@ -88,6 +93,7 @@ class Relay {
   void Fail(net::Transport& broken, net::Transport& other, std::string_view doing);
   void Finish(Result result);
   bool CanSplice(const Direction& direction) const;
+  void AcknowledgeEarly(Direction& direction);
 
   RelayShared& shared_;
   net::TransportPtr downstream_;

@@ -4,13 +4,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "common/event/event_loop.h"
 #include "common/grpc/channel.h"
@@ -18,6 +15,7 @@
 #include "common/net/socket.h"
 #include "common/tls/jwt.h"
 #include "common/xds/delta_client.h"
+#include "tests/support/child.h"
 
 namespace qanat {
 namespace {
@@ -72,46 +70,47 @@ class ProgramTest : public testing::Test {
     Launch("127.0.0.1:0");
   }
   ~ProgramTest() override {
-    Kill(SIGTERM);
+    if (program_->running()) Stop();
     if (HasFailure()) std::fputs(Log().c_str(), stderr);
     std::filesystem::remove_all(dir_);
   }
 
+  std::vector<std::string> Command(const std::string& listen) const {
+    return {QANAT_CONTROLPLANE,
+            "--source",
+            "folder:" + dir_ + "/yaml",
+            "--overlay",
+            dir_ + "/overlay",
+            "--ca-dir",
+            dir_ + "/ca",
+            "--token-jwks",
+            dir_ + "/jwks.json",
+            "--listen",
+            listen,
+            "--http",
+            "127.0.0.1:0",
+            "--metrics",
+            "127.0.0.1:0",
+            "--log-level",
+            "debug"};
+  }
+
   void Launch(const std::string& listen) {
-    std::filesystem::remove(dir_ + "/log");
-    pid_ = ::fork();
-    ASSERT_GE(pid_, 0);
-    if (pid_ == 0) {
-      const int fd = ::open((dir_ + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
-      ::dup2(fd, 2);
-      ::execl(QANAT_CONTROLPLANE, QANAT_CONTROLPLANE, "--source",
-              ("folder:" + dir_ + "/yaml").c_str(), "--overlay", (dir_ + "/overlay").c_str(),
-              "--ca-dir", (dir_ + "/ca").c_str(), "--token-jwks", (dir_ + "/jwks.json").c_str(),
-              "--listen", listen.c_str(), "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
-              "--log-level", "debug", nullptr);
-      ::_exit(127);
-    }
-    ASSERT_TRUE(Until([&] { return Log().find("serving on") != std::string::npos; })) << Log();
+    program_ =
+        std::make_unique<test::Child>(test::Child::Options{Command(listen), {}, dir_ + "/log", -1});
+    ASSERT_TRUE(program_->WaitForLog("serving on")) << Log();
     const std::string log = Log();
     const size_t at = log.find("(port ");
     port_ = std::stoi(log.substr(at + 6));
   }
 
-  int Kill(int signal) {
-    if (pid_ <= 0) return -1;
-    ::kill(pid_, signal);
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return status;
+  // Its end must be one in order, without a sanitizer's report.
+  void Stop() {
+    EXPECT_EQ(program_->Stop(), "exit code 0");
+    EXPECT_EQ(test::FindReport(Log()), "");
   }
 
-  std::string Log() const {
-    std::ifstream in(dir_ + "/log");
-    std::stringstream text;
-    text << in.rdbuf();
-    return text.str();
-  }
+  std::string Log() const { return program_->Log(); }
 
   bool Until(const std::function<bool()>& done, int seconds = 20) {
     const auto end = event::Clock::now() + std::chrono::seconds(seconds);
@@ -186,7 +185,7 @@ class ProgramTest : public testing::Test {
   event::EventLoop loop_;
   std::string dir_;
   tls::PrivateKey issuer_ = *tls::PrivateKey::GenerateP256();
-  pid_t pid_ = -1;
+  std::unique_ptr<test::Child> program_;
   int port_ = 0;
 };
 
@@ -273,7 +272,7 @@ TEST_F(ProgramTest, KilledAndStartedAgainKeepsTheRoot) {
   const auto client = Ztunnel();
   ASSERT_TRUE(Until([&] { return client->ads->synced(); }));
   const int port = port_;
-  Kill(SIGKILL);
+  program_.reset();  // SIGKILL
   ASSERT_TRUE(Until([&] { return !client->ads->connected(); }));
   EXPECT_TRUE(client->policies.resources.contains("shop/deny"));
   std::filesystem::remove(dir_ + "/yaml/policy.yaml");
@@ -284,26 +283,13 @@ TEST_F(ProgramTest, KilledAndStartedAgainKeepsTheRoot) {
 }
 
 TEST_F(ProgramTest, TwoOnOnePortAndSigterm) {
-  const pid_t first = pid_;
-  const int port = port_;
-  pid_ = ::fork();
-  if (pid_ == 0) {
-    ::freopen("/dev/null", "w", stderr);
-    ::execl(QANAT_CONTROLPLANE, QANAT_CONTROLPLANE, "--source",
-            ("folder:" + dir_ + "/yaml").c_str(), "--ca-dir", (dir_ + "/ca").c_str(),
-            "--token-jwks", (dir_ + "/jwks.json").c_str(), "--listen",
-            ("127.0.0.1:" + std::to_string(port)).c_str(), "--http", "127.0.0.1:0", "--metrics",
-            "127.0.0.1:0", nullptr);
-    ::_exit(127);
-  }
-  int status = 0;
-  ::waitpid(pid_, &status, 0);
-  EXPECT_EQ(WEXITSTATUS(status), 1);
-  pid_ = first;
+  test::Child second({Command("127.0.0.1:" + std::to_string(port_)), {}, dir_ + "/second", -1});
+  EXPECT_EQ(second.Wait(20000), "exit code 1");
+  EXPECT_EQ(test::FindReport(second.Log()), "");
   const auto client = Ztunnel();  // a live stream must not hold it up
   ASSERT_TRUE(Until([&] { return client->ads->synced(); }));
   const auto began = event::Clock::now();
-  EXPECT_EQ(Kill(SIGTERM), 0);
+  Stop();
   EXPECT_LT(event::Clock::now() - began, std::chrono::seconds(5));
 }
 

@@ -85,7 +85,7 @@ BASE = """
 class Plain(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.mesh = Local("ctlplain", ["--no-mesh", "--timeout", "60"])
+        cls.mesh = Local("plain", options=["--no-mesh", "--timeout", "60"])
         cls.addClassCleanup(cls.mesh.close)
         cls.mesh.write("base.yaml", BASE)
         cls.mesh.up()
@@ -254,7 +254,7 @@ class Plain(unittest.TestCase):
 
 class Teardown(unittest.TestCase):
     def setUp(self):
-        self.mesh = Local("ctlgone", ["--no-mesh", "--timeout", "60"])
+        self.mesh = Local("torn", options=["--no-mesh", "--timeout", "60"])
         self.addCleanup(self.mesh.close)
         self.mesh.write("base.yaml", BASE)
 
@@ -266,7 +266,7 @@ class Teardown(unittest.TestCase):
 
     def test_down_after_the_supervisor_was_killed(self):
         self.mesh.up()
-        os.kill(int(open(self.mesh.run_dir + "/supervisor.pid").read()), signal.SIGKILL)
+        os.kill(int(open(self.mesh.run + "/supervisor.pid").read()), signal.SIGKILL)
         status = lambda: self.mesh.ctl("local", "status", "--name", self.mesh.name, check=False)
         self.mesh.wait("it is missed", lambda: status().returncode == 4, 5)
         self.assertIn("supervisor is gone", status().stdout)
@@ -275,7 +275,7 @@ class Teardown(unittest.TestCase):
 
     def test_up_cleans_what_a_crash_left(self):
         self.mesh.up()
-        os.kill(int(open(self.mesh.run_dir + "/supervisor.pid").read()), signal.SIGKILL)
+        os.kill(int(open(self.mesh.run + "/supervisor.pid").read()), signal.SIGKILL)
         time.sleep(0.1)
         self.mesh.up()
         self.assertTrue(self.mesh.pods()["demo/client"]["ready"])
@@ -295,7 +295,7 @@ class Teardown(unittest.TestCase):
         self.assertEqual(self.mesh.leftovers(), [])
 
     def test_mistakes_are_told_before_anything_is_made(self):
-        done = self.mesh.ctl("local", "up", "/nowhere", "--name", "ctlgone", check=False)
+        done = self.mesh.ctl("local", "up", "/nowhere", "--name", self.mesh.name, check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("/nowhere: no such folder", done.stderr)
         done = self.mesh.ctl("local", "up", self.mesh.folder, "--name", "no-dashes", check=False)

@@ -44,16 +44,16 @@ BASE = """
 
 class Programs(unittest.TestCase):
     def setUp(self):
-        self.mesh = Local("ctlprog", ["--bin-dir", STANDIN, "--timeout", "30"])
+        self.mesh = Local("progs", options=["--bin-dir", STANDIN, "--timeout", "30"])
         self.addCleanup(self.mesh.close)
         self.mesh.write("base.yaml", BASE)
 
     def refuse(self, *names):
-        with open(self.mesh.run_dir + "/refuse", "w") as f:
+        with open(self.mesh.run + "/refuse", "w") as f:
             f.write(" ".join(names))
 
     def overlay(self, file):
-        with open(f"{self.mesh.run_dir}/overlay/{file}.yaml") as f:
+        with open(f"{self.mesh.run}/overlay/{file}.yaml") as f:
             return json.load(f)
 
     def redirection(self, pod):
@@ -77,12 +77,12 @@ class Programs(unittest.TestCase):
         self.assertEqual(gateway, self.overlay("service-mesh-way")["spec"]["clusterIP"])
         waypoint = next(p for p in self.mesh.pods().values() if p["gateway"] == "way")
         self.assertTrue(waypoint["ready"])
-        with open(f"{self.mesh.run_dir}/nodes/node1/pods/{pod['metadata']['uid']}.json") as f:
+        with open(f"{self.mesh.run}/nodes/node1/pods/{pod['metadata']['uid']}.json") as f:
             told = json.load(f)
         self.assertEqual(told["namespaceLabels"]["istio.io/dataplane-mode"], "ambient")
         self.assertEqual(told["serviceAccount"], "sa-a")
         self.assertTrue(os.path.exists(told["netns"]))
-        self.assertEqual(os.stat(f"{self.mesh.run_dir}/tokens/issuer-key.pem").st_mode & 0o777, 0o600)
+        self.assertEqual(os.stat(f"{self.mesh.run}/tokens/issuer-key.pem").st_mode & 0o777, 0o600)
         # The token in a container is for the API server; only the mesh's own parts get the CA's.
         token = self.mesh.exec("mesh/a", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token").stdout
         self.assertNotIn("istio-ca", claims(token)["aud"])

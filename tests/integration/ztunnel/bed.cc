@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <future>
 #include <sstream>
 
@@ -85,7 +86,10 @@ PodNet::~PodNet() { Shell(fmt::format("ip -n {0} link del e0 && ip netns del {0}
 bool Tcp::Send(std::string_view data) {
   while (!data.empty()) {
     const ssize_t n = send(fd_.get(), data.data(), data.size(), MSG_NOSIGNAL);
-    if (n <= 0) return false;
+    if (n <= 0) {
+      WasReset();
+      return false;
+    }
     data.remove_prefix(static_cast<size_t>(n));
   }
   return true;
@@ -98,6 +102,7 @@ std::string Tcp::Read(size_t size) {
     pollfd wait{fd_.get(), POLLIN, 0};
     if (poll(&wait, 1, 10000) != 1) break;
     const ssize_t n = recv(fd_.get(), out.data() + have, size - have, 0);
+    if (n < 0) WasReset();
     if (n <= 0) break;
     have += static_cast<size_t>(n);
   }
@@ -105,13 +110,20 @@ std::string Tcp::Read(size_t size) {
   return out;
 }
 
+bool Tcp::WasReset() {
+  reset_ = reset_ || errno == ECONNRESET || errno == EPIPE;
+  return reset_;
+}
+
 std::string Tcp::Next(int timeout_ms) {
+  if (reset_) return "reset";
   pollfd wait{fd_.get(), POLLIN, 0};
   if (poll(&wait, 1, timeout_ms) != 1) return "nothing";
   char byte;
   const ssize_t n = recv(fd_.get(), &byte, 1, MSG_PEEK);
   if (n == 0) return "eof";
-  return n > 0 ? "data" : "reset";
+  if (n > 0) return "data";
+  return WasReset() ? "reset" : std::string("error ") + std::strerror(errno);
 }
 
 void Tcp::Finish() { shutdown(fd_.get(), SHUT_WR); }
@@ -237,8 +249,9 @@ std::string Node::Get(const std::string& path, const std::string& method) {
 std::string Node::Metrics() { return HttpGet(metrics_, "GET", "/metrics"); }
 std::string Node::Ready() { return HttpGet(readiness_, "GET", "/healthz/ready"); }
 
-double Node::Metric(const std::string& name, const std::vector<std::string>& with) {
-  std::istringstream lines(Metrics());
+double SumOf(const std::string& metrics, const std::string& name,
+             const std::vector<std::string>& with) {
+  std::istringstream lines(metrics);
   double sum = 0;
   for (std::string line; std::getline(lines, line);) {
     if (!line.starts_with(name) || (line[name.size()] != '{' && line[name.size()] != ' ')) continue;
@@ -247,6 +260,22 @@ double Node::Metric(const std::string& name, const std::vector<std::string>& wit
     if (all) sum += std::strtod(line.c_str() + line.rfind(' '), nullptr);
   }
   return sum;
+}
+
+double Node::Metric(const std::string& name, const std::vector<std::string>& with) {
+  return SumOf(Metrics(), name, with);
+}
+
+testing::AssertionResult Node::Counts(const std::string& name, const std::vector<std::string>& with,
+                                      const testing::Matcher<double>& value, int timeout_ms) {
+  double seen = 0;
+  for (int waited = 0; waited <= timeout_ms; waited += 20) {
+    seen = Metric(name, with);
+    if (value.Matches(seen)) return testing::AssertionSuccess();
+    usleep(20000);
+  }
+  return testing::AssertionFailure() << name << " is " << seen << " after " << timeout_ms
+                                     << " ms, wanted " << testing::DescribeMatcher<double>(value);
 }
 
 void Node::Drain() {

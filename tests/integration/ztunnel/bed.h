@@ -3,6 +3,7 @@
 // pods. Pods hang on one bridge namespace; nft rules in each stand in for the capture.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -56,7 +57,11 @@ class Tcp {
   int fd() const { return fd_.get(); }
 
  private:
+  // The kernel tells of a reset once, and then of an end: who was told first keeps it for Next().
+  bool WasReset();
+
   Fd fd_;
+  bool reset_ = false;
 };
 Tcp ConnectFrom(const netns::NetNs& netns, const std::string& address);
 
@@ -89,8 +94,10 @@ class Node {
   std::string Get(const std::string& path, const std::string& method = "GET");  // admin
   std::string Metrics();
   std::string Ready();
-  // The value of a counter: the sum of all series of the metric that contain all the texts.
   double Metric(const std::string& name, const std::vector<std::string>& with = {});
+  // Whether that value comes to match; what is seen from outside may run ahead of a counter.
+  testing::AssertionResult Counts(const std::string& name, const std::vector<std::string>& with,
+                                  const testing::Matcher<double>& value, int timeout_ms = 5000);
   void Drain();
   bool WaitStopped(int timeout_ms);
   net::SocketAddress admin_address() const { return admin_; }
@@ -102,6 +109,11 @@ class Node {
   std::atomic<bool> stopped_{false};
   net::SocketAddress admin_, metrics_, readiness_;
 };
+
+// The value of a counter in the text of /metrics: the sum of all series of the metric that contain
+// all the texts.
+double SumOf(const std::string& metrics, const std::string& name,
+             const std::vector<std::string>& with);
 
 std::string HttpGet(const net::SocketAddress& at, const std::string& method,
                     const std::string& path);

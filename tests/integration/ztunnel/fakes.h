@@ -32,6 +32,7 @@ class FakeControlPlane {
   tls::TlsContextPtr ContextFor(const std::string& spiffe);
   // One that nobody trusts.
   tls::TlsContextPtr ForeignContextFor(const std::string& spiffe);
+  const tls::Authority& root() const { return root_; }
   std::string LastNack();
   std::set<std::string> IssuedFor();
   std::chrono::seconds certificate_lifetime{3600};

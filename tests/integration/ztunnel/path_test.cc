@@ -9,6 +9,7 @@
 namespace qanat::ztunnel::test {
 namespace {
 
+using testing::Eq;
 using testing::HasSubstr;
 
 constexpr const char* kFrontend = "spiffe://cluster.local/ns/shop/sa/frontend";
@@ -74,11 +75,12 @@ TEST_F(PathTest, ThroughATunnelToAnotherNode) {
                            std::string("destination_principal=\"") + kBackend,
                            "connection_security_policy=\"mutual_tls\""}) == 1;
     }));
-    EXPECT_EQ(node->Metric("istio_tcp_received_bytes_total"), 5);
-    EXPECT_EQ(node->Metric("istio_tcp_sent_bytes_total"), 5);
+    EXPECT_TRUE(node->Counts("istio_tcp_received_bytes_total", {}, Eq(5)));
+    EXPECT_TRUE(node->Counts("istio_tcp_sent_bytes_total", {}, Eq(5)));
   }
-  EXPECT_EQ(n1->Metric("istio_tcp_connections_opened_total", {"reporter=\"source\""}), 1);
-  EXPECT_EQ(far->Metric("istio_tcp_connections_opened_total", {"reporter=\"destination\""}), 1);
+  EXPECT_TRUE(n1->Counts("istio_tcp_connections_opened_total", {"reporter=\"source\""}, Eq(1)));
+  EXPECT_TRUE(
+      far->Counts("istio_tcp_connections_opened_total", {"reporter=\"destination\""}, Eq(1)));
   EXPECT_EQ(n1->Metric("qanat_one_pass_connections_total"), 0);
 }
 
@@ -202,7 +204,7 @@ TEST_F(PathTest, OnePassOnTheSameNode) {
   EXPECT_EQ(tcp.Next(), "eof");
   tcp.Finish();
   EXPECT_EQ(peer, a->ip());  // the application sees its client without any spoofing
-  EXPECT_EQ(n1->Metric("qanat_one_pass_connections_total", {"taken"}), 1);
+  EXPECT_TRUE(n1->Counts("qanat_one_pass_connections_total", {"taken"}, Eq(1)));
   // Both sides are reported, with both identities, and it is not called encrypted.
   for (const char* reporter : {"source", "destination"}) {
     EXPECT_TRUE(Eventually([&] {
@@ -238,9 +240,8 @@ TEST_F(PathTest, UnknownDestinationsPassAndPlaintextComesIn) {
   Tcp in = ConnectFrom(outside.netns(), b->At(7000));
   in.Send("in");
   EXPECT_EQ(in.Read(2), "in");
-  EXPECT_EQ(far->Metric("istio_tcp_connections_opened_total",
-                        {"reporter=\"destination\"", "source_principal=\"unknown\""}),
-            1);
+  EXPECT_TRUE(far->Counts("istio_tcp_connections_opened_total",
+                          {"reporter=\"destination\"", "source_principal=\"unknown\""}, Eq(1)));
 }
 
 TEST_F(PathTest, AClosedPortIsAReset) {
@@ -248,7 +249,7 @@ TEST_F(PathTest, AClosedPortIsAReset) {
   Tcp tcp = Call(b->At(8099));
   ASSERT_TRUE(tcp.connected());
   EXPECT_EQ(tcp.Next(), "reset");
-  EXPECT_EQ(far->Metric("qanat_connections_refused_total", {"connect_failed"}), 1);
+  EXPECT_TRUE(far->Counts("qanat_connections_refused_total", {"connect_failed"}, Eq(1)));
   EXPECT_TRUE(Eventually(
       [&] { return n1->Metric("qanat_connections_refused_total", {"refused_by_peer"}) == 1; }));
 }

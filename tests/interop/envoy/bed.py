@@ -13,11 +13,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
+sys.path.insert(0, os.path.join(TREE, "tests/support"))
+import reports
+
 SHOP = os.path.join(TREE, "deploy/samples/shop")
 OVERLAY = os.path.join(TREE, "controlplane/envoy/testdata/shop.overlay.yaml")
 TYPE = "type.googleapis.com/"
@@ -121,7 +125,7 @@ class Bed:
     def __init__(self, name, gateway):
         self.gateway = gateway
         self.directory = tempfile.mkdtemp(prefix="qanat-interop-")
-        self.pods_ns, self.way_ns = f"qENVOY-{name}-pods", f"qENVOY-{name}-way"
+        self.pods_ns, self.way_ns = f"qENVOY-{os.getpid()}-{name}-pods", f"qENVOY-{os.getpid()}-{name}-way"
         self.processes = []
         self.envoy = envoy_binary()
         self.pods = PODS
@@ -154,7 +158,7 @@ class Bed:
         return subprocess.run(["ip", "netns", "exec", ns, *command], check=True, **kwargs)
 
     def start(self, ns, command, name, env=None):
-        with open(os.path.join(self.directory, name + ".log"), "wb") as log:
+        with open(os.path.join(self.directory, name + ".log"), "ab") as log:
             process = subprocess.Popen(["ip", "netns", "exec", ns, *command], stdout=log, stderr=log,
                                        env={**os.environ, **(env or {})}, cwd=self.directory)
         self.processes.append((name, process))
@@ -170,7 +174,31 @@ class Bed:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) != 0:
                 raise OSError(ctypes.get_errno(), "setns " + ns)
 
+    def end_ours(self, seconds=20):
+        """Our program among them must still run, end in order, and have printed no report."""
+        problems = []
+        for name, process in self.processes:
+            if name != "controlplane":
+                continue
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    if process.wait(seconds) != 0:
+                        problems.append(f"{name} ended with {process.returncode}")
+                except subprocess.TimeoutExpired:
+                    problems.append(f"{name} did not end within {seconds} s of SIGTERM")
+            else:
+                problems.append(f"{name} had ended with {process.returncode}")
+        if os.path.exists(os.path.join(self.directory, "controlplane.log")):
+            log = self.log("controlplane")
+            if report := reports.find(log):
+                problems.append(report)
+            elif problems:
+                problems.append(log[-3000:])
+        return problems
+
     def close(self):
+        problems = self.end_ours()
         for _, process in reversed(self.processes):
             if process.poll() is None:
                 process.kill()
@@ -184,6 +212,8 @@ class Bed:
             print("kept:", self.directory)
         else:
             shutil.rmtree(self.directory, ignore_errors=True)
+        if problems:
+            raise AssertionError("our programs broke:\n" + "\n".join(problems))
 
     # --- the parts -------------------------------------------------------------------------------
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: the loads, and the rows that come of each."""
+import os
+from collections import namedtuple
+
+from pods import ECHO, HTTP, SINK
+
+# figures: (row, key in the load's report, unit); higher says which way is better.
+Load = namedtuple("Load", "name mode port connections flags figures")
+
+PATHS = ("same node", "cross node", "waypoint")
+LOADS = (
+    Load("bulk, 1 connection", "bulk", SINK, 1, (),
+         (("bulk, 1 connection", "gbit_s", "Gbit/s"),)),
+    Load("bulk, 16 connections", "bulk", SINK, 16, (),
+         (("bulk, 16 connections", "gbit_s", "Gbit/s"),)),
+    Load("1-byte round trip", "rr", ECHO, 1, (),
+         (("1-byte round trip, p50", "p50_us", "us"), ("1-byte round trip, p99", "p99_us", "us"))),
+    Load("round trips/s, 64 connections", "rr", ECHO, 64, (),
+         (("round trips/s, 64 connections", "per_second", "/s"),)),
+    Load("new connections/s, 1 client", "connect", ECHO, 1, (),
+         (("new connections/s, 1 client", "per_second", "/s"),)),
+    Load("new connections/s, 32 clients", "connect", ECHO, 32, (),
+         (("new connections/s, 32 clients", "per_second", "/s"),)),
+    Load("HTTP/1.1 at 1000/s", "http", HTTP, 64, ("--rate", "1000"),
+         (("HTTP/1.1 at 1000/s, p50", "p50_us", "us"), ("HTTP/1.1 at 1000/s, p99", "p99_us", "us"))),
+    Load("HTTP/1.1 requests/s, maximum", "http", HTTP, 64, (),
+         (("HTTP/1.1 requests/s, maximum", "per_second", "/s"),)),
+)
+
+
+def cpu_unit(load):
+    return {"bulk": "s/GiB", "connect": "s/1000 connections"}.get(load.mode, "s/1000 requests")
+
+
+def cpu_per_unit(load, result):
+    """CPU seconds of our processes for a GiB, or for 1000 requests or connections. They worked
+    during the warm-up too, so what was done then counts as well."""
+    done = result["all_bytes"] / (1 << 30) if load.mode == "bulk" else result["all_samples"] / 1000
+    return result["cpu_seconds"] / done if done else 0.0
+
+
+def cpu_seconds(pids):
+    """On-CPU time of all threads, from the scheduler: /proc/PID/stat counts in steps of 10 ms."""
+    total = 0
+    for pid in pids:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat") as f:
+                total += int(f.read().split()[0])
+    return total / 1e9
+
+
+def rss_kb(pid):
+    with open(f"/proc/{pid}/status") as f:
+        for line in f:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+    raise RuntimeError(f"process {pid} has no VmRSS")

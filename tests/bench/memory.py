@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resident memory of each process: of a mesh that has carried nothing yet, then with many idle
+connections on each path, one path after the other. A process keeps freed memory, so these come
+before every load, and a later path's figure is that of a process that held the earlier one's."""
+import time
+
+from loads import rss_kb
+from pods import start, stop
+from proof import CLOSED, OPENED, Counters, Misrouted, hops, settle
+
+STALLED = 5  # seconds without one connection more
+
+
+def measure(bench, paths, connections):
+    out = [{"state": "idle", "kb": all_rss(bench), "refused": None}]
+    for path in paths:
+        bench.say(f"memory: {connections} idle connections, {path}")
+        entry = {"state": f"{connections} on {path}", "kb": {}, "refused": None}
+        try:
+            entry["kb"] = hold(bench, path, connections)
+        except Misrouted as wrong:
+            bench.failures += 1
+            entry["refused"] = str(wrong)
+            bench.say(f"refused: {wrong}")
+        out.append(entry)
+    return out
+
+
+def all_rss(bench):
+    return {name: rss_kb(pid) for name, pid in bench.programs.items()}
+
+
+def hold(bench, path, connections):
+    before = settle(bench.mesh)
+    source, to = bench.target(path, "mesh", bench.echo_port)
+    load = start(bench.mesh, source, ["idle", "--connections", str(connections), "--seconds", "120",
+                                      "--to", to])
+    try:
+        last, deadline = "", 0.0
+        while missing := absent(bench, path, before, connections):
+            if missing != last:  # they still come
+                last, deadline = missing, time.monotonic() + STALLED
+            if time.monotonic() > deadline:
+                break
+            if load.poll() is not None:
+                raise Misrouted(f"the client ended: {load.stderr.read().strip()}")
+            time.sleep(0.2)
+        time.sleep(0.5)
+        kb = all_rss(bench)
+        missing = absent(bench, path, before, connections)
+        if missing:
+            raise Misrouted(missing)
+        return kb
+    finally:
+        stop(load)
+
+
+def absent(bench, path, before, connections):
+    """What is missing at a hop of the path while the connections are held; "" if nothing is."""
+    now = Counters(bench.mesh)
+    for program, labels in hops(path):
+        held = sum(sign * (now.sum(program, metric, **labels) - before.sum(program, metric, **labels))
+                   for metric, sign in ((OPENED, 1), (CLOSED, -1)))
+        if held < connections:
+            return f"{program} holds {held:.0f} of {connections} connections {labels}"
+    return ""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports of sanitizers and of crashes in what our programs print. child.cc looks for the same.
+
+    logs = Logs(folder)        # before the programs end and their files are removed
+    ...
+    problems = logs.problems() # afterwards: what they printed meanwhile counts too
+"""
+import os
+
+REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "UndefinedBehaviorSanitizer",
+           "runtime error:", "Segmentation fault", "terminate called", "Assertion `")
+EXCERPT = 4000
+
+
+def find(text):
+    """The first report in a text, with the lines that follow; "" when there is none."""
+    first = min((at for at in (text.find(report) for report in REPORTS) if at >= 0), default=-1)
+    return "" if first < 0 else text[text.rfind("\n", 0, first) + 1:][:EXCERPT]
+
+
+class Logs:
+    """The files of a folder, held open: they can be read after they have been removed."""
+
+    def __init__(self, folder):
+        self.files = {}
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            # An application of a test may print what it likes.
+            if not name.startswith("pod-"):
+                self.files[name] = open(os.path.join(folder, name), "rb")
+
+    def problems(self):
+        """One text for every file with a report in it. Closes the files."""
+        found = []
+        for name, file in self.files.items():
+            with file:
+                if excerpt := find(file.read().decode(errors="replace")):
+                    found.append(f"{name} has a report:\n{excerpt}")
+        self.files = {}
+        return found

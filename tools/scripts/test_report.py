@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a person wants of ctest's JUnit files: the slow tests, and why the failed ones failed.
+
+test_report.py slow FILE         one line, after a stage
+test_report.py failures FILE...  at the end: for each failed test the lines that say why
+"""
+import re
+import sys
+import xml.etree.ElementTree as ET
+
+# A line that begins an explanation, and how many lines of it are worth reading.
+BEGINS = [
+    (re.compile(r": Failure$"), 14),  # GoogleTest
+    (re.compile(r"^(FAIL|ERROR): "), 40),  # unittest
+    (re.compile(r"(Address|Leak|Thread|Memory)Sanitizer[: ]|runtime error: "), 25),
+    (re.compile(r"^Traceback "), 25),
+]
+LINES_A_TEST = 80
+
+
+def explain(text):
+    """The telling lines of one test's output; its end, when nothing in it is known to tell."""
+    lines = text.splitlines()
+    told, until = [], 0
+    for i, line in enumerate(lines):
+        for begin, size in BEGINS:
+            if begin.search(line):
+                if i >= until and told:
+                    told.append("...")
+                until = max(until, i + size)
+        if i < until:
+            told.append(line)
+    return (told or lines[-30:])[:LINES_A_TEST]
+
+
+def slow(path):
+    cases = [(float(c.get("time", 0)), c.get("name")) for c in ET.parse(path).iter("testcase")]
+    cases.sort(reverse=True)
+    total = sum(t for t, _ in cases)
+    named = ", ".join(f"{name} {t:.1f} s" for t, name in cases[:6] if t >= 1)
+    print(f"    {len(cases)} tests, {total:.0f} s in all" + (f"; slowest: {named}" if named else ""))
+
+
+def failures(paths):
+    for path in paths:
+        for case in ET.parse(path).iter("testcase"):
+            failure = case.find("failure")
+            if failure is None:
+                continue
+            print(f"---- {case.get('name')}: {failure.get('message') or 'failed'}")
+            for line in explain(case.findtext("system-out") or ""):
+                print("  " + line[:300])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3 or sys.argv[1] not in ("slow", "failures"):
+        sys.exit(__doc__)
+    if sys.argv[1] == "slow":
+        slow(sys.argv[2])
+    else:
+        failures(sys.argv[2:])
