@@ -65,7 +65,7 @@ class OutputTest : public ::testing::Test {
     SessionOptions options;
     options.send_buffer = kBuffer;
     ServerSession::Events events;
-    events.on_connect = [this](InboundConnect, Responder responder) {
+    events.on_connect = [this](const InboundConnect&, Responder responder) {
       user_ = std::make_unique<Party>(responder.Accept());
     };
     server_ = std::make_unique<ServerSession>(std::move(gate), options, std::move(events));

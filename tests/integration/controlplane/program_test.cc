@@ -22,7 +22,6 @@ namespace {
 
 using testing::Contains;
 using testing::HasSubstr;
-using testing::Not;
 
 const char* kOverlay = R"(
 apiVersion: v1

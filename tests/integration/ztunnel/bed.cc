@@ -266,16 +266,21 @@ double Node::Metric(const std::string& name, const std::vector<std::string>& wit
   return SumOf(Metrics(), name, with);
 }
 
-testing::AssertionResult Node::Counts(const std::string& name, const std::vector<std::string>& with,
-                                      const testing::Matcher<double>& value, int timeout_ms) {
+testing::AssertionResult Comes(const std::string& what, const std::function<double()>& look,
+                               const testing::Matcher<double>& value, int timeout_ms) {
   double seen = 0;
   for (int waited = 0; waited <= timeout_ms; waited += 20) {
-    seen = Metric(name, with);
+    seen = look();
     if (value.Matches(seen)) return testing::AssertionSuccess();
     usleep(20000);
   }
-  return testing::AssertionFailure() << name << " is " << seen << " after " << timeout_ms
+  return testing::AssertionFailure() << what << " is " << seen << " after " << timeout_ms
                                      << " ms, wanted " << testing::DescribeMatcher<double>(value);
+}
+
+testing::AssertionResult Node::Counts(const std::string& name, const std::vector<std::string>& with,
+                                      const testing::Matcher<double>& value, int timeout_ms) {
+  return Comes(name, [&] { return Metric(name, with); }, value, timeout_ms);
 }
 
 void Node::Drain() {

@@ -115,6 +115,10 @@ class Node {
 double SumOf(const std::string& metrics, const std::string& name,
              const std::vector<std::string>& with);
 
+// Whether a number comes to match; a failure says what it was.
+testing::AssertionResult Comes(const std::string& what, const std::function<double()>& look,
+                               const testing::Matcher<double>& value, int timeout_ms = 5000);
+
 std::string HttpGet(const net::SocketAddress& at, const std::string& method,
                     const std::string& path);
 

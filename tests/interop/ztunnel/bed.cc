@@ -75,6 +75,11 @@ void PeerBed::RunEnvoy(EnvoyOptions options, const tls::testing::TestCa::Identit
   ASSERT_TRUE(envoy_->running()) << envoy_->Log();
 }
 
+testing::AssertionResult PeerBed::EnvoyCounts(const std::string& name,
+                                              const testing::Matcher<double>& value) const {
+  return ztunnel::test::Comes(name, [&] { return static_cast<double>(envoy_->Stat(name)); }, value);
+}
+
 void PeerBed::EchoAndHalfClose() {
   // The server answers only after the client's end: that end must arrive, and only that one.
   auto server = Application([](Tcp& tcp, const std::string&) {

@@ -35,6 +35,10 @@ class PeerBed : public ztunnel::test::Bed {
   void RunEnvoy(EnvoyOptions options, const std::string& identity = kEnvoy);
   void RunEnvoy(EnvoyOptions options, const tls::testing::TestCa::Identity& identity);
 
+  // Whether a counter of Envoy comes to match.
+  testing::AssertionResult EnvoyCounts(const std::string& name,
+                                       const testing::Matcher<double>& value) const;
+
   // The two ends of the direction that the test is about.
   virtual Tcp Call() = 0;
   virtual std::unique_ptr<Server> Application(Serve serve) = 0;

@@ -51,4 +51,10 @@ double Program::Metric(const std::string& name, const std::vector<std::string>& 
   return ztunnel::test::SumOf(ztunnel::test::HttpGet(metrics_, "GET", "/metrics"), name, with);
 }
 
+testing::AssertionResult Program::Counts(const std::string& name,
+                                         const std::vector<std::string>& with,
+                                         const testing::Matcher<double>& value) const {
+  return ztunnel::test::Comes(name, [&] { return Metric(name, with); }, value);
+}
+
 }  // namespace qanat::interop

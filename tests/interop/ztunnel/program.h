@@ -25,6 +25,9 @@ class Program {
   test::Child& child() { return *child_; }
   std::string Enrol(const std::string& name, const ztunnel::test::PodNet& pod);
   double Metric(const std::string& name, const std::vector<std::string>& with = {}) const;
+  // Whether that value comes to match; what is seen from outside may run ahead of a counter.
+  testing::AssertionResult Counts(const std::string& name, const std::vector<std::string>& with,
+                                  const testing::Matcher<double>& value) const;
   std::string Log() const { return child_->Log(); }
 
  private:

@@ -10,6 +10,8 @@ namespace qanat::interop {
 namespace {
 
 using testing::AnyOf;
+using testing::Eq;
+using testing::Ge;
 using testing::HasSubstr;
 
 class EnvoyServes : public PeerBed {
@@ -33,9 +35,7 @@ class EnvoyServes : public PeerBed {
     tcp.Send("never arrives");
     EXPECT_EQ(tcp.Next(), "reset");
     EXPECT_EQ(server->accepted(), 0);
-    EXPECT_TRUE(Eventually([&] {
-      return n1_->Metric("qanat_connections_refused_total", {"source", reason}) >= 1;
-    })) << reason;
+    EXPECT_TRUE(n1_->Counts("qanat_connections_refused_total", {"source", reason}, Ge(1)));
     EXPECT_THAT(n1_->Log(), HasSubstr(log));
   }
 };
@@ -48,10 +48,10 @@ TEST_F(EnvoyServes, EchoAndHalfClose) {
   EXPECT_THAT(envoy_->AccessLog(),
               HasSubstr(std::string(kFrontend) + " CONNECT " + there_->At(8080) + " 200 "));
   EXPECT_THAT(envoy_->AccessLog(), HasSubstr("k8s.namespace.name=shop"));
-  EXPECT_EQ(n1_->Metric("istio_tcp_connections_closed_total",
-                        {std::string("destination_principal=\"") + kEnvoy,
-                         "connection_security_policy=\"mutual_tls\""}),
-            1);
+  EXPECT_TRUE(n1_->Counts("istio_tcp_connections_closed_total",
+                          {std::string("destination_principal=\"") + kEnvoy,
+                           "connection_security_policy=\"mutual_tls\""},
+                          Eq(1)));
 }
 
 TEST_F(EnvoyServes, ThroughAService) {
@@ -82,9 +82,7 @@ TEST_F(EnvoyServes, ServerSpeaksFirst) {
 TEST_F(EnvoyServes, ServerEndsFirst) {
   Run();
   EXPECT_EQ(ServerEndsFirst(1 << 20), ", eof");
-  EXPECT_TRUE(Eventually([&] {
-    return n1_->Metric("istio_tcp_connections_closed_total", {"response_flags=\"-\""}) == 1;
-  }));
+  EXPECT_TRUE(n1_->Counts("istio_tcp_connections_closed_total", {"response_flags=\"-\""}, Eq(1)));
 }
 // More than our window, and Envoy drops what it still has when its application ends first
 // (RST_STREAM with INTERNAL_ERROR, seen with 1.40). Whatever it does: a part must not look whole.
@@ -111,7 +109,7 @@ TEST_F(EnvoyServes, StreamsShareOneConnection) {
   Run();
   Many(50);
   // One a worker.
-  EXPECT_GE(envoy_->Stat("http.hbone.downstream_cx_http2_total"), 1);
+  EXPECT_TRUE(EnvoyCounts("http.hbone.downstream_cx_http2_total", Ge(1)));
   EXPECT_LE(envoy_->Stat("http.hbone.downstream_cx_http2_total"), Program::kWorkers);
   EXPECT_EQ(envoy_->Stat("http.hbone.downstream_rq_total"), 50);
 }
@@ -121,13 +119,13 @@ TEST_F(EnvoyServes, AResetOfEitherEndArrives) {
   EXPECT_EQ(ServerResets(), "reset");
   // Envoy takes our RST_STREAM for what it is, and closes what is behind it with FIN.
   EXPECT_THAT(ClientResets(), AnyOf("reset", "eof"));
-  EXPECT_GE(envoy_->Stat("http.hbone.downstream_rq_rx_reset"), 1);
+  EXPECT_TRUE(EnvoyCounts("http.hbone.downstream_rq_rx_reset", Ge(1)));
 }
 
 TEST_F(EnvoyServes, ItRefusesOurIdentity) {
   Run(kSomebodyElse);
   ExpectRefused("connect_failed", "the peer refused our certificate");
-  EXPECT_GE(envoy_->Stat("listener." + there_->ip() + "_15008.ssl.fail_verify_san"), 1);
+  EXPECT_TRUE(EnvoyCounts("listener." + there_->ip() + "_15008.ssl.fail_verify_san", Ge(1)));
 }
 
 TEST_F(EnvoyServes, WeRefuseItsIdentity) {
@@ -140,9 +138,7 @@ TEST_F(EnvoyServes, ItsApplicationIsNotThere) {
   Tcp tcp = Call();
   tcp.Send("x");
   EXPECT_EQ(tcp.Next(), "reset");
-  EXPECT_TRUE(Eventually([&] {
-    return n1_->Metric("qanat_connections_refused_total", {"source", "refused_by_peer"}) == 1;
-  }));
+  EXPECT_TRUE(n1_->Counts("qanat_connections_refused_total", {"source", "refused_by_peer"}, Eq(1)));
   EXPECT_THAT(n1_->Log(), HasSubstr("http status: 503"));
 }
 
