@@ -129,7 +129,7 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
 
     void Write(std::string bytes) override {
       if (finished_) return;
-      const grpc::Slice slice(std::move(bytes));
+      const grpc::Slice slice(bytes);
       out_ = grpc::ByteBuffer(&slice, 1);
       StartWrite(&out_);
     }
@@ -193,7 +193,7 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
       Result<std::string> answer = server_.service_.OnCreateCertificate(info_, bytes);
       if (!answer) return Finish(Fail(answer.error()));
       finished_ = true;
-      const grpc::Slice slice(std::move(*answer));
+      const grpc::Slice slice(*answer);
       out_ = grpc::ByteBuffer(&slice, 1);
       StartWriteAndFinish(&out_, grpc::WriteOptions(), grpc::Status::OK);
     }
@@ -224,7 +224,7 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(event::EventLoop& loop, RpcService& service,
-                                                      GrpcServerOptions options) {
+                                                      const GrpcServerOptions& options) {
   auto impl = std::make_unique<Impl>(loop, service);
   QANAT_RETURN_IF_ERROR(impl->Start(options));
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));

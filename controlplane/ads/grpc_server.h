@@ -23,7 +23,7 @@ class GrpcServer {
  public:
   // On the loop's thread. Serves at once.
   static Result<std::unique_ptr<GrpcServer>> Start(event::EventLoop& loop, RpcService& service,
-                                                   GrpcServerOptions options);
+                                                   const GrpcServerOptions& options);
   // On the loop's thread, not from inside a handler: ends every call with UNAVAILABLE, waits for
   // the library while running the loop.
   ~GrpcServer();

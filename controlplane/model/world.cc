@@ -117,7 +117,7 @@ std::string World::ServiceHostname(const NamespacedName& key) const {
 }
 
 std::string World::ResolveHost(std::string_view host, std::string_view from) const {
-  const std::string text(host);
+  std::string text(host);
   if (host.empty() || host.front() == '*') return text;
   const size_t dot = host.find('.');
   if (dot == std::string_view::npos) return ServiceHostname({std::string(from), text});

@@ -192,7 +192,7 @@ std::function<void(Tcp&, const std::string&)> Server::Echo() {
 // ---- nodes
 
 Node::Node(const std::string& name, const FakeControlPlane& control_plane,
-           std::function<void(Config&)> change)
+           const std::function<void(Config&)>& change)
     : agent_(fmt::format("/tmp/qzt-{}-{}.sock", getpid(), name)) {
   std::signal(SIGPIPE, SIG_IGN);
   Config config;
@@ -314,7 +314,7 @@ PodNet& Bed::AddPod(int index, Capture capture) {
 
 TestMesh::Workload Bed::Announce(const std::string& name, const PodNet& pod,
                                  const std::string& node,
-                                 std::function<void(TestMesh::Workload&)> change) {
+                                 const std::function<void(TestMesh::Workload&)>& change) {
   auto workload = TestMesh::MakePod(name, pod.ip(), node);
   workload.add_addresses(IpBytes(pod.ip6()));
   if (change) change(workload);
@@ -332,8 +332,8 @@ void Bed::Put(const TestMesh::Policy& p) {
   control_plane_.Put("Authorization", p.namespace_() + "/" + p.name(), p.SerializeAsString());
 }
 
-Node& Bed::AddNode(const std::string& name, std::function<void(Config&)> change) {
-  nodes_.push_back(std::make_unique<Node>(name, control_plane_, std::move(change)));
+Node& Bed::AddNode(const std::string& name, const std::function<void(Config&)>& change) {
+  nodes_.push_back(std::make_unique<Node>(name, control_plane_, change));
   return *nodes_.back();
 }
 

@@ -87,7 +87,7 @@ class Server {
 class Node {
  public:
   Node(const std::string& name, const FakeControlPlane& control_plane,
-       std::function<void(Config&)> change = {});
+       const std::function<void(Config&)>& change = {});
   ~Node();
   FakeAgent& agent() { return agent_; }
   std::string Enrol(const std::string& name, const PodNet& pod, const std::string& account = "");
@@ -130,11 +130,11 @@ class Bed : public ::testing::Test {
   PodNet& AddPod(int index, Capture capture = Capture::kTproxy);
   // Announces the pod to the control plane's clients; the service account is the name.
   TestMesh::Workload Announce(const std::string& name, const PodNet& pod, const std::string& node,
-                              std::function<void(TestMesh::Workload&)> change = {});
+                              const std::function<void(TestMesh::Workload&)>& change = {});
   void Put(const TestMesh::Workload& w);
   void Put(const TestMesh::Service& s);
   void Put(const TestMesh::Policy& p);
-  Node& AddNode(const std::string& name, std::function<void(Config&)> change = {});
+  Node& AddNode(const std::string& name, const std::function<void(Config&)>& change = {});
   static bool Eventually(const std::function<bool()>& condition, int timeout_ms = 5000);
 
   std::string bridge_;
