@@ -41,7 +41,7 @@ class Run(unittest.TestCase):
     def test_every_row_of_a_quick_run(self):
         with tempfile.TemporaryDirectory() as folder:
             file = os.path.join(folder, "bench.json")
-            done = subprocess.run(command("--quick", "--seconds", "0.1", "--idle-connections",
+            done = subprocess.run(command("--quick", "--seconds", "0.5", "--idle-connections",
                                           str(IDLE), "-o", file),
                                   capture_output=True, text=True, timeout=240)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
