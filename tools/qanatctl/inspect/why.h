@@ -16,10 +16,10 @@
 namespace qanat::ctl {
 
 struct WhyTarget {
-  std::string text;     // as asked
-  std::string host;     // "backend.shop.svc.cluster.local", an IP, or a pod's IP
-  // The IP that a client's connect() goes to first. A name with both families: IPv6, as glibc orders
-  // them; the other one is `fallback`.
+  std::string text;  // as asked
+  std::string host;  // "backend.shop.svc.cluster.local", an IP, or a pod's IP
+  // The IP that a client's connect() goes to first. A name with both families: IPv6, as glibc
+  // orders them; the other one is `fallback`.
   std::string address;
   std::string fallback;
   uint16_t port = 0;
