@@ -225,7 +225,8 @@ class Mesh:
                 found.append(f"process {pid}: {command}")
         links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
         found += [line for line in links.splitlines() if "qanat" in line]
-        found += [m.split()[1] for m in open("/proc/mounts") if f"qanat-{self.name}-" in m or self.run in m]
+        with open("/proc/mounts") as mounts:
+            found += [m.split()[1] for m in mounts if f"qanat-{self.name}-" in m or self.run in m]
         return found
 
     # -- acting -------------------------------------------------------------------------------

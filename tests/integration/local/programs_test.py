@@ -145,7 +145,7 @@ class Programs(unittest.TestCase):
         with open(bad + "/qanat-ztunnel", "w") as f:
             f.write("#!/bin/sh\necho the certificate is sour >&2\nexit 5\n")
         os.chmod(bad + "/qanat-ztunnel", 0o755)
-        done = self.mesh.up("--bin-dir", bad, "--timeout", "3", check=False)
+        done = self.mesh.up("--bin-dir", bad, "--timeout", "10", check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("ztunnel-node1: exit code 5", done.stderr)
         self.assertIn("the certificate is sour", done.stderr)
