@@ -289,7 +289,7 @@ class Teardown(unittest.TestCase):
             metadata: {name: bad, namespace: demo}
             spec: {containers: [{name: c, command: [/does/not/exist]}]}
             """)
-        done = self.mesh.up("--timeout", "3", check=False)
+        done = self.mesh.up("--timeout", "10", check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("pod demo/bad: container c: cannot start: exec /does/not/exist", done.stderr)
         self.assertEqual(self.mesh.leftovers(), [])
