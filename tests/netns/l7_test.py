@@ -65,6 +65,7 @@ def versions(host, path, count, headers=None):
         counts[version] = counts.get(version, 0) + 1
         if i % 100 == 99:
             connection.close()
+    connection.close()
     return counts
 
 
@@ -103,6 +104,7 @@ class L7(MeshCase):
     def test_3_virtual_service(self):
         self.mesh.write("route.yaml", VIRTUAL_SERVICE)
         try:
+            self.mesh.until("90/10", lambda: self.versions(40), lambda seen: seen.get("v1", 0) > 28)
             self.mesh.until("header route", lambda: self.versions(20, {"canary": "true"}), {"v2": 20})
             self.within_three_sigma(self.versions(1000), 0.1, 1000)
             self.assertEqual(self.versions(50, {"canary": "true"}), {"v2": 50})
