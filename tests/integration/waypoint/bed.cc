@@ -226,16 +226,21 @@ Bed::Bed(int workers, std::function<void(ProxySettings&)> change) {
   address = *proxy->Start();
   auto context = ca.Context(kWaypoint);
   proxy->SetCertificates(context, context);
+  WaitForWorkers();
 }
 
 Bed::~Bed() { proxy.reset(); }
 
 std::map<std::string, std::string> Bed::Push(const Resources& resources) {
   auto errors = resources.Apply(*store);
+  WaitForWorkers();
+  return errors;
+}
+
+void Bed::WaitForWorkers() {
   bool seen = false;
   proxy->CollectStats([&](std::vector<WorkerStats>) { seen = true; });
   Until([&] { return seen; });
-  return errors;
 }
 
 bool Bed::Until(const std::function<bool()>& done, milliseconds limit) {

@@ -142,6 +142,8 @@ class Bed {
 
   // Pushes and waits until every worker has it.
   std::map<std::string, std::string> Push(const Resources& resources);
+  // Every worker has done what it was told before: certificates, snapshot.
+  void WaitForWorkers();
   bool Until(const std::function<bool()>& done,
              std::chrono::milliseconds limit = std::chrono::seconds(10));
   void RunFor(std::chrono::milliseconds time);
