@@ -44,7 +44,7 @@ finish() {
   [ -n "$capture" ] && kill "$capture" 2>/dev/null
   if [ $keep = yes ] && [ $status = 0 ]; then
     up=("${up[@]/local/}")
-  elif [ $status != 0 ] && [ ${#up[@]} -gt 0 ]; then
+  elif [ $status != 0 ] && [ $status != 130 ] && [ ${#up[@]} -gt 0 ]; then
     for log in /run/qanat/local/logs/{controlplane,agent-*,ztunnel-*,waypoint-*,supervisor}.log; do
       [ -s "$log" ] && grep -iE 'error|warn|fatal|abort' "$log" | tail -n 4 | sed "s|^|    $(basename "$log"): |" >&2
     done
