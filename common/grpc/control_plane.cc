@@ -2,6 +2,19 @@
 #include "common/grpc/control_plane.h"
 
 namespace qanat::grpc {
+namespace {
+
+ChannelOptions To(const ControlPlane& at, const std::string& address, const std::string& root_ca,
+                  const std::string& alternative_name) {
+  ChannelOptions options;
+  options.endpoint = address;
+  options.root_ca = root_ca;
+  options.alternative_server_name = alternative_name;
+  options.metadata = TokenMetadata(at.auth_token, at.cluster_id);
+  return options;
+}
+
+}  // namespace
 
 void ControlPlane::Read(EnvironmentReader& reader) {
   reader.Url("XDS_ADDRESS", xds_address);
@@ -16,20 +29,11 @@ void ControlPlane::Read(EnvironmentReader& reader) {
 }
 
 ChannelOptions ControlPlane::Xds() const {
-  ChannelOptions options;
-  options.endpoint = xds_address;
-  options.root_ca = xds_root_ca;
-  options.alternative_server_name = alt_xds_hostname;
-  options.metadata = TokenMetadata(auth_token, cluster_id);
-  return options;
+  return To(*this, xds_address, xds_root_ca, alt_xds_hostname);
 }
 
 ChannelOptions ControlPlane::Ca() const {
-  ChannelOptions options;
-  options.endpoint = ca_address;
-  options.root_ca = ca_root_ca;
-  options.alternative_server_name = alt_ca_hostname;
-  options.metadata = TokenMetadata(auth_token, cluster_id);
+  ChannelOptions options = To(*this, ca_address, ca_root_ca, alt_ca_hostname);
   options.idle_timeout = std::chrono::seconds(60);
   return options;
 }
