@@ -48,6 +48,23 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
   return json;
 }
 
+Json ClusterJson(const Cluster& cluster) {
+  const Publisher::Stats& told = cluster.publisher().stats();
+  Json json = {{"notReady", cluster.NotReady()},
+               {"apiError", cluster.api_error()},
+               {"published",
+                {{"annotations", told.patches},
+                 {"annotationErrors", told.patch_errors},
+                 {"events", told.events},
+                 {"eventErrors", told.event_errors},
+                 {"eventsDropped", told.events_dropped},
+                 {"problem", cluster.publisher().problem()}}}};
+  if (cluster.installer())
+    json["cniPlugin"] = {{"problem", cluster.installer()->problem()},
+                         {"repairs", cluster.installer()->repairs()}};
+  return json;
+}
+
 }  // namespace
 
 void AddAdminRoutes(admin::Server& server, std::string node_name,
@@ -56,6 +73,9 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
     for (const auto& link : shown.hooks->NodeLinks())
       if (!link.attached)
         return admin::Text(500, "not ready: hook " + link.name + " is not attached\n");
+    if (shown.cluster)
+      if (const std::string why = shown.cluster->NotReady(); !why.empty())
+        return admin::Text(500, "not ready: " + why + "\n");
     return admin::Text(200, "ready\n");
   });
   server.Route("GET", "/pods", [shown](const admin::Request&) {
@@ -81,6 +101,7 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
                        {"protocolErrors", stats.protocol_errors},
                        {"timeouts", stats.timeouts}};
         json["brokenPodFiles"] = shown.source->broken();
+        if (shown.cluster) json["cluster"] = ClusterJson(*shown.cluster);
         json["repairs"] = shown.enroller->repairs();
         json["proofsFailed"] = shown.enroller->proofs_failed();
         if (auto counters = shown.hooks->maps().CountersOf(0))
@@ -122,6 +143,11 @@ void AddMetrics(metrics::Registry& registry, Shown shown) {
                          for (const auto& [state, count] : by_state)
                            samples.push_back({{{"state", state}}, count});
                          return samples;
+                       });
+  registry.AddCallback(Kind::kGauge, "qanat_held_listeners",
+                       "Listening sockets of pods that are kept for the next proxy",
+                       [shown]() -> std::vector<Sample> {
+                         return {{{}, shown.hold ? static_cast<double>(shown.hold->size()) : 0.0}};
                        });
   registry.AddCallback(
       Kind::kCounter, "qanat_zds_connections", "ZDS connections by what became of them",

@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "agent/cluster/cluster.h"
 #include "agent/enrol/enroller.h"
+#include "agent/hold/listener_hold.h"
 #include "agent/pods/source.h"
 #include "agent/redirect/hooks.h"
 #include "agent/zds/server.h"
@@ -21,6 +23,8 @@ struct Shown {
   Enroller* enroller;
   zds::Server* zds;
   PodSource* source;
+  Cluster* cluster;          // nullptr outside Kubernetes
+  const ListenerHold* hold;  // nullptr where nothing is kept
 };
 
 void AddAdminRoutes(admin::Server& server, std::string node_name,

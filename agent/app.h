@@ -3,7 +3,11 @@
 // that knows all parts.
 #pragma once
 
+#include <sys/types.h>
+
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,15 +18,26 @@ namespace qanat::agent {
 
 struct Config {
   std::string node_name = "node";
-  std::string pod_source;  // folder:DIR
+  std::string pod_source;  // folder:DIR or kubernetes
   std::string status_dir;
   std::string state_dir;  // default: beside status_dir, agent-state
   std::string zds_socket;
+  std::optional<gid_t> zds_group;  // who may connect to it beside root
+  std::string hold_socket;         // where proxies give their listeners to be kept; empty: none
   std::string cni_socket;
   std::string bpf_dir = "/sys/fs/bpf/qanat/node";
   std::string cgroup_root;                // empty: from mountinfo
   std::vector<std::string> pods_cgroups;  // empty: from our own cgroup, see app.cc
   std::string admin = "127.0.0.1:15030";  // empty: none
+  // kubernetes only:
+  std::string kubeconfig;  // empty: in-cluster
+  std::string ns = "qanat-system";
+  std::string daemonset = "qanat-agent";
+  std::string lib_dir = "/var/lib/qanat";
+  std::string cni_conf_dir = "/etc/cni/net.d";
+  std::string cni_bin_dir = "/opt/cni/bin";
+  std::string cni_plugin;     // our plugin's binary, to be copied to the node; empty: no plugin
+  std::string probe_service;  // IP:port of a Service; empty: KUBERNETES_SERVICE_HOST and _PORT
   unsigned reconcile_ms = 2000;
   unsigned reprove_ms = 30000;
   unsigned cni_timeout_ms = 30000;
@@ -34,8 +49,13 @@ class App {
   static Result<std::unique_ptr<App>> Build(event::EventLoop& loop, const Config& config);
   ~App();
 
+  // At SIGTERM. Everything stays enforced, but in a cluster whose DaemonSet is being deleted the
+  // node is given back as it was. `done` is called once, when the process may end.
+  void Leave(std::function<void()> done);
+
  private:
   struct Parts;
+  static Status StartHold(event::EventLoop& loop, Parts& parts);
   explicit App(std::unique_ptr<Parts> parts);
   std::unique_ptr<Parts> parts_;
 };

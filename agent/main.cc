@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <utility>
 
 #include "agent/app.h"
 #include "common/base/log.h"
@@ -17,12 +18,20 @@ int main(int argc, char** argv) {
   CLI::App flags("Node agent: enrols pods into the mesh and owns their capture.", "qanat-agent");
   flags.set_version_flag("--version", "qanat-agent " QANAT_VERSION);
   flags.add_option("--node-name", config.node_name, "name of this node")->envname("NODE_NAME");
-  flags.add_option("--pod-source", config.pod_source, "where pods come from: folder:DIR")
+  flags
+      .add_option("--pod-source", config.pod_source,
+                  "where pods come from: folder:DIR or kubernetes")
       ->required();
   flags.add_option("--status-dir", config.status_dir, "status files, one per pod")->required();
   flags.add_option("--state-dir", config.state_dir,
                    "own state (default: agent-state beside --status-dir)");
   flags.add_option("--zds-socket", config.zds_socket, "seqpacket socket for the proxy")->required();
+  flags.add_option(
+      "--zds-group", config.zds_group,
+      "id of the group that may connect to it too: that of a proxy that is not root's");
+  flags.add_option("--hold-socket", config.hold_socket,
+                   "datagram socket (the proxy's NOTIFY_SOCKET): listeners of pods that the proxy "
+                   "gives are kept across its death (default: none)");
   flags.add_option("--cni-socket", config.cni_socket, "HTTP socket for CNI ADD (default: none)");
   flags.add_option("--bpf-dir", config.bpf_dir, "pins, on a bpffs; names without dots")
       ->capture_default_str();
@@ -32,6 +41,27 @@ int main(int argc, char** argv) {
       "--pods-cgroup", config.pods_cgroups,
       "cgroup directory below which pods live (repeatable; default: ../pods of our own "
       "cgroup, or the kubelet's)");
+  flags.add_option("--kubeconfig", config.kubeconfig,
+                   "way to the API server (default: that of a pod)");
+  flags.add_option("--namespace", config.ns, "our own namespace")
+      ->envname("POD_NAMESPACE")
+      ->capture_default_str();
+  flags
+      .add_option("--daemonset", config.daemonset,
+                  "our own DaemonSet: when it is deleted, SIGTERM gives the node back as it was; "
+                  "\"\" for never")
+      ->capture_default_str();
+  flags.add_option("--lib-dir", config.lib_dir, "what the CNI plugin reads while we are away")
+      ->capture_default_str();
+  flags.add_option("--cni-plugin", config.cni_plugin,
+                   "qanat-cni's binary, installed on the node (default: none is)");
+  flags.add_option("--cni-conf-dir", config.cni_conf_dir, "the node's CNI configuration")
+      ->capture_default_str();
+  flags.add_option("--cni-bin-dir", config.cni_bin_dir, "the node's CNI plugins")
+      ->capture_default_str();
+  flags.add_option("--probe-service", config.probe_service,
+                   "IP:port of a Service, to find out who rewrites connect() (default: "
+                   "KUBERNETES_SERVICE_HOST)");
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
       ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")
@@ -66,14 +96,20 @@ int main(int argc, char** argv) {
   RaiseFileLimit();
 
   event::EventLoop loop;
-  // Everything stays enforced: the pins outlive us.
+  Result<std::unique_ptr<agent::App>> app = Fail(Code::kUnavailable, "not built yet");
+  bool leaving = false;
+  // Everything stays enforced, for the pins outlive us, unless this is an uninstallation.
   event::SignalWatch signals(loop, {SIGTERM, SIGINT}, [&](int number) {
-    LOG_INFO("agent", "signal {}: leaving, capture stays enforced", number);
-    loop.Stop();
+    LOG_INFO("agent", "signal {}: leaving{}", number, leaving ? " at once" : "");
+    if (std::exchange(leaving, true)) return loop.Stop();
+    (*app)->Leave([&loop] { loop.Stop(); });
   });
-  auto app = agent::App::Build(loop, config);
+  app = agent::App::Build(loop, config);
   if (!app) {
-    LOG_ERROR("agent", "{}", app.error().ToString());
+    LOG_ERROR("agent",
+              "not started: {}; until it is, nobody is enrolled on this node, new pods of the mesh "
+              "wait, and what is enrolled stays as it is",
+              app.error().ToString());
     return 1;
   }
   loop.Run();

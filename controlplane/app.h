@@ -10,16 +10,20 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "common/event/event_loop.h"
 #include "controlplane/ca/authority.h"
+#include "controlplane/kube/cluster.h"
 #include "controlplane/model/world.h"
 
 namespace qanat::controlplane {
 
 struct AppOptions {
-  std::string source;   // folder:DIR
-  std::string overlay;  // DIR, "" for none
-  std::string token_jwks;
-  CaOptions ca;
+  std::string source;      // folder:DIR or kubernetes
+  std::string overlay;     // DIR, "" for none; with a folder
+  std::string token_jwks;  // with a folder
+  std::string kubeconfig;  // "": the pod's own, else the user's
+  ClusterOptions cluster;
+  CaOptions ca;  // its directory with a folder
   MeshConfig mesh;
   std::set<std::string> trusted_nodes = {"qanat-system/ztunnel", "istio-system/ztunnel"};
   std::string listen = "[::]:15012";
@@ -31,6 +35,8 @@ struct AppOptions {
 
 class App {
  public:
+  // With a folder everything is served when this returns. In a cluster that comes later: the
+  // authority's key and every object have to be read first; /ready tells.
   static Result<std::unique_ptr<App>> Create(AppOptions options);
   ~App();
   // Until SIGTERM or SIGINT. The exit code.

@@ -2,6 +2,7 @@
 // qanat-controlplane: flags, then App.
 #include <absl/synchronization/mutex.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 
@@ -9,12 +10,25 @@
 #include "controlplane/ads/grpc_server.h"
 #include "controlplane/app.h"
 
+namespace {
+
+// Two programs on one host are two replicas.
+std::string HostName() {
+  char name[256] = "";
+  if (::gethostname(name, sizeof name - 1) != 0) return fmt::format("pid-{}", ::getpid());
+  return fmt::format("{}-{}", name, ::getpid());
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   // Debian's abseil looks for deadlocks in every lock, also in release builds, and aborts the
   // process for a lock order that the gRPC library is known to use.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 
   qanat::controlplane::AppOptions options;
+  qanat::controlplane::ClusterOptions& cluster = options.cluster;
+  cluster.waypoint.image = "localhost/qanat/waypoint:" QANAT_VERSION;
   std::vector<std::string> trusted;
   int64_t default_ttl = options.ca.default_ttl.count();
   int64_t max_ttl = options.ca.max_ttl.count();
@@ -24,16 +38,37 @@ int main(int argc, char** argv) {
       "The control plane of a Qanat mesh: xDS for node proxies and waypoints, and the "
       "certificate authority.");
   cli.set_version_flag("--version", "qanat-controlplane " QANAT_VERSION);
-  cli.add_option("--source", options.source, "where objects come from: folder:DIR (watched)")
+  cli.add_option("--source", options.source,
+                 "where objects come from: folder:DIR (watched), or kubernetes")
       ->required();
   cli.add_option("--overlay", options.overlay,
                  "directory with what a cluster would fill in: pods' addresses, ClusterIPs, ...");
   cli.add_option("--ca-dir", options.ca.directory,
-                 "directory of root-key.pem and root-cert.pem; made if absent")
-      ->required();
+                 "with a folder: directory of root-key.pem and root-cert.pem; made if absent");
   cli.add_option("--token-jwks", options.token_jwks,
-                 "public keys of the service account tokens (JWKS; read again when it changes)")
-      ->required();
+                 "with a folder: public keys of the service account tokens (JWKS; read again when "
+                 "it changes)");
+  cli.add_option("--kubeconfig", options.kubeconfig,
+                 "with kubernetes: how to reach the API server (default: the pod's own service "
+                 "account)");
+  cli.add_option("--namespace", cluster.ns, "with kubernetes: where Secret and Lease are")
+      ->envname("POD_NAMESPACE")
+      ->capture_default_str();
+  cli.add_option("--ca-secret", cluster.ca_secret,
+                 "with kubernetes: Secret of the certificate authority's key (ca-cert.pem, "
+                 "ca-key.pem); made if absent. A Secret `cacerts` beside it counts instead")
+      ->capture_default_str();
+  cli.add_option("--leader-identity", cluster.identity,
+                 "with kubernetes: name of this replica in the Lease (default: the host's name)")
+      ->envname("POD_NAME");
+  cli.add_option("--waypoint-image", cluster.waypoint.image,
+                 "with kubernetes: image of the waypoints that Gateways ask for")
+      ->capture_default_str();
+  cli.add_option("--waypoint-xds-address", cluster.waypoint.xds_address,
+                 "with kubernetes: where waypoints find this control plane (default "
+                 "https://qanat-controlplane.NAMESPACE.svc:15012)");
+  cli.add_option("--waypoint-ca-address", cluster.waypoint.ca_address,
+                 "with kubernetes: where waypoints ask for certificates (default: the same)");
   cli.add_option("--trust-domain", options.mesh.trust_domain, "of every identity")
       ->capture_default_str();
   cli.add_option("--cluster-id", options.mesh.cluster_id, "name of this cluster")
@@ -79,6 +114,12 @@ int main(int argc, char** argv) {
   options.ca.default_ttl = std::chrono::seconds(default_ttl);
   options.ca.max_ttl = std::chrono::seconds(max_ttl);
   if (!trusted.empty()) options.trusted_nodes = {trusted.begin(), trusted.end()};
+  if (cluster.identity.empty()) cluster.identity = HostName();
+  qanat::controlplane::WaypointSettings& waypoint = cluster.waypoint;
+  if (waypoint.xds_address.empty()) {
+    waypoint.xds_address = fmt::format("https://qanat-controlplane.{}.svc:15012", cluster.ns);
+  }
+  if (waypoint.ca_address.empty()) waypoint.ca_address = waypoint.xds_address;
   auto app = qanat::controlplane::App::Create(std::move(options));
   if (!app) {
     LOG_ERROR("app", "cannot start: {}", app.error().message);

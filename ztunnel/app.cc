@@ -2,51 +2,44 @@
 #include "ztunnel/app.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <future>
 
 #include "common/base/log.h"
-#include "common/xds/node.h"
-#include "ztunnel/route/identify.h"
 
 namespace qanat::ztunnel {
+namespace {
 
-class App::AddressHandler final : public xds::ResourceHandler {
- public:
-  explicit AddressHandler(App& app) : app_(app) {}
-  Status OnResource(std::string_view name, std::string_view, std::string_view bytes) override {
-    return app_.mesh_state_.UpsertAddress(name, bytes);
-  }
-  void OnRemoved(std::string_view name) override { app_.mesh_state_.RemoveAddress(name); }
-  void OnBatchEnd() override { app_.Publish(); }
+constexpr auto kSweepInterval = std::chrono::minutes(1);
 
- private:
-  App& app_;
-};
+// What one pod may have by default, so that it cannot take all of the others' descriptors. A
+// connection has one or two.
+uint32_t ShareOfDescriptors() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<uint32_t>(std::clamp<rlim_t>(limit.rlim_cur / 4, 256, 1 << 20));
+}
 
-class App::AuthorizationHandler final : public xds::ResourceHandler {
- public:
-  explicit AuthorizationHandler(App& app) : app_(app) {}
-  Status OnResource(std::string_view name, std::string_view, std::string_view bytes) override {
-    Status status = app_.mesh_state_.UpsertAuthorization(name, bytes);
-    if (!status) LOG_WARN("xds", "policy {}: {}", name, status.error().message);
-    return status;
-  }
-  void OnRemoved(std::string_view name) override { app_.mesh_state_.RemoveAuthorization(name); }
-  void OnBatchEnd() override { app_.Publish(); }
-
- private:
-  App& app_;
-};
+}  // namespace
 
 App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
     : loop_(loop),
       stopped_(std::move(stopped)),
       metrics_(registry_),
+      pool_metrics_(registry_),
+      sweep_(loop_, [this] { SweepSeries(); }),
+      look_at_saved_(loop_, [this] { LookAtSaved(); }),
       drain_poll_(loop, [this] { CheckDrained(); }) {
   environment_.mesh = {config.network, config.control_plane.cluster_id};
   environment_.config = std::move(config);
+  if (environment_.config.max_pod_connections == 0) {
+    environment_.config.max_pod_connections = ShareOfDescriptors();
+  }
   environment_.metrics = &metrics_;
+  environment_.pools = &pool_metrics_;
+  environment_.access_log = &access_log_;
   environment_.post_main = [&loop,
                             alive = std::weak_ptr<bool>(alive_)](std::function<void()> task) {
     loop.Post([alive, task = std::move(task)] {
@@ -56,17 +49,37 @@ App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
   environment_.want_certificate = [this](const model::Identity& identity) {
     environment_.post_main([this, identity] { WantCertificate(identity); });
   };
+  environment_.renew_certificate = [this](const model::Identity& identity) {
+    environment_.post_main([this, identity] { secrets_->Renew(identity); });
+  };
   environment_.reread_addresses = [this](const std::string& uid) {
     environment_.post_main([this, uid] {
       if (pods_) pods_->RereadAddresses(uid);
     });
   };
+  if (environment_.config.xds_on_demand && !environment_.config.control_plane.xds_address.empty()) {
+    environment_.want_names = [this](std::vector<std::string> names) {
+      environment_.post_main([this, names = std::move(names)] {
+        if (on_demand_) on_demand_->Want(names);
+      });
+    };
+  }
   registry_.AddProcessMetrics();
+  registry_.AddCallback(
+      metrics::Kind::kCounter, "qanat_access_log_dropped",
+      "Lines of the access log that were dropped because their reader was too slow", [this] {
+        return std::vector<metrics::Sample>{{{}, static_cast<double>(access_log_.dropped())}};
+      });
+  AddStateMetrics();
+  sweep_.Start(kSweepInterval);
   snapshot_ = mesh_state_.Publish();
 }
 
 App::~App() {
+  predecessor_.reset();
+  successor_.reset();
   zds_.reset();
+  on_demand_.reset();
   xds_.reset();
   if (!workers_.empty()) {
     std::promise<void> gone;
@@ -76,7 +89,9 @@ App::~App() {
     });
     gone.get_future().wait();
   }
+  watchdog_.reset();  // it asks the loops, and liveness asked it
   for (auto& worker : workers_) worker->Stop();
+  profiler_.reset();  // after the threads that its timers interrupt
 }
 
 Status App::Start() {
@@ -84,6 +99,8 @@ Status App::Start() {
   for (unsigned i = 0; i < config.workers; ++i) {
     workers_.push_back(std::make_unique<Worker>(i, environment_));
   }
+  StartWatchdog();
+  StartMemory();
   QANAT_RETURN_IF_ERROR(StartAdmin());
   QANAT_RETURN_IF_ERROR(StartReadiness());
 
@@ -91,29 +108,67 @@ Status App::Start() {
   identity::CaOptions ca_options;
   ca_options.validity = config.secret_ttl;
   ca_options.tls12 = config.tls12;
+  ca_options.impersonate = config.mode == Config::Mode::kShared;
+  ca_options.post_quantum_only = config.post_quantum_only;
+  ca_options.resumption = config.tls_resumption;
   ca_client_ = identity::MakeGrpcCaClient(*ca_channel_, ca_options);
   clock_ = identity::MakeClock(loop_);
+  identity::SecretManager::Options secret_options;
+  secret_options.root_grace = config.root_grace;
   secrets_ = std::make_unique<identity::SecretManager>(
       *clock_, *ca_client_,
       [this](const model::Identity& id, identity::CertificatePtr certificate) {
         OnCertificate(id, certificate);
-      });
+      },
+      secret_options);
 
-  pods_ = std::make_unique<Pods>(loop_, environment_, workers_, [this] {
-    RefreshCertificates();
-    UpdateReadiness();
+  trust_ = std::make_unique<Trust>(
+      loop_, config.crl_path, registry_,
+      Trust::Hooks{[this](const tls::RevocationListPtr& lists) {
+                     for (auto& worker : workers_) {
+                       worker->loop().Post(
+                           [raw = worker.get(), lists] { raw->SetRevocations(lists); });
+                     }
+                   },
+                   [this](const model::Identity& id) { secrets_->Renew(id); }});
+  trust_->Start();
+
+  stock_.AddPassed(config.passed_fds);
+  keeper_ = std::make_unique<ListenerKeeper>(loop_, config.notify_socket, [this] {
+    if (pods_) pods_->KeepAll();
   });
-  zds_ = std::make_unique<zds::Client>(loop_, config.inpod_uds, *pods_);
+  pods_ = std::make_unique<Pods>(
+      loop_, environment_, workers_, stock_, *keeper_,
+      [this] {
+        PrefetchNames();
+        RefreshCertificates();
+        UpdateReadiness();
+      },
+      [this](const std::string& uid) {
+        if (successor_) successor_->OnPodRemoved(uid);
+      });
+  AddTakeoverMetrics();
+  if (config.mode == Config::Mode::kShared) {
+    zds_ = std::make_unique<zds::Client>(loop_, config.inpod_uds, *pods_);
+  }
   registry_.AddCallback(metrics::Kind::kCounter, "qanat_zds_protocol_errors",
                         "Messages of the node agent that were not understood", [this] {
                           const double errors =
                               zds_ ? static_cast<double>(zds_->counters().protocol_errors) : 0;
                           return std::vector<metrics::Sample>{{{}, errors}};
                         });
+  const bool restored = LoadSaved();
+  if (!config.local_xds_path.empty() || !config.local_xds.empty()) {
+    local_ = std::make_unique<LocalSource>(
+        loop_, config.local_xds_path, config.local_xds, mesh_state_,
+        [this](const std::vector<std::string>& names) { Publish(names); });
+    QANAT_RETURN_IF_ERROR(local_->Start());
+  }
   if (config.control_plane.xds_address.empty()) {
-    StartZds();
+    StartPods();
   } else {
     StartXds();
+    if (restored) StartPods();
   }
   LOG_INFO("app", "qanat-ztunnel {} on node \"{}\": {} workers, admin {}, metrics {}, readiness {}",
            QANAT_VERSION, config.node_name, config.workers, admin_address_.ToString(),
@@ -121,114 +176,92 @@ Status App::Start() {
   return {};
 }
 
-void App::StartXds() {
-  const Config& config = environment_.config;
-  xds_channel_ = std::make_unique<grpc::Channel>(loop_, config.control_plane.Xds());
-
-  xds::Node node;
-  node.id = xds::NodeId("ztunnel", config.instance_ip, config.pod_name, config.pod_namespace);
-  node.metadata = {{"NAME", config.pod_name},
-                   {"NAMESPACE", config.pod_namespace},
-                   {"INSTANCE_IPS", config.instance_ip},
-                   {"NODE_NAME", config.node_name},
-                   {"CLUSTER_ID", config.control_plane.cluster_id},
-                   {"NETWORK", config.network}};
-  node.build_version = QANAT_VERSION;
-  xds::AddEnvironmentMetadata(config.environment, node);
-
-  xds::DeltaObserver observer;
-  observer.on_terminated = [this](std::string_view reason) {
-    metrics_.xds_terminations.With({std::string(reason)})->Add();
-  };
-  observer.on_message = [this](std::string_view url, size_t bytes) {
-    metrics_.xds_messages.With({std::string(url)})->Add();
-    metrics_.xds_bytes.With({std::string(url)})->Add(bytes);
-  };
-  observer.on_nack = [](std::string_view url, std::string_view errors) {
-    LOG_WARN("xds", "refused resources of {}: {}", url, errors);
-  };
-  observer.on_connected = [this] { secrets_->RetryNow(); };
-  observer.on_synced = [this] { StartZds(); };
-  address_handler_ = std::make_unique<AddressHandler>(*this);
-  authorization_handler_ = std::make_unique<AuthorizationHandler>(*this);
-  xds_ = std::make_unique<xds::DeltaClient>(loop_, *xds_channel_, std::move(node),
-                                            std::move(observer));
-  xds_->AddType(xds::kAddressType, xds::DeltaClient::Subscription::kWildcard,
-                address_handler_.get());
-  xds_->AddType(xds::kAuthorizationType, xds::DeltaClient::Subscription::kWildcard,
-                authorization_handler_.get());
-  xds_->Start();
-}
-
 // Pods are taken over only when the mesh is known (stock ztunnel): until then an earlier proxy may
-// still serve them, and nothing could be decided here.
-void App::StartZds() {
-  if (zds_ && !draining_) zds_->Start();
+// still serve them, and nothing could be decided here. A saved state is knowledge enough.
+void App::StartPods() {
+  const Config& config = environment_.config;
+  if (!draining_ && !std::exchange(pods_started_, true)) {
+    if (config.takeover_socket.empty()) {
+      ServePods();
+    } else {
+      successor_ = std::make_unique<Successor>(
+          loop_, config.takeover_socket, environment_, workers_, [this] { return pods_->Up(); },
+          [this] { pods_->KeepAll(); });
+      predecessor_ = std::make_unique<Predecessor>(loop_, config.takeover_socket, stock_,
+                                                   environment_, workers_,
+                                                   Predecessor::Events{[this] { ServePods(); },
+                                                                       [this] {
+                                                                         taken_over_ = true;
+                                                                         successor_->Listen();
+                                                                         UpdateReadiness();
+                                                                       }});
+      predecessor_->Start();
+    }
+  }
   UpdateReadiness();
 }
 
-void App::Publish() {
+void App::ServePods() {
+  const Config& config = environment_.config;
+  if (draining_) return;
+  pods_served_ = true;
+  if (config.self_proxy()) {
+    const Status status =
+        pods_->AddSelf({config.pod_namespace, config.pod_name, config.service_account});
+    if (!status) {
+      LOG_WARN("app", "no HBONE for the proxy's own pod (metrics stay reachable plainly): {}",
+               status.error().message);
+    }
+  }
+  if (zds_) {
+    zds_->Start();
+  } else {
+    pods_->AddDedicated(config.dedicated);
+  }
+  UpdateReadiness();
+}
+
+void App::AddTakeoverMetrics() {
+  registry_.AddCallback(
+      metrics::Kind::kCounter, "qanat_takeover_items",
+      "Listeners of pods and connections that went from one process of the proxy to the next",
+      [this] {
+        std::vector<metrics::Sample> out;
+        const auto add = [&out](const char* side, const takeover::SessionCounts& counts) {
+          for (const auto& [result, value] : {std::pair{"moved", counts.moved},
+                                              {"refused", counts.refused},
+                                              {"withdrawn", counts.withdrawn}}) {
+            out.push_back({{{"side", side}, {"result", result}}, static_cast<double>(value)});
+          }
+        };
+        if (predecessor_) add("new", predecessor_->counts());
+        if (successor_) add("old", successor_->counts());
+        return out;
+      });
+}
+
+void App::Publish(const std::vector<std::string>& touched) {
   auto snapshot = mesh_state_.Publish();
   if (snapshot == snapshot_) return;
   snapshot_ = snapshot;
-  for (auto& worker : workers_) {
-    worker->loop().Post([raw = worker.get(), snapshot] { raw->SetSnapshot(snapshot); });
-  }
+  PostSnapshot();
+  NoteNodeWorkloads(touched);
+  PrefetchNames();
   RefreshCertificates();
 }
 
-// ---- certificates
-
-void App::RefreshCertificates() {
-  if (!secrets_ || !pods_) return;
-  std::set<model::Identity> wanted;
-  for (const auto& [uid, entry] : pods_->entries()) {
-    const Identified found = IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
-    if (entry.pod->addresses.empty()) pods_->RereadAddresses(uid);
-    if (found.workload == nullptr) {
-      if (found.reason == model::Reason::kAddressMismatch) pods_->RereadAddresses(uid);
-      continue;
-    }
-    wanted.insert(found.workload->identity());
-  }
-  for (const model::Identity& id : wanted) {
-    if (!wanted_identities_.contains(id)) secrets_->Request(id, identity::Priority::kWarmup);
-  }
-  // One that is briefly not identified keeps its certificate as long as a pod could use it.
-  for (const model::Identity& id : wanted_identities_) {
-    const bool used =
-        std::any_of(pods_->entries().begin(), pods_->entries().end(), [&](const auto& item) {
-          return item.second.pod->ns == id.ns && item.second.pod->service_account == id.sa;
-        });
-    if (used) {
-      wanted.insert(id);
-    } else {
-      secrets_->Forget(id);
-    }
-  }
-  wanted_identities_ = std::move(wanted);
-}
-
-void App::OnCertificate(const model::Identity& id, const identity::CertificatePtr& certificate) {
+void App::PostSnapshot() {
   for (auto& worker : workers_) {
-    worker->loop().Post(
-        [raw = worker.get(), id, certificate] { raw->SetCertificate(id, certificate); });
+    worker->loop().Post([raw = worker.get(), snapshot = snapshot_] { raw->SetSnapshot(snapshot); });
   }
 }
 
-void App::WantCertificate(const model::Identity& id) {
-  wanted_identities_.insert(id);
-  secrets_->Request(
-      id, identity::Priority::kRealTime, [this, id](Result<identity::CertificatePtr> result) {
-        if (result) return OnCertificate(id, *result);
-        metrics_.certificate_failures.Get().Add();
-        LOG_WARN("ca", "no certificate for {}: {}", id.ToString(), result.error().message);
-        for (auto& worker : workers_) {
-          worker->loop().Post([raw = worker.get(), id, error = result.error()] {
-            raw->CertificateFailed(id, error);
-          });
-        }
-      });
+void App::SweepSeries() {
+  sweep_.Start(kSweepInterval);
+  if (sweeper_.Sweep(*snapshot_, metrics_) == 0) return;
+  for (auto& worker : workers_) {
+    worker->loop().Post([raw = worker.get()] { raw->ForgetSeries(); });
+  }
 }
 
 // ---- readiness and the end
@@ -239,9 +272,18 @@ void App::UpdateReadiness() {
     pending.append(pending.empty() ? "" : ", ").append(what);
   };
   if (draining_) add("draining");
-  if (xds_ && !xds_->synced()) add("xds");
-  if (!zds_ || !zds_->snapshot_received()) add("zds");
+  if (xds_ && !xds_->synced()) {
+    add(snapshot_->freshness() == state::Freshness::kLive
+            ? "xds"
+            : fmt::format("xds ({} state of {})", ToString(snapshot_->freshness()),
+                          TimeText(snapshot_->current_at())));
+  }
+  if (zds_ && !zds_->snapshot_received()) add("zds");
+  if (!pods_served_ && !zds_) add("the pod");
   if (pods_ && pods_->HasPending()) add("pending pods");
+  // Whoever waits for us ends the process before us, and with it what is not here yet.
+  if (predecessor_ && !taken_over_) add("connections of the process before");
+  if (pending.empty() && keeper_) keeper_->Ready();
   workers_.front()->loop().Post([this, pending] { not_ready_ = pending; });
 }
 
@@ -256,6 +298,12 @@ Status App::StartReadiness() {
       if (not_ready_.empty()) return admin::Text(200, "ready\n");
       return admin::Text(500, fmt::format("not ready, pending: {}\n", not_ready_));
     });
+    // A worker that answers this may still have neighbours that do not turn.
+    readiness_server_->Route("GET", "/healthz/live", [this](const admin::Request&) {
+      const std::string stuck = watchdog_->Stuck();
+      if (stuck.empty()) return admin::Text(200, "live\n");
+      return admin::Text(500, fmt::format("stuck: {}\n", stuck));
+    });
     net::ListenOptions options;
     options.address = address;
     options.dual_stack = address.ip().is_v6() && address.ip().is_unspecified();
@@ -265,12 +313,32 @@ Status App::StartReadiness() {
   return {};
 }
 
+void App::StartWatchdog() {
+  std::vector<Watchdog::Watched> loops = {{"main", &loop_}};
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    loops.push_back({fmt::format("worker-{}", i), &workers_[i]->loop()});
+  }
+  std::vector<event::EventLoop*> profiled;
+  for (const auto& one : loops) profiled.push_back(one.loop);
+  profiler_ = std::make_unique<profile::CpuProfiler>(loop_, std::move(profiled));
+  watchdog_ = std::make_unique<Watchdog>(std::move(loops));
+  registry_.AddCallback(metrics::Kind::kGauge, "qanat_stuck_threads",
+                        "Event loops that have not turned for 10 s", [this] {
+                          const size_t stuck = watchdog_ ? watchdog_->stuck_count() : 0;
+                          return std::vector<metrics::Sample>{{{}, static_cast<double>(stuck)}};
+                        });
+}
+
 void App::Drain() {
   if (draining_) return Finish();
   draining_ = true;
   LOG_INFO("app", "draining: no new connections, the others have {} ms",
            environment_.config.termination_deadline.count());
   pods_->Stop();
+  if (saved_) saved_->Stop();
+  // First: a process before this one that still lives takes the listeners up again.
+  predecessor_.reset();
+  if (successor_) successor_->Leave();
   UpdateReadiness();
   for (auto& worker : workers_) {
     worker->loop().Post([raw = worker.get()] { raw->StartDrain(); });

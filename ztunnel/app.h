@@ -8,6 +8,9 @@
 //   workers:      everything that carries users' bytes; readiness answers from worker 0
 #pragma once
 
+#include <unistd.h>
+
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -20,11 +23,25 @@
 #include "common/state/mesh_state.h"
 #include "common/xds/delta_client.h"
 #include "ztunnel/config.h"
+#include "ztunnel/local_source.h"
+#include "ztunnel/memory/keeper.h"
+#include "ztunnel/on_demand.h"
 #include "ztunnel/pods.h"
+#include "ztunnel/profile/cpu.h"
 #include "ztunnel/proxy/worker.h"
+#include "ztunnel/saved_state.h"
+#include "ztunnel/takeover/predecessor.h"
+#include "ztunnel/takeover/stock.h"
+#include "ztunnel/takeover/successor.h"
+#include "ztunnel/telemetry/pool_metrics.h"
+#include "ztunnel/telemetry/sweep.h"
+#include "ztunnel/trust/trust.h"
+#include "ztunnel/watchdog.h"
 #include "ztunnel/zds/client.h"
 
 namespace qanat::ztunnel {
+
+std::string TimeText(std::chrono::system_clock::time_point time);  // 2026-11-22T05:22:27Z
 
 class App {
  public:
@@ -48,17 +65,36 @@ class App {
   class AddressHandler;
   class AuthorizationHandler;
 
+  // The saved state: true when it is there and in force.
+  bool LoadSaved();
+  void LookAtSaved();
+  void SetFreshness(state::Freshness freshness);
+  void AddStateMetrics();
+  std::chrono::seconds StateAge() const;
+  void OnSynced();
   void StartXds();
-  void StartZds();
+  void StartPods();
+  void ServePods();
+  void AddTakeoverMetrics();
   Status StartAdmin();
   Status StartReadiness();
+  void StartMemory();
+  void StartWatchdog();
   void AddAdminRoutes();
-  void Publish();
-  void RefreshCertificates();  // asks for those of our pods, forgets the others
+  void AddProfileRoute();
+  void AddHeapRoutes();
+  void PostSnapshot();
+  // `touched`: names of workloads and services that came, changed or went.
+  void Publish(const std::vector<std::string>& touched);
+  void NoteNodeWorkloads(const std::vector<std::string>& names);
+  void PrefetchNames();  // on demand: what our pods' connections will need
+  void CheckTrustDomain(const model::Workload& own);
+  void RefreshCertificates();  // asks for those of our pods and our node, forgets the others
   void OnCertificate(const model::Identity& identity, const identity::CertificatePtr& certificate);
   void WantCertificate(const model::Identity& identity);
   void UpdateReadiness();
   void CheckDrained();
+  void SweepSeries();
   void Finish();
   // Calls `collect` on each worker's thread, then `done` on the main one with all results.
   template <typename T>
@@ -69,23 +105,45 @@ class App {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // gone: posted tasks do nothing
   metrics::Registry registry_;
   Metrics metrics_;
+  PoolMetrics pool_metrics_;
+  log::LineWriter access_log_{STDERR_FILENO};
+  SeriesSweeper sweeper_;
+  event::Timer sweep_;
   Environment environment_;
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::unique_ptr<MemoryKeeper> memory_;
+  std::unique_ptr<Watchdog> watchdog_;
+  std::unique_ptr<profile::CpuProfiler> profiler_;
 
   state::MeshState mesh_state_;
   state::SnapshotPtr snapshot_;
-  std::unique_ptr<AddressHandler> address_handler_;
-  std::unique_ptr<AuthorizationHandler> authorization_handler_;
+  std::shared_ptr<AddressHandler> address_handler_;
+  std::shared_ptr<AuthorizationHandler> authorization_handler_;
   std::unique_ptr<grpc::Channel> xds_channel_;
   std::unique_ptr<xds::DeltaClient> xds_;
+  std::unique_ptr<OnDemand> on_demand_;  // none: all of the mesh is subscribed to
+  std::unique_ptr<LocalSource> local_;
+  std::unique_ptr<SavedState> saved_;                          // none: nothing is saved
+  xds::DeltaClient::Versions held_addresses_, held_policies_;  // from there, until xds_ has them
+  event::Timer look_at_saved_;
 
   std::unique_ptr<grpc::Channel> ca_channel_;
   std::unique_ptr<identity::CaClient> ca_client_;
   std::unique_ptr<identity::Clock> clock_;
   std::unique_ptr<identity::SecretManager> secrets_;
+  std::unique_ptr<Trust> trust_;
   std::set<model::Identity> wanted_identities_;
+  bool trust_domain_said_ = false;  // that it is another one than was set
+  // Workloads of this node that take HBONE, by uid: their pods will come to us.
+  std::map<std::string, model::Identity> node_workloads_;
 
+  ListenerStock stock_;
+  std::unique_ptr<ListenerKeeper> keeper_;
+  std::unique_ptr<Predecessor> predecessor_;  // the process before this one
+  std::unique_ptr<Successor> successor_;      // ... and the one after it
   std::unique_ptr<Pods> pods_;
+  bool pods_started_ = false, pods_served_ = false;
+  bool taken_over_ = false;  // or there was nothing to take over
   std::unique_ptr<zds::Client> zds_;
 
   std::unique_ptr<admin::Server> admin_;

@@ -4,22 +4,34 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "common/base/memory_meter.h"
 #include "common/net/address.h"
 #include "common/netns/netns.h"
 
 namespace qanat::ztunnel {
 
+// What a pod has at present, counted by all workers.
+struct PodLoad {
+  std::atomic<uint32_t> connections{0};
+  MemoryMeter memory;  // what its connections hold
+};
+
 struct Pod {
   std::string uid;  // Kubernetes pod UID
   std::string name, ns, service_account;
+  // None: the proxy's own namespace (PROXY_MODE=dedicated, and the proxy's own pod), which needs no
+  // rights to enter.
   std::shared_ptr<const netns::NetNs> netns;
+  bool proxy_itself = false;  // the proxy's own pod: it is only reached, and nothing is captured
   uint64_t netns_cookie = 0;
   std::vector<net::IpAddress> addresses;  // global ones, by rtnetlink, inside the namespace
+  std::shared_ptr<PodLoad> load = std::make_shared<PodLoad>();  // stays with every new description
 
   bool HasAddress(const net::IpAddress& ip) const {
     return std::find(addresses.begin(), addresses.end(), ip) != addresses.end();

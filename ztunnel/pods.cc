@@ -4,22 +4,26 @@
 #include <fmt/format.h>
 #include <ifaddrs.h>
 #include <net/if.h>
-#include <sys/stat.h>
 
 #include <atomic>
+#include <mutex>
 
 #include "common/base/log.h"
-#include "common/net/socket.h"
 
 namespace qanat::ztunnel {
 namespace {
 
 constexpr auto kRetry = std::chrono::seconds(5);  // as stock ztunnel
 
+// In the pod's namespace, or in our own where there is none to enter.
+Status RunIn(const netns::NetNs* netns, const std::function<Status()>& action) {
+  return netns != nullptr ? netns->Run(action) : action();
+}
+
 // The global addresses inside the namespace (getifaddrs asks by rtnetlink).
-Result<std::vector<net::IpAddress>> ReadAddresses(const netns::NetNs& netns) {
+Result<std::vector<net::IpAddress>> ReadAddresses(const netns::NetNs* netns) {
   std::vector<net::IpAddress> out;
-  QANAT_RETURN_IF_ERROR(netns.Run([&]() -> Status {
+  QANAT_RETURN_IF_ERROR(RunIn(netns, [&]() -> Status {
     ifaddrs* list = nullptr;
     if (getifaddrs(&list) != 0) return FailErrno("getifaddrs");
     for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
@@ -33,44 +37,42 @@ Result<std::vector<net::IpAddress>> ReadAddresses(const netns::NetNs& netns) {
   return out;
 }
 
-Result<Fd> ListenIn(const netns::NetNs& netns, const Config& config, uint16_t port, bool v6) {
-  net::ListenOptions options;
-  options.address = net::SocketAddress(*net::IpAddress::Parse(v6 ? "::" : "0.0.0.0"), port);
-  options.dual_stack = v6;
-  options.reuse_port = config.reuse_port;
-  options.transparent = true;
-  options.mark = config.packet_mark;
-  options.netns = &netns;
-  auto listener = net::Listen(options);
-  // Without CAP_NET_ADMIN in the pod's user namespace transparency is out of reach; the capture by
-  // address rewriting works without (stock: best effort unless ENABLE_ORIG_SRC=true).
-  if (!listener && listener.error().sys_errno == EPERM && !config.orig_src.value_or(false)) {
-    options.transparent = false;
-    listener = net::Listen(options);
+// What a Pod takes from its namespace.
+Status Describe(Pod& pod) {
+  if (pod.netns != nullptr) {
+    QANAT_ASSIGN_OR_RETURN(pod.netns_cookie, pod.netns->Cookie());
+  } else {
+    QANAT_ASSIGN_OR_RETURN(pod.netns_cookie, netns::OwnCookie());
   }
-  return listener;
-}
-
-Result<PodListeners> OpenListeners(const netns::NetNs& netns, const Config& config, bool v6) {
-  PodListeners out;
-  QANAT_ASSIGN_OR_RETURN(out.outbound, ListenIn(netns, config, 15001, v6));
-  QANAT_ASSIGN_OR_RETURN(out.inbound_plain, ListenIn(netns, config, 15006, v6));
-  QANAT_ASSIGN_OR_RETURN(out.inbound_hbone, ListenIn(netns, config, 15008, v6));
-  return out;
+  QANAT_ASSIGN_OR_RETURN(pod.addresses, ReadAddresses(pod.netns.get()));
+  return {};
 }
 
 }  // namespace
 
 Pods::Pods(event::EventLoop& loop, const Environment& environment,
-           std::vector<std::unique_ptr<Worker>>& workers, std::function<void()> changed)
+           std::vector<std::unique_ptr<Worker>>& workers, ListenerStock& stock,
+           ListenerKeeper& keeper, std::function<void()> changed,
+           std::function<void(const std::string&)> removed)
     : environment_(environment),
       workers_(workers),
+      stock_(stock),
+      keeper_(keeper),
       changed_(std::move(changed)),
+      removed_(std::move(removed)),
       retry_(loop, [this] { RetryPending(); }) {}
 
 void Pods::OnConnected() {
   in_snapshot_ = true;
   announced_.clear();
+  keeper_.Connected();
+}
+
+void Pods::CollectKept() {
+  keeper_.Collect(stock_, [this](const std::string& uid) {
+    const auto it = entries_.find(uid);
+    return it == entries_.end() || !it->second.up;
+  });
 }
 
 void Pods::OnDisconnected() {
@@ -80,11 +82,15 @@ void Pods::OnDisconnected() {
 
 void Pods::OnAdd(const zds::Add& add, std::shared_ptr<const netns::NetNs> netns, Done done) {
   announced_.insert(add.uid);
+  CollectKept();
   if (const auto it = entries_.find(add.uid); it != entries_.end()) {
     const Pod& old = *it->second.pod;
     const bool same = old.netns->id() == netns->id() && old.name == add.name && old.ns == add.ns &&
                       old.service_account == add.service_account;
-    if (same && it->second.up) return done({});
+    if (same && it->second.up) {
+      KeepAgain(add.uid);
+      return done({});
+    }
     // Another namespace, or another pod under the same uid: nothing of the old one may go on.
     if (!same) Remove(add.uid);
   }
@@ -96,13 +102,8 @@ void Pods::OnAdd(const zds::Add& add, std::shared_ptr<const netns::NetNs> netns,
   pod->netns = std::move(netns);
   Entry& entry = entries_[add.uid];
   entry = Entry{std::move(pod), false, {}};
-  const Status status = Start(entry);
-  if (!status) {
-    entry.error = status.error().message;
-    LOG_ERROR("pods", "pod {}/{} ({}): {}; trying again in {} s", add.ns, add.name, add.uid,
-              entry.error, kRetry.count());
-    if (!retry_.armed()) retry_.Start(kRetry);
-  }
+  StartOrRetry(entry);
+  const Status status = entry.up ? Status() : Fail(Code::kIo, entry.error);
   UpdateGauges();
   changed_();
   if (!status) return done(status);
@@ -117,36 +118,123 @@ void Pods::OnAdd(const zds::Add& add, std::shared_ptr<const netns::NetNs> netns,
   }
 }
 
+void Pods::StartOrRetry(Entry& entry) {
+  const Status status = Start(entry);
+  if (status) return;
+  entry.error = status.error().message;
+  LOG_ERROR("pods", "pod {}/{} ({}): {}; trying again in {} s", entry.pod->ns, entry.pod->name,
+            entry.pod->uid, entry.error, kRetry.count());
+  if (!retry_.armed()) retry_.Start(kRetry);
+}
+
 Status Pods::Start(Entry& entry) {
   auto pod = std::make_shared<Pod>(*entry.pod);
-  QANAT_ASSIGN_OR_RETURN(pod->netns_cookie, pod->netns->Cookie());
-  QANAT_ASSIGN_OR_RETURN(pod->addresses, ReadAddresses(*pod->netns));
-  std::vector<PodListeners> listeners;
-  bool v6 = environment_.config.ipv6;
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    auto opened = OpenListeners(*pod->netns, environment_.config, v6);
-    if (!opened && v6 && i == 0 && opened.error().sys_errno == EAFNOSUPPORT) {
-      v6 = false;  // a kernel or namespace without IPv6
-      opened = OpenListeners(*pod->netns, environment_.config, v6);
-    }
-    if (!opened) return Fail(opened.error());
-    listeners.push_back(std::move(*opened));
-  }
+  QANAT_RETURN_IF_ERROR(Describe(*pod));
+  QANAT_ASSIGN_OR_RETURN(auto listeners, Open(*pod));
   entry.pod = pod;
   entry.up = true;
   entry.error.clear();
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    auto moved = std::make_shared<PodListeners>(std::move(listeners[i]));
-    Worker* worker = workers_[i].get();
-    worker->loop().Post([worker, pod, moved] { worker->AddPod(pod, std::move(*moved)); });
-  }
+  Hand(pod, std::move(listeners));
+  stock_.Settle(pod->uid, {});
   environment_.metrics->proxies_started.Get().Add();
   LOG_INFO("pods", "proxying pod {}/{} ({}), service account {}", pod->ns, pod->name, pod->uid,
            pod->service_account);
   return {};
 }
 
-void Pods::OnKeep(const std::string& uid) { announced_.insert(uid); }
+Result<std::vector<Listeners>> Pods::Open(const Pod& pod) {
+  auto sets = OpenListeners(pod, environment_.config, workers_.size(), stock_.Take(pod.uid));
+  // One that is kept and not among these (it did not fit, or came too late) would have no reader.
+  keeper_.Forget(pod.uid);
+  if (sets) {
+    keeper_.Keep(pod.uid, *sets);
+  } else {
+    stock_.Settle(pod.uid, Fail(sets.error()));
+  }
+  return sets;
+}
+
+// The node agent has come back, maybe without what it kept. Copies, which are closed here once they
+// are with it.
+void Pods::KeepAgain(const std::string& uid) {
+  if (!keeper_.present()) return;
+  struct Shared {
+    std::mutex mutex;
+    std::vector<Listeners> sets;
+    size_t left;
+  };
+  auto shared = std::make_shared<Shared>();
+  shared->left = workers_.size();
+  for (auto& worker : workers_) {
+    worker->loop().Post([this, raw = worker.get(), uid, shared] {
+      Listeners mine = raw->ShareListeners(uid);
+      const std::lock_guard lock(shared->mutex);
+      shared->sets.push_back(std::move(mine));
+      if (--shared->left != 0) return;
+      environment_.post_main([this, uid, shared] {
+        const bool here = entries_.contains(uid) || (self_ != nullptr && self_->uid == uid);
+        if (here) keeper_.Keep(uid, shared->sets);
+      });
+    });
+  }
+}
+
+void Pods::KeepAll() {
+  for (const std::string& uid : Up()) KeepAgain(uid);
+}
+
+void Pods::ForgetInherited() {
+  for (const std::string& uid : stock_.Clear("the pod is not here")) keeper_.Forget(uid);
+}
+
+void Pods::Hand(const PodPtr& pod, std::vector<Listeners> listeners) {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    auto moved = std::make_shared<Listeners>(std::move(listeners[i]));
+    Worker* worker = workers_[i].get();
+    worker->loop().Post([worker, pod, moved] { worker->AddPod(pod, std::move(*moved)); });
+  }
+}
+
+void Pods::AddDedicated(const PodIdentity& workload) {
+  auto pod = std::make_shared<Pod>();
+  pod->uid = "dedicated";
+  pod->name = workload.name;
+  pod->ns = workload.ns;
+  pod->service_account = workload.service_account;
+  Entry& entry = entries_[pod->uid];
+  entry = Entry{std::move(pod), false, {}};
+  StartOrRetry(entry);
+  ForgetInherited();
+  UpdateGauges();
+  changed_();
+}
+
+Status Pods::AddSelf(const PodIdentity& self) {
+  auto pod = std::make_shared<Pod>();
+  pod->uid = "self";
+  pod->name = self.name;
+  pod->ns = self.ns;
+  pod->service_account = self.service_account;
+  pod->proxy_itself = true;
+  QANAT_RETURN_IF_ERROR(Describe(*pod));
+  QANAT_ASSIGN_OR_RETURN(auto listeners, Open(*pod));
+  self_ = pod;
+  Hand(pod, std::move(listeners));
+  stock_.Settle(pod->uid, {});
+  changed_();
+  return {};
+}
+
+void Pods::OnKeep(const std::string& uid) {
+  announced_.insert(uid);
+  // The agent believes that an earlier proxy has it; it cannot give us its namespace.
+  const auto it = entries_.find(uid);
+  if (it == entries_.end()) {
+    LOG_WARN("pods", "told to keep {}, which is not known here", uid);
+  } else if (it->second.up) {
+    KeepAgain(uid);
+  }
+}
 
 void Pods::OnDel(const std::string& uid) {
   announced_.erase(uid);
@@ -158,12 +246,14 @@ void Pods::OnDel(const std::string& uid) {
 
 void Pods::OnSnapshotSent() {
   in_snapshot_ = false;
+  CollectKept();
   std::vector<std::string> gone;
   for (const auto& [uid, entry] : entries_) {
     if (!announced_.contains(uid)) gone.push_back(uid);
   }
   for (const std::string& uid : gone) Remove(uid);
   announced_.clear();
+  ForgetInherited();
   UpdateGauges();
   changed_();
 }
@@ -178,6 +268,8 @@ void Pods::Remove(const std::string& uid) {
     environment_.metrics->proxies_stopped.Get().Add();
   }
   LOG_INFO("pods", "pod {}/{} ({}) removed", it->second.pod->ns, it->second.pod->name, uid);
+  keeper_.Forget(uid);
+  removed_(uid);
   entries_.erase(it);
   reread_.erase(uid);
 }
@@ -197,6 +289,15 @@ void Pods::Stop() {
   retry_.Stop();
 }
 
+std::vector<std::string> Pods::Up() const {
+  std::vector<std::string> out;
+  if (self_ != nullptr) out.push_back(self_->uid);
+  for (const auto& [uid, entry] : entries_) {
+    if (entry.up) out.push_back(uid);
+  }
+  return out;
+}
+
 bool Pods::HasPending() const {
   for (const auto& [uid, entry] : entries_) {
     if (!entry.up) return true;
@@ -211,7 +312,7 @@ void Pods::RereadAddresses(const std::string& uid) {
   const event::TimePoint now = event::Clock::now();
   if (last != event::TimePoint() && now - last < std::chrono::seconds(1)) return;
   last = now;
-  auto addresses = ReadAddresses(*it->second.pod->netns);
+  auto addresses = ReadAddresses(it->second.pod->netns.get());
   if (!addresses || *addresses == it->second.pod->addresses) return;
   auto pod = std::make_shared<Pod>(*it->second.pod);
   pod->addresses = std::move(*addresses);

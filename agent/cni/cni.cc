@@ -23,7 +23,10 @@ Result<AddRequest> ParseAdd(std::string_view body) {
   };
   QANAT_RETURN_IF_ERROR(text("PodName", &request.pod_name, true));
   QANAT_RETURN_IF_ERROR(text("PodNamespace", &request.pod_namespace, true));
+  QANAT_RETURN_IF_ERROR(text("PodUID", &request.pod_uid, false));
   QANAT_RETURN_IF_ERROR(text("Netns", &request.netns, false));
+  auto in_mesh = json.find("InMesh");
+  request.in_mesh = in_mesh != json.end() && in_mesh->is_boolean() && in_mesh->get<bool>();
   auto ips = json.find("IPs");
   if (ips != json.end() && !ips->is_null()) {
     if (!ips->is_array()) return Fail(Code::kInvalidArgument, "\"IPs\" is no array");
@@ -37,26 +40,36 @@ Result<AddRequest> ParseAdd(std::string_view body) {
   return request;
 }
 
-void AddRoutes(admin::Server& server, Enroller& enroller) {
-  server.RouteDeferred("POST", "/cmdadd",
-                       [&enroller](const admin::Request& http, admin::Responder to) {
-                         auto request = ParseAdd(http.body);
-                         if (!request) {
-                           to.Send(admin::Text(400, request.error().message + "\n"));
-                           return;
-                         }
-                         const std::string who = request->pod_namespace + "/" + request->pod_name;
-                         enroller.AwaitEnrolled(
-                             request->pod_namespace, request->pod_name, request->netns,
-                             [to, who](Status status) mutable {
-                               if (status) {
-                                 to.Send(admin::Text(200, "ok\n"));
-                                 return;
-                               }
-                               LOG_WARN("cni", "{} may not start: {}", who, status.error().message);
-                               to.Send(admin::Text(500, status.error().message + "\n"));
-                             });
-                       });
+void AddRoutes(admin::Server& server, Enroller& enroller,
+               std::function<void(const AddRequest&)> on_add) {
+  server.Route("POST", "/cmdcheck", [&enroller](const admin::Request& http) {
+    auto request = ParseAdd(http.body);
+    if (!request) return admin::Text(400, request.error().message + "\n");
+    Status enrolled = enroller.CheckEnrolled(request->pod_namespace, request->pod_name);
+    return enrolled ? admin::Text(200, "ok\n") : admin::Text(500, enrolled.error().message + "\n");
+  });
+  server.RouteDeferred(
+      "POST", "/cmdadd",
+      [&enroller, on_add = std::move(on_add)](const admin::Request& http, admin::Responder to) {
+        auto request = ParseAdd(http.body);
+        if (!request) {
+          to.Send(admin::Text(400, request.error().message + "\n"));
+          return;
+        }
+        if (on_add) on_add(*request);
+        const std::string who = request->pod_namespace + "/" + request->pod_name;
+        enroller.AwaitEnrolled({request->pod_namespace, request->pod_name, request->pod_uid,
+                                request->netns, request->in_mesh},
+                               [to, who](Status status) mutable {
+                                 if (status) {
+                                   to.Send(admin::Text(200, "ok\n"));
+                                   return;
+                                 }
+                                 LOG_WARN("cni", "{} may not start: {}", who,
+                                          status.error().message);
+                                 to.Send(admin::Text(500, status.error().message + "\n"));
+                               });
+      });
 }
 
 }  // namespace qanat::agent::cni

@@ -15,6 +15,8 @@ TEST(CniTest, ReadsTheRequest) {
   EXPECT_EQ(request->pod_name, "p");
   EXPECT_EQ(request->pod_namespace, "n");
   EXPECT_THAT(request->ips, ::testing::ElementsAre("10.0.0.1", "fd00::1"));
+  EXPECT_FALSE(request->in_mesh) << "a stock plugin says nothing of it";
+  EXPECT_TRUE(ParseAdd(R"({"PodName":"p","PodNamespace":"n","InMesh":true})")->in_mesh);
 }
 
 TEST(CniTest, BadRequestsAreRefused) {

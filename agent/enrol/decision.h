@@ -10,6 +10,7 @@ namespace qanat::agent {
 struct Facts {
   bool gone = false;      // the source no longer has the pod
   bool wanted = false;    // in the mesh
+  bool blocked = false;   // something on the node would make enrolment wrong
   bool prepared = false;  // namespace opened and compared, map entries, rules, route, sysctls
   bool attached = false;  // sk_lookup and second guard
   bool proxy = false;     // a proxy has said Hello
@@ -23,6 +24,7 @@ struct Facts {
 
 enum class Step {
   kNone,
+  kBlocked,  // stays as it is until the obstacle is gone
   kPrepare,
   kAttach,
   kAwaitProxy,  // nothing to do until a proxy connects
@@ -40,6 +42,7 @@ enum class Step {
 inline std::string_view StepName(Step step) {
   switch (step) {
     case Step::kNone: return "none";
+    case Step::kBlocked: return "blocked";
     case Step::kPrepare: return "prepare";
     case Step::kAttach: return "attach";
     case Step::kAwaitProxy: return "await proxy";
@@ -59,6 +62,8 @@ inline std::string_view StepName(Step step) {
 inline Step NextStep(const Facts& f) {
   if (f.gone) return f.prepared || f.attached || f.enforced ? Step::kLeave : Step::kForget;
   if (!f.wanted) return f.prepared || f.attached || f.enforced ? Step::kRestore : Step::kNone;
+  // What is enforced stays so: an obstacle is no reason to open anything.
+  if (f.blocked && !f.enforced) return Step::kBlocked;
   if (!f.prepared) return Step::kPrepare;
   if (!f.attached) return Step::kAttach;
   // From here on nothing of the pod's traffic changes until the flip. An enforced pod walks the

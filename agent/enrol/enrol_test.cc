@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "agent/enrol/cni_call.h"
 #include "agent/enrol/decision.h"
 #include "agent/enrol/state_store.h"
 #include "agent/redirect/proof.h"
@@ -14,11 +15,10 @@
 namespace qanat::agent {
 namespace {
 
-using ::testing::HasSubstr;
-
 Facts FromBits(unsigned bits) {
   auto bit = [&](int i) { return (bits >> i & 1u) != 0; };
-  return {bit(0), bit(1), bit(2), bit(3), bit(4), bit(5), bit(6), bit(7), bit(8), bit(9), bit(10)};
+  return {bit(0), bit(1), bit(2), bit(3), bit(4),  bit(5),
+          bit(6), bit(7), bit(8), bit(9), bit(10), bit(11)};
 }
 
 TEST(DecisionTest, WalksFromNothingToEnforced) {
@@ -48,13 +48,13 @@ TEST(DecisionTest, WalksFromNothingToEnforced) {
 }
 
 TEST(DecisionTest, HoldsInEveryState) {
-  for (unsigned bits = 0; bits < 1u << 11; ++bits) {
+  for (unsigned bits = 0; bits < 1u << 12; ++bits) {
     const Facts f = FromBits(bits);
     const Step step = NextStep(f);
     if (step == Step::kFlip) {
       // The flip comes last, once, and only with everything in place.
-      EXPECT_TRUE(f.wanted && !f.gone && f.prepared && f.attached && f.proxy && f.acked &&
-                  f.filled && f.proven && !f.enforced)
+      EXPECT_TRUE(f.wanted && !f.gone && !f.blocked && f.prepared && f.attached && f.proxy &&
+                  f.acked && f.filled && f.proven && !f.enforced)
           << bits;
     }
     if (step == Step::kRestore) {
@@ -69,9 +69,47 @@ TEST(DecisionTest, HoldsInEveryState) {
       EXPECT_NE(step, Step::kAwaitProxy) << "nothing about an enforced pod is pending: " << bits;
     }
     if (f.wanted && !f.gone && !f.enforced && f.prepared && f.attached && !f.proxy) {
-      EXPECT_EQ(step, Step::kAwaitProxy) << bits;
+      EXPECT_EQ(step, f.blocked ? Step::kBlocked : Step::kAwaitProxy) << bits;
+    }
+    if (step == Step::kBlocked) {
+      EXPECT_TRUE(f.blocked && f.wanted && !f.enforced) << bits;
     }
   }
+}
+
+TEST(CniCallTest, NoPodOfTheMeshStartsOnAnOldViewOfIt) {
+  const CniCall said{"shop", "web", "u", "", true}, unsaid{"shop", "web", "u", "", false};
+  CniFacts f;
+  EXPECT_EQ(NextCniStep(unsaid, f), CniStep::kWait) << "a pod that nobody has shown";
+  f.known = true;
+  EXPECT_EQ(NextCniStep(unsaid, f), CniStep::kPass);
+  EXPECT_EQ(NextCniStep(said, f), CniStep::kWait) << "the label came a moment ago";
+  f.obstacle = true;
+  EXPECT_EQ(NextCniStep(said, f), CniStep::kWait);
+  f.released = true;
+  EXPECT_EQ(NextCniStep(said, f), CniStep::kPass) << "the mesh leaves the node";
+  f = {.known = true, .in_mesh = true};
+  EXPECT_EQ(NextCniStep(said, f), CniStep::kWait);
+  f.has_netns = true;
+  EXPECT_EQ(NextCniStep(unsaid, f), CniStep::kEnrol);
+  f.obstacle = true;
+  EXPECT_EQ(NextCniStep(unsaid, f), CniStep::kRefuse);
+  f.enforced = true;
+  EXPECT_EQ(NextCniStep(unsaid, f), CniStep::kEnrol);
+}
+
+TEST(CniCallTest, APodMadeAnewUnderTheSameNameIsAnotherOne) {
+  Pod pod;
+  pod.ns = "shop";
+  pod.name = "web";
+  pod.uid = "u";
+  EXPECT_TRUE(IsMeant({"shop", "web", "u", "", false}, pod));
+  EXPECT_TRUE(IsMeant({"shop", "web", "", "", false}, pod)) << "a stock plugin tells no UID";
+  EXPECT_FALSE(IsMeant({"shop", "web", "next", "", false}, pod));
+  EXPECT_FALSE(IsMeant({"other", "web", "u", "", false}, pod));
+  pod.static_uid = "s";
+  EXPECT_TRUE(IsMeant({"shop", "web", "s", "", false}, pod)) << "the kubelet's word for it";
+  EXPECT_FALSE(IsMeant({"shop", "web", "u", "", false}, pod));
 }
 
 TEST(StateStoreTest, KeepsWhatARestartNeeds) {

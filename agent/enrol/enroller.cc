@@ -72,7 +72,7 @@ Status Enroller::Adopt() {
       entry->reason = attached.error().message;
       if (saved.enforced) CutOff(*entry, attached.error().message);
     }
-    entry->gone = true;  // until the source shows it
+    entry->shown = false;
     LOG_INFO("enrol", "{}: taken over ({})", entry->pod.FullName(),
              entry->enforced() ? "enforced" : "not enforced");
     entries_[uid] = std::move(entry);
@@ -81,10 +81,7 @@ Status Enroller::Adopt() {
 }
 
 void Enroller::Start() {
-  std::vector<std::string> uids;
-  for (auto& [uid, entry] : entries_) uids.push_back(uid);
-  for (const auto& uid : uids)
-    if (Entry* entry = Find(uid)) Advance(*entry);
+  AdvanceAll();
   reconcile_.Start(options_.reconcile_every);
 }
 
@@ -93,49 +90,11 @@ Enroller::Entry* Enroller::Find(const std::string& uid) {
   return it == entries_.end() ? nullptr : it->second.get();
 }
 
-void Enroller::OnPod(const Pod& pod) {
-  auto& slot = entries_[pod.uid];
-  if (!slot) {
-    const std::string uid = pod.uid;
-    slot = std::make_unique<Entry>(loop_, [this, uid] {
-      if (Entry* e = Find(uid)) Advance(*e);
-    });
-  }
-  Entry& entry = *slot;
-  const bool moved = entry.id != 0 && entry.pod.netns != pod.netns && !entry.pod.netns.empty();
-  const bool readdressed = entry.pod.ips != pod.ips;
-  if (moved) {  // same pod, new sandbox: nothing of the old one may be used for it
-    LOG_INFO("enrol", "{}: has a new network namespace", pod.FullName());
-    if (zds_) zds_->Del(pod.uid);
-    ReleaseKernelState(entry);
-  } else if (readdressed && entry.prepared) {
-    for (const auto& ip : entry.pod.ips) {
-      auto owner = hooks_.maps().pod_ips.Lookup(bpf::ToKernel(ip));
-      if (owner && *owner && **owner == entry.cookie)
-        (void)hooks_.maps().pod_ips.Erase(bpf::ToKernel(ip));
-    }
-    entry.prepared = entry.attached = entry.proven = false;
-  }
-  entry.pod = pod;
-  entry.gone = entry.leaving = false;
-  entry.membership = DecideMembership(pod);
-  entry.backoff = {};
-  entry.retry.Stop();
-  // A finished pod has given its processes up; its namespace is about to go.
-  if (!entry.membership.in_mesh && entry.enforced() &&
-      (pod.phase == "Succeeded" || pod.phase == "Failed"))
-    entry.gone = true;
-  Advance(entry);
-  ServePending();
-}
-
-void Enroller::OnPodGone(const std::string& uid) {
-  Entry* entry = Find(uid);
-  if (!entry) return;
-  entry->gone = true;
-  entry->backoff = {};
-  Notify(*entry, Fail(Code::kNotFound, "the pod was deleted"));
-  Advance(*entry);
+void Enroller::AdvanceAll() {
+  std::vector<std::string> uids;
+  for (auto& [uid, entry] : entries_) uids.push_back(uid);
+  for (const auto& uid : uids)
+    if (Entry* entry = Find(uid)) Advance(*entry);
 }
 
 Facts Enroller::FactsOf(const Entry& e) const {
@@ -143,6 +102,7 @@ Facts Enroller::FactsOf(const Entry& e) const {
   Facts f;
   f.gone = e.gone;
   f.wanted = e.membership.in_mesh;
+  f.blocked = !obstacle_.empty();
   f.prepared = e.prepared;
   f.attached = e.attached;
   f.proxy = newest != nullptr;
@@ -177,20 +137,27 @@ void Enroller::Advance(Entry& entry) {
         Explain(entry, "no proxy (ztunnel) is connected to the ZDS socket");
         WriteStatus(entry);
         return;
+      case Step::kBlocked:
+        Explain(entry, obstacle_);
+        Notify(entry, Fail(Code::kFailedPrecondition, obstacle_));
+        WriteStatus(entry);
+        return;
       case Step::kAwaitAck:
       case Step::kAwaitProof: WriteStatus(entry); return;
       case Step::kFill:
         ScheduleFill();
         WriteStatus(entry);
         return;
+      case Step::kRestore:
+        if (!MayRestore(entry)) return;
+        break;
       case Step::kLeave: Leave(entry); return;
       case Step::kForget: Forget(entry); return;
       case Step::kPrepare:
       case Step::kAttach:
       case Step::kAdd:
       case Step::kProve:
-      case Step::kFlip:
-      case Step::kRestore: break;
+      case Step::kFlip: break;
     }
     Status done = Execute(entry, step);
     if (done) continue;
@@ -213,6 +180,7 @@ Status Enroller::Execute(Entry& entry, Step step) {
     case Step::kFlip: return Flip(entry);
     case Step::kRestore: return Restore(entry);
     case Step::kNone:
+    case Step::kBlocked:
     case Step::kAwaitProxy:
     case Step::kAwaitAck:
     case Step::kFill:
@@ -260,6 +228,13 @@ Status Enroller::Prepare(Entry& entry) {
       return Fail(Code::kAlreadyExists, "its network namespace belongs to pod " +
                                             other->pod.FullName() + " (" + uid + ")");
   QANAT_ASSIGN_OR_RETURN(entry.network, InspectPod(ns, entry.pod.ips));
+  if (entry.id == 0) QANAT_RETURN_IF_ERROR(TakeOver(entry, cookie));
+  entry.refused = false;
+  if (options_.check_pod && !entry.enforced()) {
+    Status allowed = options_.check_pod(ns);
+    entry.refused = !allowed;
+    QANAT_RETURN_IF_ERROR(std::move(allowed));
+  }
   bpf::NodeMaps& maps = hooks_.maps();
   if (entry.id == 0) {
     QANAT_ASSIGN_OR_RETURN(entry.id, AllocateId());
@@ -281,6 +256,23 @@ Status Enroller::Prepare(Entry& entry) {
   for (const auto& ip : entry.pod.ips)
     QANAT_RETURN_IF_ERROR(maps.pod_ips.Update(bpf::ToKernel(ip), cookie));
   entry.prepared = true;
+  return {};
+}
+
+// A pod that an earlier agent captured and of which no saved state tells (a full disk, a wiped
+// /run): a slot of its own would begin open. It keeps the one that the kernel knows it by.
+Status Enroller::TakeOver(Entry& entry, uint64_t cookie) {
+  bpf::NodeMaps& maps = hooks_.maps();
+  QANAT_ASSIGN_OR_RETURN(const auto pod, maps.pods.Lookup(cookie));
+  if (!pod || pod->id == 0 || pod->id >= QANAT_MAX_PODS) return {};
+  for (const auto& [uid, other] : entries_)
+    if (other->id == pod->id) return {};
+  QANAT_ASSIGN_OR_RETURN(const auto state, maps.pod_state.Lookup(pod->id));
+  if (!state || state->mode == QANAT_MODE_OFF) return {};
+  entry.id = pod->id;
+  entry.state = *state;
+  LOG_WARN("enrol", "{}: captured by an earlier agent whose state is lost: it stays closed",
+           entry.pod.FullName());
   return {};
 }
 

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/enrol/cni_call.h"
 #include "agent/enrol/decision.h"
 #include "agent/enrol/state_store.h"
 #include "agent/pods/source.h"
@@ -30,6 +31,8 @@ struct EnrollerOptions {
   std::string state_dir;
   std::string cgroup_root;
   std::vector<std::string> pod_roots;  // cgroup directories below which pods live
+  // Asked before a pod that is not enforced is touched: an error keeps it as it is.
+  std::function<Status(const netns::NetNs&)> check_pod;
   event::Duration reconcile_every = std::chrono::seconds(2);
   event::Duration reprove_every = std::chrono::seconds(30);
   event::Duration cni_timeout = std::chrono::seconds(30);
@@ -41,7 +44,8 @@ struct PodView {
   std::vector<std::string> ips;
   uint32_t id = 0;
   uint64_t cookie = 0;
-  bool enforced = false, cut_off = false, leaving = false;
+  bool enforced = false, cut_off = false, leaving = false, blocked = false;
+  std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;
 };
@@ -60,18 +64,37 @@ class Enroller final : public PodListener, public zds::Owner {
   void Start();  // begins the periodic reconciliation
 
   // For CNI ADD: calls `done` when the pod is enrolled and proven, at once when it is not in the
-  // mesh, with the reason when it takes too long. `netns` empty: not compared.
-  void AwaitEnrolled(const std::string& ns, const std::string& name, const std::string& netns,
-                     Waiter done);
+  // mesh, with the reason when it takes too long.
+  void AwaitEnrolled(CniCall call, Waiter done);
+
+  // For CNI CHECK: an error says why the pod, which should be, is not enrolled and proven now.
+  Status CheckEnrolled(const std::string& ns, const std::string& name) const;
 
   void OnPod(const Pod& pod) override;
   void OnPodGone(const std::string& uid) override;
+  void OnSynced() override;  // pods of an earlier agent that were not shown are gone
 
   Status OnPeer(const zds::Peer& peer) override;
   std::vector<zds::SnapshotItem> Snapshot() override;
   void OnSnapshotAck(const zds::Peer& peer, const std::string& uid, const Status& status) override;
   void OnPeerReady(const zds::Peer& peer) override;
   void OnPeerGone(uint64_t peer_id) override;
+
+  // Why no pod may be enrolled on this node now ("" = nothing): pods that are enforced stay so, the
+  // others stay as they are and say why, and a CNI ADD fails with it.
+  void SetObstacle(const std::string& reason);
+  // Called when nothing may be kept for a pod any more: it left the mesh, or is gone, or has
+  // another namespace.
+  void SetOnReleased(std::function<void(const std::string& uid)> released) {
+    on_released_ = std::move(released);
+  }
+  // Of the network namespace of a pod that is in the mesh and lives; 0: of no such pod.
+  uint64_t CookieOf(const std::string& uid) const;
+  // Called whenever a pod's status file would change; a pod that is gone has redirection "".
+  using Observer = std::function<void(const PodView&)>;
+  void SetObserver(Observer observer) { observer_ = std::move(observer); }
+  // Plain networking for every pod, for good: the mesh is being taken off this node.
+  void ReleaseAll(const std::string& why);
 
   std::vector<PodView> View() const;
   uint64_t repairs() const { return repairs_ + hooks_.reattached(); }
@@ -84,14 +107,17 @@ class Enroller final : public PodListener, public zds::Owner {
            uint64_t host_cookie);
 
   void Advance(Entry& entry);
+  void AdvanceAll();
   Status Execute(Entry& entry, Step step);
   Facts FactsOf(const Entry& entry) const;
 
   Status Prepare(Entry& entry);
+  Status TakeOver(Entry& entry, uint64_t cookie);
   Status Attach(Entry& entry);
   Status Add(Entry& entry);
   Status Prove(Entry& entry);
   Status Flip(Entry& entry);
+  bool MayRestore(Entry& entry);
   Status Restore(Entry& entry);
   void Leave(Entry& entry);
   void Forget(Entry& entry);  // destroys the entry
@@ -110,6 +136,7 @@ class Enroller final : public PodListener, public zds::Owner {
   std::string WithoutProxy(const Entry& entry) const;
   void WriteConfig();
 
+  bool SameNamespace(const Entry& entry, const std::string& path) const;
   Result<netns::NetNs> OpenNs(const Entry& entry) const;
   Hooks::PodTarget TargetOf(const Entry& entry, const netns::NetNs* ns) const;
   Result<uint32_t> AllocateId() const;
@@ -136,6 +163,10 @@ class Enroller final : public PodListener, public zds::Owner {
   event::Timer reconcile_;
   event::Timer fill_;
   event::Duration fill_backoff_{};
+  std::string obstacle_;
+  std::string released_;  // not empty: no pod is in the mesh any more, and why
+  Observer observer_;
+  std::function<void(const std::string&)> on_released_;
   unsigned ticks_ = 0;
   uint64_t repairs_ = 0;
   uint64_t proofs_failed_ = 0;

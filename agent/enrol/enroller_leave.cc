@@ -3,12 +3,41 @@
 // deleted.
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "agent/enrol/entry.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
+namespace {
+
+// A change of the pod's annotation reaches other proxies in well under a second.
+constexpr auto kAfterRetraction = std::chrono::milliseconds(700);
+constexpr auto kAnnouncedAtMost = std::chrono::seconds(3);
+
+}  // namespace
+
+// As long as the pod is announced as captured, others send it HBONE: it must not lose its listeners
+// before that is taken back and had time to reach them.
+bool Enroller::MayRestore(Entry& entry) {
+  const auto now = loop_.now();
+  const bool announced = !PublishedOf(entry.pod).empty();
+  if (!observer_ || !entry.enforced()) return true;
+  if (entry.restore_at == event::TimePoint{}) {
+    if (!announced) return true;
+    entry.restore_at = now + kAnnouncedAtMost;
+    entry.retracted = false;
+  } else if (!announced && !entry.retracted) {
+    entry.retracted = true;
+    entry.restore_at = std::min<event::TimePoint>(entry.restore_at, now + kAfterRetraction);
+  }
+  if (now >= entry.restore_at) return true;
+  Explain(entry, "");
+  WriteStatus(entry);
+  entry.retry.Start(entry.restore_at - now);
+  return false;
+}
 
 Status Enroller::Restore(Entry& entry) {
   LOG_INFO("enrol", "{}: leaves the mesh: {}", entry.pod.FullName(), entry.membership.reason);
@@ -27,6 +56,7 @@ Status Enroller::Restore(Entry& entry) {
 void Enroller::ReleaseKernelState(Entry& entry) {
   bpf::NodeMaps& maps = hooks_.maps();
   entry.proof.reset();
+  if (on_released_) on_released_(entry.pod.uid);
   if (entry.id != 0) {
     hooks_.DetachPod(entry.id);
     EmptySlots(maps, entry.id);
@@ -51,11 +81,13 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.acked_by.clear();
   entry.sysctls.clear();
   entry.report = {};
+  entry.restore_at = {};
   store_.Remove(entry.pod.uid);
 }
 
 void Enroller::Leave(Entry& entry) {
   if (zds_) zds_->Del(entry.pod.uid);
+  if (on_released_) on_released_(entry.pod.uid);
   entry.proof.reset();
   entry.adding = false;
   if (!entry.enforced()) {  // it never was captured: nothing to hold closed
@@ -81,6 +113,7 @@ void Enroller::Forget(Entry& entry) {
   const std::string uid = entry.pod.uid;
   ReleaseKernelState(entry);
   ::unlink((options_.status_dir + "/" + uid + ".json").c_str());
+  if (observer_) observer_(PodView{.uid = uid});
   auto it = entries_.find(uid);
   if (it == entries_.end()) return;
   // A timer of the entry may be what called us.

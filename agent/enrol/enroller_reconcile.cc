@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Upkeep: what should be there is looked at again and again; what is missing is repaired, or the
-// pod is cut off and says so. Also the status files and the callers who wait.
+// pod is cut off and says so. Also the status files.
 #include <time.h>
 #include <unistd.h>
 
@@ -91,9 +91,10 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
 }
 
 std::string Enroller::WithoutProxy(const Entry& entry) const {
-  // Its listeners go on without a ZDS connection, as after a restart of ours.
+  // Its listeners go on without a ZDS connection, as after a restart of ours; or we keep them.
   if (ReadSlots(hooks_.maps(), entry.id).complete())
-    return "the proxy serves the pod, but has not connected to this agent yet";
+    return "no proxy is connected to this agent: one that was goes on serving the pod, or, if it "
+           "has died, new connections wait for the next one";
   return "no proxy is connected: connections are refused";
 }
 
@@ -207,7 +208,12 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.enforced = e.enforced();
   v.cut_off = e.cut_off;
   v.leaving = e.leaving;
-  v.redirection = e.enforced() ? "enabled" : e.membership.in_mesh ? "pending" : "disabled";
+  const bool leaves = !e.membership.in_mesh && !e.gone;
+  v.redirection = e.enforced() && !leaves ? "enabled"
+                  : e.membership.in_mesh  ? "pending"
+                                          : "disabled";
+  v.blocked = e.step == Step::kBlocked || e.refused;
+  v.published = PublishedOf(e.pod);
   v.reason = e.reason;
   v.step = StepName(e.step);
   v.proof = e.report;
@@ -239,58 +245,7 @@ void Enroller::WriteStatus(Entry& entry) {
     return;
   }
   entry.written = std::move(text);
-}
-
-void Enroller::AwaitEnrolled(const std::string& ns, const std::string& name,
-                             const std::string& netns, Waiter done) {
-  pending_.push_back(std::make_unique<Pending>(
-      Pending{ns, name, netns, std::move(done), loop_.now() + options_.cni_timeout}));
-  ServePending();
-}
-
-void Enroller::ServePending() {
-  std::vector<std::unique_ptr<Pending>> waiting = std::move(pending_);
-  pending_.clear();
-  for (auto& call : waiting) {
-    Entry* match = nullptr;
-    for (auto& [uid, entry] : entries_)
-      if (!entry->gone && entry->pod.ns == call->ns && entry->pod.name == call->name)
-        match = entry.get();
-    if (!match || (match->pod.netns.empty() && match->membership.in_mesh)) {
-      if (loop_.now() >= call->deadline)
-        call->done(
-            Fail(Code::kNotFound, "pod " + call->ns + "/" + call->name +
-                                      " is not known to the agent (no pod file, or it is broken)"));
-      else
-        pending_.push_back(std::move(call));
-      continue;
-    }
-    if (!match->membership.in_mesh) {
-      call->done({});
-      continue;
-    }
-    if (!call->netns.empty()) {
-      auto asked = netns::NetNs::Open(call->netns);
-      auto known = netns::NetNs::Open(match->pod.netns);
-      if (!asked || !known || asked->id() != known->id()) {
-        call->done(Fail(Code::kInvalidArgument, "network namespace " + call->netns +
-                                                    " is not that of the pod (" + match->pod.netns +
-                                                    ")"));
-        continue;
-      }
-    }
-    if (match->enforced() && match->proven) {
-      call->done({});
-      continue;
-    }
-    match->waiters.emplace_back(std::move(call->done), call->deadline);
-  }
-}
-
-void Enroller::Notify(Entry& entry, const Status& status) {
-  auto waiters = std::move(entry.waiters);
-  entry.waiters.clear();
-  for (auto& [waiter, deadline] : waiters) waiter(status);
+  if (observer_ && entry.shown) observer_(view);  // else what it published before is not known
 }
 
 }  // namespace qanat::agent

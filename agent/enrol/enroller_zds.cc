@@ -63,11 +63,18 @@ void Enroller::WriteConfig() {
     LOG_ERROR("enrol", "write the kernel's config: {}", done.error().message);
 }
 
+uint64_t Enroller::CookieOf(const std::string& uid) const {
+  const auto it = entries_.find(uid);
+  if (it == entries_.end()) return 0;
+  const Entry& entry = *it->second;
+  return entry.gone || entry.leaving || !entry.membership.in_mesh ? 0 : entry.cookie;
+}
+
 std::vector<zds::SnapshotItem> Enroller::Snapshot() {
   std::vector<zds::SnapshotItem> items;
   for (auto& [uid, entry] : entries_) {
-    // A pod of an earlier agent that the source has not shown is gone, not unknown: the source has
-    // delivered everything before the first proxy can connect.
+    // A pod of an earlier agent that the source has not shown yet is in it: while the source is
+    // away (an API server that does not answer) it counts as living.
     if (entry->gone || !entry->membership.in_mesh) continue;
     if (!entry->prepared && !entry->enforced()) continue;
     zds::SnapshotItem item;
@@ -99,23 +106,17 @@ void Enroller::OnSnapshotAck(const zds::Peer& peer, const std::string& uid, cons
 
 void Enroller::OnPeerReady(const zds::Peer& peer) {
   LOG_INFO("enrol", "proxy {} has acknowledged the snapshot", peer.id);
-  std::vector<std::string> uids;
-  for (auto& [uid, entry] : entries_) uids.push_back(uid);
-  for (const auto& uid : uids)
-    if (Entry* entry = Find(uid)) Advance(*entry);
+  AdvanceAll();
 }
 
 void Enroller::OnPeerGone(uint64_t peer_id) {
-  std::vector<std::string> uids;
   for (auto& [uid, entry] : entries_) {
     entry->acked_by.erase(peer_id);
     entry->adding = false;
     entry->filled = false;  // whoever is the newest now has other listeners
     entry->proven = false;
-    uids.push_back(uid);
   }
-  for (const auto& uid : uids)
-    if (Entry* entry = Find(uid)) Advance(*entry);
+  AdvanceAll();
 }
 
 Status Enroller::Add(Entry& entry) {

@@ -14,6 +14,7 @@ struct Enroller::Entry {
   Membership membership;
   bool gone = false;
   bool leaving = false;  // gone, but its namespace still exists
+  bool shown = true;     // false: taken over, and the source has not spoken of it yet
 
   uint32_t id = 0;  // 0: none yet
   uint64_t cookie = 0;
@@ -27,6 +28,7 @@ struct Enroller::Entry {
   bool filled = false;
   bool proven = false;
   bool cut_off = false;
+  bool refused = false;         // something in the pod or on the node speaks against it
   std::set<uint64_t> acked_by;  // proxies that acknowledged this pod
 
   std::unique_ptr<Proof> proof;
@@ -38,6 +40,8 @@ struct Enroller::Entry {
   std::string written;  // last status file
   event::Timer retry;
   event::Duration backoff{};
+  bool retracted = false;
+  event::TimePoint restore_at{};  // of a pod that leaves the mesh and is still announced
   std::vector<std::pair<Waiter, event::TimePoint>> waiters;
 
   bool enforced() const { return state.mode != QANAT_MODE_OFF; }
@@ -45,7 +49,7 @@ struct Enroller::Entry {
 
 // A CNI call for a pod that the source has not shown yet.
 struct Enroller::Pending {
-  std::string ns, name, netns;
+  CniCall call;
   Waiter done;
   event::TimePoint deadline;
 };

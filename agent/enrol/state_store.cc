@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/enrol/state_store.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "bpf/include/abi.h"
-#include "common/base/fd.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
@@ -20,21 +16,6 @@ namespace {
 using Json = nlohmann::json;
 
 }  // namespace
-
-Status WriteFileAtomically(const std::string& path, std::string_view content) {
-  const std::string temporary = path + ".new";
-  Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!fd) return FailErrno("create " + temporary);
-  while (!content.empty()) {
-    const ssize_t n = ::write(fd.get(), content.data(), content.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return FailErrno("write " + temporary);
-    content.remove_prefix(static_cast<size_t>(n));
-  }
-  fd.Reset();
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return FailErrno("rename to " + path);
-  return {};
-}
 
 std::string FormatSavedPod(const SavedPod& saved) {
   Json json = {{"uid", saved.pod.uid},

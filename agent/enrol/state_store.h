@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/files/files.h"
 #include "agent/pods/pod.h"
 #include "agent/redirect/pod_network.h"
 #include "common/base/result.h"
@@ -35,8 +36,5 @@ class StateStore {
 
 Result<SavedPod> ParseSavedPod(std::string_view text);
 std::string FormatSavedPod(const SavedPod& pod);
-
-// Writes by rename in the same folder; 0600.
-Status WriteFileAtomically(const std::string& path, std::string_view content);
 
 }  // namespace qanat::agent

@@ -9,12 +9,14 @@
 #include <set>
 #include <sstream>
 
+#include "agent/files/notify.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
 namespace {
 
 constexpr auto kRescanEvery = std::chrono::seconds(5);
+constexpr auto kRescanUnwatched = std::chrono::milliseconds(500);
 constexpr size_t kMaxFileBytes = 1 << 20;
 
 }  // namespace
@@ -26,20 +28,24 @@ Status FolderSource::Start(PodListener* listener) {
   listener_ = listener;
   std::error_code error;
   std::filesystem::create_directories(dir_, error);
-  inotify_.Reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!inotify_) return FailErrno("inotify (raise fs.inotify.max_user_instances?)");
-  if (::inotify_add_watch(inotify_.get(), dir_.c_str(),
-                          IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_ONLYDIR) <
-      0)
-    return FailErrno("watch " + dir_);
-  watch_ = std::make_unique<event::IoWatch>(loop_, inotify_.get(), EPOLLIN,
-                                            [this](uint32_t) { OnInotify(); });
-  rescan_ = std::make_unique<event::Timer>(loop_, [this] {
+  if (!std::filesystem::is_directory(dir_, error))
+    return Fail(Code::kNotFound, "--pod-source folder:" + dir_ + ": " +
+                                     (error ? error.message() : "it is not a folder"));
+  inotify_ = OpenInotify(dir_, "half a second");
+  const bool watched = AddInotifyWatch(
+      inotify_, dir_, IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_ONLYDIR,
+      "half a second", true);
+  if (watched)
+    watch_ = std::make_unique<event::IoWatch>(loop_, inotify_.get(), EPOLLIN,
+                                              [this](uint32_t) { OnInotify(); });
+  const event::Duration again = watched ? event::Duration(kRescanEvery) : kRescanUnwatched;
+  rescan_ = std::make_unique<event::Timer>(loop_, [this, again] {
     Scan();
-    rescan_->Start(kRescanEvery);
+    rescan_->Start(again);
   });
-  rescan_->Start(kRescanEvery);
+  rescan_->Start(again);
   Scan();
+  listener_->OnSynced();
   return {};
 }
 

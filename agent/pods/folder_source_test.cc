@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -21,6 +22,7 @@ class FolderSourceTest : public ::testing::Test, public PodListener {
   ~FolderSourceTest() override { fs::remove_all(dir_); }
   void OnPod(const Pod& pod) override { seen_.push_back(pod.uid + "@" + pod.service_account); }
   void OnPodGone(const std::string& uid) override { seen_.push_back(uid + " gone"); }
+  void OnSynced() override { ++synced_; }
   void Write(const std::string& uid, const std::string& text) {
     std::ofstream(dir_ + "/new") << text;
     fs::rename(dir_ + "/new", dir_ + "/" + uid + ".json");
@@ -37,6 +39,7 @@ class FolderSourceTest : public ::testing::Test, public PodListener {
   std::string dir_;
   event::EventLoop loop_;
   Seen seen_;
+  int synced_ = 0;
 };
 
 TEST_F(FolderSourceTest, DeliversWhatIsThereThenChangesThenDeletions) {
@@ -44,6 +47,7 @@ TEST_F(FolderSourceTest, DeliversWhatIsThereThenChangesThenDeletions) {
   FolderSource source(loop_, dir_);
   ASSERT_TRUE(source.Start(this));
   EXPECT_EQ(std::exchange(seen_, {}), Seen{"a@one"}) << "before Start() returns";
+  EXPECT_EQ(synced_, 1);
   Write("a", Text("a", "two"));
   EXPECT_EQ(Take(), Seen{"a@two"});
   fs::remove(dir_ + "/a.json");
@@ -71,6 +75,35 @@ TEST_F(FolderSourceTest, MakesTheFolderItWatches) {
   ASSERT_TRUE(source.Start(this));
   Write("a", Text("a", "one"));
   EXPECT_EQ(Take(), Seen{"a@one"});
+}
+
+// As when all inotify instances of the node's root are in use: EMFILE too.
+TEST_F(FolderSourceTest, WithoutInotifyItLooksNowAndThen) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  FolderSource source(loop_, dir_);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Status started = source.Start(this);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  ASSERT_TRUE(started) << started.error().message;
+  EXPECT_NE(said.find("fs.inotify.max_user_instances"), std::string::npos) << said;
+  EXPECT_NE(said.find(dir_), std::string::npos) << said;
+  EXPECT_EQ(synced_, 1);
+  Write("a", Text("a", "one"));
+  EXPECT_EQ(Take(), Seen{"a@one"});
+  fs::remove(dir_ + "/a.json");
+  EXPECT_EQ(Take(), Seen{"a gone"});
+}
+
+TEST_F(FolderSourceTest, WhatIsNoFolderIsAnError) {
+  std::ofstream(dir_ + "/file") << "x";
+  FolderSource source(loop_, dir_ + "/file");
+  const Status started = source.Start(this);
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().message.find(dir_ + "/file"), std::string::npos);
 }
 
 }  // namespace

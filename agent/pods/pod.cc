@@ -12,6 +12,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::string_view kModeLabel = "istio.io/dataplane-mode";
+constexpr std::string_view kRedirectionAnnotation = "ambient.istio.io/redirection";
 constexpr std::string_view kSidecarAnnotation = "sidecar.istio.io/status";
 
 Result<std::string> String(const Json& object, const char* key, bool required) {
@@ -75,6 +76,11 @@ net::IpAddress Pod::Ip6() const {
   return {};
 }
 
+std::string PublishedOf(const Pod& pod) {
+  auto it = pod.annotations.find(std::string(kRedirectionAnnotation));
+  return it == pod.annotations.end() ? "" : it->second;
+}
+
 bool IsSafeUid(std::string_view uid) {
   if (uid.empty() || uid.size() > 128 || uid.front() == '.') return false;
   return std::all_of(uid.begin(), uid.end(), [](char c) {
@@ -117,6 +123,8 @@ Membership DecideMembership(const Pod& pod) {
   };
   if (pod.host_network)
     return {false, "hostNetwork pods have no namespace of their own to capture"};
+  if (pod.excluded)
+    return {false, "its namespace is excluded: pods of it start before anything of the mesh does"};
   if (pod.phase == "Succeeded" || pod.phase == "Failed") return {false, "the pod has finished"};
   const std::string_view mode = value(pod.labels, kModeLabel);
   if (mode == "none") return {false, "opted out by its label istio.io/dataplane-mode=none"};

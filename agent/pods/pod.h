@@ -14,6 +14,9 @@ namespace qanat::agent {
 
 struct Pod {
   std::string uid;
+  // Of a static pod: what the kubelet, the runtime and control groups call it. The API server shows
+  // its mirror, which has a UID of its own. Else empty.
+  std::string static_uid;
   std::string name;
   std::string ns;
   std::string service_account;
@@ -21,10 +24,12 @@ struct Pod {
   std::map<std::string, std::string> annotations;
   std::map<std::string, std::string> namespace_labels;
   bool host_network = false;
+  bool excluded = false;            // its namespace is kept out of the mesh on this node
   std::string netns;                // path
   std::vector<net::IpAddress> ips;  // at most one per family, as status.podIPs has it
   std::string phase;
 
+  const std::string& KubeletUid() const { return static_uid.empty() ? uid : static_uid; }
   std::string FullName() const { return ns + "/" + name; }
   net::IpAddress Ip4() const;
   net::IpAddress Ip6() const;
@@ -33,6 +38,9 @@ struct Pod {
 
 // One pod file of the folder source. Every field is checked; the message says which one and why.
 Result<Pod> ParsePod(std::string_view json);
+// What the pod's annotation ambient.istio.io/redirection says to the rest of the mesh, or "".
+std::string PublishedOf(const Pod& pod);
+
 // Uids become file names: letters, digits, '-', '_' and inner dots only.
 bool IsSafeUid(std::string_view uid);
 
@@ -41,7 +49,8 @@ struct Membership {
   std::string reason;  // why not
 };
 // Stock agents' rule: (pod or namespace) labelled istio.io/dataplane-mode=ambient, the pod not
-// opted out by "none", no sidecar, not hostNetwork, not finished.
+// opted out by "none", no sidecar, not hostNetwork, not finished. Ours: not in an excluded
+// namespace, whose pods start unasked and would be open until they are enrolled.
 Membership DecideMembership(const Pod& pod);
 
 }  // namespace qanat::agent

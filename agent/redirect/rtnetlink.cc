@@ -103,7 +103,7 @@ void FillRule(Message& message, const Rule& rule) {
       hdr->table = static_cast<uint8_t>(rule.table);
       mnl_attr_put_u32(message.header, FRA_TABLE, rule.table);
       mnl_attr_put_u32(message.header, FRA_FWMARK, rule.mark);
-      mnl_attr_put_u32(message.header, FRA_FWMASK, 0xffffffff);
+      mnl_attr_put_u32(message.header, FRA_FWMASK, rule.mask);
       break;
     case RuleAction::kBlackholeTcp:
       hdr->action = FR_ACT_BLACKHOLE;
@@ -192,9 +192,10 @@ Result<bool> HasRule(const Rule& rule) {
         default: break;
       }
     });
-    if (hdr->family != rule.family || priority != rule.priority) return;
+    if (hdr->family != rule.family) return;
+    if (rule.priority != 0 && priority != rule.priority) return;
     if (rule.action == RuleAction::kTable)
-      found |= hdr->action == FR_ACT_TO_TBL && mark == rule.mark && mask == 0xffffffff &&
+      found |= hdr->action == FR_ACT_TO_TBL && mark == rule.mark && mask == rule.mask &&
                table == rule.table;
     else
       found |= hdr->action == FR_ACT_BLACKHOLE && protocol == IPPROTO_TCP;

@@ -33,10 +33,11 @@ struct Rule {
   uint32_t mark = 0;   // kTable only
   uint32_t table = 0;  // kTable only
   RuleAction action = RuleAction::kTable;
+  uint32_t mask = 0xffffffff;  // of the mark
 };
-Status AddRule(const Rule& rule);     // it being there already is fine
-Status DeleteRule(const Rule& rule);  // it not being there is fine
-Result<bool> HasRule(const Rule& rule);
+Status AddRule(const Rule& rule);        // it being there already is fine
+Status DeleteRule(const Rule& rule);     // it not being there is fine
+Result<bool> HasRule(const Rule& rule);  // priority 0: whatever its priority
 
 // `local default dev lo src SOURCE table TABLE`
 Status SetLocalDefault(const net::IpAddress& source, uint32_t table);

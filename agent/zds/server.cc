@@ -21,13 +21,14 @@ constexpr auto kAcceptPause = std::chrono::milliseconds(200);
 constexpr int kSoPeerPidFd = 77;  // SO_PEERPIDFD, Linux 6.5
 constexpr size_t kMaxConnections = 16;
 
-Result<Peer> Identify(int fd, uint64_t id) {
+Result<Peer> Identify(int fd, uint64_t id, std::optional<gid_t> group) {
   ucred cred{};
   socklen_t size = sizeof cred;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) != 0) return FailErrno("SO_PEERCRED");
-  if (cred.uid != 0)
-    return Fail(Code::kPermissionDenied,
-                "uid " + std::to_string(cred.uid) + " may not be the proxy");
+  if (cred.uid != 0 && cred.gid != group)
+    return Fail(Code::kPermissionDenied, "user " + std::to_string(cred.uid) + ":" +
+                                             std::to_string(cred.gid) +
+                                             " may not be the proxy (--zds-group)");
   Peer peer;
   peer.id = id;
   peer.pid = cred.pid;
@@ -52,7 +53,7 @@ Server::Server(event::EventLoop& loop, Owner* owner)
 
 Server::~Server() = default;
 
-Status Server::Listen(const std::string& path) {
+Status Server::Listen(const std::string& path, std::optional<gid_t> group) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
@@ -67,10 +68,20 @@ Status Server::Listen(const std::string& path) {
   const int bound = ::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
   ::umask(old);
   if (bound != 0) return FailErrno("bind " + path);
+  group_ = group;
+  if (group && (::chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0 ||
+                ::chmod(path.c_str(), 0660) != 0)) {
+    return FailErrno("open " + path + " to group " + std::to_string(*group) +
+                     " (--zds-group; it must be one of the agent's own: supplementalGroups)");
+  }
   if (::listen(listener_.get(), 16) != 0) return FailErrno("listen on " + path);
+  return {};
+}
+
+void Server::StartAccepting() {
+  if (watch_ || !listener_) return;
   watch_ = std::make_unique<event::IoWatch>(loop_, listener_.get(), EPOLLIN,
                                             [this](uint32_t) { Accept(); });
-  return {};
 }
 
 void Server::Accept() {
@@ -79,7 +90,7 @@ void Server::Accept() {
   accept_pause_.Start(kAcceptPause);
   if (!fd) return;
   ++stats_.accepted;
-  auto peer = Identify(fd.get(), next_peer_++);
+  auto peer = Identify(fd.get(), next_peer_++, group_);
   if (!peer || connections_.size() >= kMaxConnections) {
     ++stats_.refused;
     LOG_WARN("zds", "connection refused: {}", peer ? "too many connections" : peer.error().message);
@@ -153,6 +164,14 @@ Connection* Server::Newest() const {
   for (auto it = connections_.rbegin(); it != connections_.rend(); ++it)
     if ((*it)->greeted() && !(*it)->closed()) return it->get();
   return nullptr;
+}
+
+std::set<pid_t> Server::Pids() const {
+  std::set<pid_t> out;
+  for (const auto& one : connections_) {
+    if (one->greeted() && !one->closed()) out.insert(one->peer().pid);
+  }
+  return out;
 }
 
 const Peer* Server::newest_peer() const {

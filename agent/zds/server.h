@@ -3,8 +3,12 @@
 // newest proxy, deletions to all. A message from outside never ends the agent, only a connection.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,8 +46,11 @@ class Server {
   Server(event::EventLoop& loop, Owner* owner);
   ~Server();
 
-  // Replaces whatever socket lies at `path`; mode 0600.
-  Status Listen(const std::string& path);
+  // Replaces whatever socket lies at `path`; mode 0600, or 0660 for a group, by which a proxy that
+  // is not root's gets in. Proxies may connect from then on and wait; they are answered after
+  // StartAccepting().
+  Status Listen(const std::string& path, std::optional<gid_t> group = {});
+  void StartAccepting();
 
   // To the newest connection, after its snapshot. `done` is called with kUnavailable when there is
   // none or when it breaks.
@@ -54,6 +61,7 @@ class Server {
   const Peer* ready_peer() const;
   // The newest that said Hello: where Add goes.
   const Peer* newest_peer() const;
+  std::set<pid_t> Pids() const;  // of all that said Hello
   size_t connections() const { return connections_.size(); }
   const Stats& stats() const { return stats_; }
 
@@ -66,6 +74,7 @@ class Server {
   event::EventLoop& loop_;
   Owner* owner_;
   Fd listener_;
+  std::optional<gid_t> group_;
   std::unique_ptr<event::IoWatch> watch_;
   event::Timer accept_pause_;
   std::vector<std::unique_ptr<Connection>> connections_;  // oldest first

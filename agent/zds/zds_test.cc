@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -77,14 +78,24 @@ class ZdsServerTest : public ::testing::Test {
   ZdsServerTest()
       : path_("/tmp/qanat-zds-test-" + std::to_string(::getpid())), server_(loop_, &owner_) {
     EXPECT_TRUE(server_.Listen(path_));
+    server_.StartAccepting();
   }
   ~ZdsServerTest() override { ::unlink(path_.c_str()); }
+  // "600 0": mode and group of the socket.
+  static std::string Rights(const std::string& path) {
+    struct stat is{};
+    EXPECT_EQ(::stat(path.c_str(), &is), 0);
+    char text[32];
+    std::snprintf(text, sizeof text, "%o %u", is.st_mode & 0777, is.st_gid);
+    return text;
+  }
 
-  Fd Connect() {
+  Fd Connect() { return Connect(path_); }
+  static Fd Connect(const std::string& path) {
     Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_un to{};
     to.sun_family = AF_UNIX;
-    std::strcpy(to.sun_path, path_.c_str());
+    std::strcpy(to.sun_path, path.c_str());
     EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
     return fd;
   }
@@ -137,6 +148,26 @@ class ZdsServerTest : public ::testing::Test {
   Server server_;
 };
 
+TEST_F(ZdsServerTest, OpenToRootOrToAGroupToo) {
+  EXPECT_EQ(Rights(path_), "600 " + std::to_string(::getegid()));
+  const std::string path = path_ + "-group";
+  Server server(loop_, &owner_);
+  ASSERT_TRUE(server.Listen(path, 1337));
+  server.StartAccepting();
+  EXPECT_EQ(Rights(path), "660 1337");
+  ::chmod(path.c_str(), 0666);  // the rights of the file are not all that is looked at
+  for (const auto& [group, answer] : {std::pair(1337, "snapshot_sent"), {1338, "closed"}}) {
+    ASSERT_EQ(::setegid(static_cast<gid_t>(group)), 0);
+    ASSERT_EQ(::seteuid(1337), 0);
+    Fd proxy = Connect(path);
+    ASSERT_EQ(::seteuid(0), 0);
+    ASSERT_EQ(::setegid(0), 0);
+    Send(proxy, hello_);
+    EXPECT_EQ(Receive(proxy), answer);
+  }
+  ::unlink(path.c_str());
+}
+
 TEST_F(ZdsServerTest, SnapshotGoesOneByOneAndNewPodsFollow) {
   owner_.snapshot = {"one", "keep"};
   Fd proxy = Connect();
@@ -177,7 +208,7 @@ TEST_F(ZdsServerTest, AddGoesToTheNewestAndDelToAll) {
   EXPECT_EQ(Receive(second), "snapshot_sent");
   Send(second, ack_);
   Settle();
-  server_.Add({"x", "n", "s", "a"}, Fd(::dup(0)), [](Status) {});
+  server_.Add({"x", "n", "s", "a"}, Fd(::dup(0)), [](const Status&) {});
   EXPECT_EQ(Receive(second), "add:x+fd");
   EXPECT_EQ(Receive(first, 5), "");
   Send(second, ack_);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this kernel can, found out by trying, not by its version. 6.1 is the floor.
+// What this kernel can, found out by trying, not by its version. 6.1 is the floor. Stateless.
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/result.h"
@@ -13,11 +14,14 @@ struct Feature {
   std::string name;
   bool present = false;
   bool required = false;
-  std::string why;  // what it is for, and since which kernel
+  std::string why;         // what it is for, and since which kernel
+  bool forbidden = false;  // not present because we may not: the kernel may well have it
 };
 
 std::vector<Feature> ProbeFeatures();
-// An error that names every required feature that is missing.
-Status CheckRequired(const std::vector<Feature>& features);
+// An error that names every required feature that is missing, and apart from them those that the
+// agent may not use, each with what to do about it. `kernel` as uname -r says it.
+Status CheckRequired(const std::vector<Feature>& features, std::string_view kernel);
+std::string KernelRelease();
 
 }  // namespace qanat::bpf

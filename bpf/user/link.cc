@@ -13,7 +13,9 @@ namespace {
 constexpr int kBpfTcxEgress = 47;
 constexpr uint32_t kLinkTypeTcx = 11;
 
-bpf_attach_type KernelType(AttachType type) {
+}  // namespace
+
+int KernelAttachType(AttachType type) {
   switch (type) {
     case AttachType::kConnect4: return BPF_CGROUP_INET4_CONNECT;
     case AttachType::kConnect6: return BPF_CGROUP_INET6_CONNECT;
@@ -21,15 +23,14 @@ bpf_attach_type KernelType(AttachType type) {
     case AttachType::kBind6: return BPF_CGROUP_INET6_BIND;
     case AttachType::kSockOps: return BPF_CGROUP_SOCK_OPS;
     case AttachType::kSkLookup: return BPF_SK_LOOKUP;
-    case AttachType::kTcxEgress: return static_cast<bpf_attach_type>(kBpfTcxEgress);
+    case AttachType::kTcxEgress: return kBpfTcxEgress;
   }
   return BPF_SK_LOOKUP;
 }
 
-}  // namespace
-
 Result<Link> Link::Attach(int program_fd, AttachType type, int target) {
-  Fd fd(bpf_link_create(program_fd, target, KernelType(type), nullptr));
+  Fd fd(bpf_link_create(program_fd, target, static_cast<bpf_attach_type>(KernelAttachType(type)),
+                        nullptr));
   if (!fd) return FailErrno("attach program");
   return Link(std::move(fd));
 }

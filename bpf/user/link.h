@@ -20,6 +20,8 @@ enum class AttachType {
   kTcxEgress,  // target: an interface index
 };
 
+int KernelAttachType(AttachType type);  // as enum bpf_attach_type
+
 struct LinkInfo {
   uint32_t program_id = 0;
   // False when what it was attached to is gone (a destroyed namespace, interface or cgroup).

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of bpf/user that need no privilege.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <set>
 
 #include "bpf/user/counters.h"
+#include "bpf/user/features.h"
 #include "bpf/user/mounts.h"
 #include "bpf/user/node_maps.h"
 
@@ -56,6 +58,34 @@ TEST(SlotTest, SlotsOfPodsRolesAndWorkersNeverMeet) {
         EXPECT_TRUE(seen.insert(slot).second);
         EXPECT_LT(slot, QANAT_MAX_PODS * QANAT_ROLES * QANAT_MAX_WORKERS);
       }
+}
+
+TEST(FeaturesTest, WhatIsThereIsNoError) {
+  EXPECT_TRUE(CheckRequired({}, "6.1.0"));
+  EXPECT_TRUE(CheckRequired({{"a", true, true, "x"}, {"b", false, false, "y"}}, "6.1.0"));
+}
+
+TEST(FeaturesTest, NamesTheKernelEveryMissingFeatureAndTheRemedy) {
+  const Status status = CheckRequired({{"bpf_link", false, true, "keeps programs (5.7)"},
+                                       {"tcx", false, false, "second guard (6.6)"},
+                                       {"sk_lookup", false, true, "chooses (5.9)"}},
+                                      "5.4.0-1-amd64");
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, Code::kUnimplemented);
+  for (const char* part : {"kernel (5.4.0-1-amd64) lacks bpf_link, which keeps programs (5.7)",
+                           "sk_lookup, which chooses (5.9)", "6.1 or newer", "nodeSelector"})
+    EXPECT_THAT(status.error().message, ::testing::HasSubstr(part));
+  EXPECT_THAT(status.error().message, ::testing::Not(::testing::HasSubstr("tcx")));
+  EXPECT_THAT(status.error().message, ::testing::Not(::testing::HasSubstr("may not")));
+}
+
+TEST(FeaturesTest, WhatIsForbiddenIsNotBlamedOnTheKernel) {
+  const Status status = CheckRequired({{"bpf", false, true, "is needed", true}}, "6.1.0");
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, Code::kPermissionDenied);
+  EXPECT_THAT(status.error().message, ::testing::HasSubstr("the agent may not use bpf"));
+  EXPECT_THAT(status.error().message, ::testing::HasSubstr("SYS_ADMIN"));
+  EXPECT_THAT(status.error().message, ::testing::Not(::testing::HasSubstr("lacks")));
 }
 
 }  // namespace

@@ -53,9 +53,42 @@ TEST(LogTest, LevelsPerScope) {
   EXPECT_FALSE(log::SetLevels("info,zds=loud"));
   EXPECT_EQ(log::Levels(), "warn,pool=debug,zds=trace") << "a bad spec changes nothing";
   ASSERT_TRUE(log::SetLevels("info"));
+  EXPECT_TRUE(log::Enabled("other", log::Level::kInfo));
+  EXPECT_FALSE(log::Enabled("zds", log::Level::kDebug));
+  ASSERT_TRUE(log::SetLevels("info,access=off"));
+  EXPECT_FALSE(log::Enabled("access", log::Level::kError));
+  ASSERT_TRUE(log::SetLevels("info"));
 }
 
-TEST(LogTest, JsonQuoting) { EXPECT_EQ(log::JsonQuote("a\"b\\c\n\x01"), R"("a\"b\\c\n\u0001")"); }
+TEST(LogTest, TimestampsHaveTheirPlaces) {
+  std::string last;
+  for (int i = 0; i < 20; ++i) {
+    const std::string now = log::Timestamp();
+    ASSERT_EQ(now.size(), 27u);
+    const std::string shape = "0000-00-00T00:00:00.000000Z";
+    for (size_t at = 0; at < now.size(); ++at) {
+      EXPECT_TRUE(shape[at] == '0' ? now[at] >= '0' && now[at] <= '9' : now[at] == shape[at])
+          << now;
+    }
+    EXPECT_LE(last, now);
+    last = now;
+  }
+}
+
+TEST(LogTest, JsonQuoting) {
+  EXPECT_EQ(log::JsonQuote("a\"b\\c\n\x01"), R"("a\"b\\c\n\u0001")");
+  EXPECT_EQ(log::JsonQuote(""), R"("")");
+  // What is no UTF-8 does not make a line that no reader takes.
+  EXPECT_EQ(log::JsonQuote("gr\xc3\xbc\xc3\x9f\xff\xc3"), "\"gr\xc3\xbc\xc3\x9f\\ufffd\\ufffd\"");
+  EXPECT_EQ(log::JsonQuote("\xed\xa0\x80."), R"("\ufffd\ufffd\ufffd.")");
+}
+
+TEST(LogTest, AMessageIsOneLineAndNoTerminalObeysIt) {
+  testing::internal::CaptureStderr();
+  log::Write("test", log::Level::kInfo, "a\r\nb\x1b[2Jc\x7f");
+  const std::string line = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(line.ends_with("\ttest\ta  b [2Jc \n")) << line;
+}
 
 }  // namespace
 }  // namespace qanat

@@ -11,6 +11,8 @@
 #include <memory>
 #include <mutex>
 
+#include "common/base/utf8.h"
+
 namespace qanat::log {
 namespace {
 
@@ -27,6 +29,8 @@ struct State {
   std::atomic<Format> format{Format::kText};
   // The lowest level that any scope wants: most disabled messages end here without the mutex.
   std::atomic<Level> lowest{Level::kInfo};
+  // No scope has a level of its own: `lowest` is the answer, without the mutex.
+  std::atomic<bool> uniform{true};
 };
 
 State& GetState() {
@@ -44,6 +48,24 @@ Result<Level> ParseLevel(std::string_view text) {
   }
   return Fail(Code::kInvalidArgument, "unknown log level \"" + std::string(text) +
                                           "\": use trace, debug, info, warn, error or off");
+}
+
+void Escape(char c, std::string& out) {
+  const auto u = static_cast<unsigned char>(c);
+  if (c == '"' || c == '\\') {
+    out += '\\';
+    out += c;
+  } else if (c == '\n') {
+    out += "\\n";
+  } else if (c == '\t') {
+    out += "\\t";
+  } else if (c == '\r') {
+    out += "\\r";
+  } else if (u < 0x20 || u == 0x7f) {
+    out += fmt::format("\\u{:04x}", u);
+  } else {
+    out += c;
+  }
 }
 
 void WriteLine(std::string line) {
@@ -85,8 +107,12 @@ Status SetLevels(std::string_view spec) {
   for (const auto& [scope, level] : levels->scopes) lowest = std::min(lowest, level);
   State& state = GetState();
   std::lock_guard lock(state.mutex);
-  state.levels = std::move(levels);
+  // Between the two stores one that asks may get the old answer for the new levels, or take the
+  // mutex; never an answer for a scope that has its own.
+  state.uniform = false;
   state.lowest = lowest;
+  state.uniform = levels->scopes.empty();
+  state.levels = std::move(levels);
   return {};
 }
 
@@ -103,29 +129,23 @@ std::string Levels() {
 bool Enabled(std::string_view scope, Level level) {
   State& state = GetState();
   if (level < state.lowest.load(std::memory_order_relaxed)) return false;
+  if (state.uniform.load(std::memory_order_acquire)) return true;
   std::lock_guard lock(state.mutex);
   auto it = state.levels->scopes.find(scope);
   return level >= (it == state.levels->scopes.end() ? state.levels->root : it->second);
 }
 
 std::string JsonQuote(std::string_view text) {
-  std::string out = "\"";
-  for (char c : text) {
-    auto u = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (c == '\n') {
-      out += "\\n";
-    } else if (c == '\t') {
-      out += "\\t";
-    } else if (c == '\r') {
-      out += "\\r";
-    } else if (u < 0x20 || u == 0x7f) {
-      out += fmt::format("\\u{:04x}", u);
-    } else {
-      out += c;
-    }
+  std::string out;
+  out.reserve(text.size() + 2);
+  out = '"';
+  // Bytes of a peer may be in it, and a line that is no UTF-8 is one that readers throw away.
+  for (size_t bad = 0; bad != text.npos;) {
+    bad = FirstNotUtf8(text);
+    for (const char c : text.substr(0, bad)) Escape(c, out);
+    if (bad == text.npos) break;
+    out += "\\ufffd";
+    text.remove_prefix(bad + 1);
   }
   out += '"';
   return out;
@@ -135,11 +155,22 @@ std::string Timestamp() {
   auto now = std::chrono::system_clock::now().time_since_epoch();
   auto micros = std::chrono::duration_cast<std::chrono::microseconds>(now).count();
   time_t seconds = micros / 1000000;
-  tm utc{};
-  gmtime_r(&seconds, &utc);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", utc.tm_year + 1900,
-                     utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
-                     micros % 1000000);
+  // Lines come by the thousand a second: the calendar is worked out once for each.
+  thread_local time_t known = -1;
+  thread_local std::string text;
+  if (seconds != known) {
+    tm utc{};
+    gmtime_r(&seconds, &utc);
+    text = fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.000000Z", utc.tm_year + 1900,
+                       utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec);
+    known = seconds;
+  }
+  std::string out = text;
+  auto rest = static_cast<uint32_t>(micros % 1000000);
+  for (size_t at = out.size() - 2; rest > 0; rest /= 10) {
+    out[at--] = static_cast<char>('0' + rest % 10);
+  }
+  return out;
 }
 
 Format CurrentFormat() { return GetState().format; }
@@ -158,10 +189,10 @@ void Write(std::string_view scope, Level level, std::string_view message) {
                           JsonQuote(message)));
     return;
   }
-  // A line break inside a message would let one look like another.
+  // A line break inside a message would let one look like another, and a terminal obeys others.
   std::string text(message);
   for (char& c : text) {
-    if (c == '\n' || c == '\r') c = ' ';
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
   }
   WriteLine(fmt::format("{}\t{}\t{}\t{}", Timestamp(), name, scope, text));
 }

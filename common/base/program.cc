@@ -6,8 +6,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 namespace qanat {
+
+std::string_view Version() { return QANAT_VERSION; }
 
 void RaiseFileLimit(rlim_t wanted) {
   const rlimit hard{wanted, wanted};
@@ -37,6 +40,12 @@ std::optional<int> HandleArguments(int argc, char** argv, std::string_view progr
     }
   }
   return std::nullopt;
+}
+
+void Wipe(std::string& secret) {
+  secret.resize(secret.capacity());  // what an earlier, longer text left behind it
+  explicit_bzero(secret.data(), secret.size());
+  secret.clear();
 }
 
 std::vector<std::string> EnvironmentEntries() {

@@ -16,12 +16,18 @@ namespace qanat {
 // limit's new value where the process is allowed to raise it (root). Best effort.
 void RaiseFileLimit(rlim_t wanted = 0);
 
+// The version that this program was built as, "0.1.0".
+std::string_view Version();
+
 // The arguments of a program that is configured by its environment: --version and --help, and the
 // words that stock manifests pass to it ("proxy ztunnel"), which mean nothing here. The exit code
 // if the program is to end now, after something was printed; nullopt to go on.
 std::optional<int> HandleArguments(int argc, char** argv, std::string_view program,
                                    std::string_view usage,
                                    std::initializer_list<std::string_view> ignored);
+
+// Overwrites what a secret's text held, in a way that no optimiser leaves out.
+void Wipe(std::string& secret);
 
 // All of the environment as NAME=value.
 std::vector<std::string> EnvironmentEntries();

@@ -23,6 +23,18 @@ TEST(Program, Arguments) {
   EXPECT_EQ(ExitCode({"proxy", "other"}), 2);
 }
 
+TEST(Program, AWipedSecretLeavesNothing) {
+  std::string secret = "-----BEGIN PRIVATE KEY----- something longer than the short form";
+  const char* at = secret.data();
+  const size_t size = secret.size();
+  secret.resize(3);  // the rest is still in memory
+  Wipe(secret);
+  EXPECT_TRUE(secret.empty());
+  secret.resize(size);  // the same memory: it has the room
+  ASSERT_EQ(secret.data(), at);
+  EXPECT_EQ(secret, std::string(size, '\0'));
+}
+
 TEST(Program, FileLimit) {
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);

@@ -21,6 +21,9 @@ namespace {
 }
 
 constexpr uint64_t kWakeToken = ~uint64_t{0};
+// How many handlers run before timers do: what sessions gather to send together goes out by one, so
+// it waits for so many others at most. Who is left is first in the next round.
+constexpr size_t kMostEvents = 32;
 
 }  // namespace
 
@@ -43,7 +46,7 @@ IoWatch::IoWatch(EventLoop& loop, int fd, uint32_t events, Handler handler)
 
 IoWatch::~IoWatch() {
   // ENOENT: the fd was closed before its watch, against the contract, but harmless here.
-  epoll_ctl(loop_.epoll_.get(), EPOLL_CTL_DEL, fd_, nullptr);
+  if (leave_) epoll_ctl(loop_.epoll_.get(), EPOLL_CTL_DEL, fd_, nullptr);
   EventLoop::Slot& slot = loop_.slots_[slot_];
   slot.watch = nullptr;
   ++slot.generation;
@@ -134,7 +137,7 @@ int EventLoop::NextTimeoutMs(int limit_ms) const {
 }
 
 void EventLoop::Round(int timeout_ms) {
-  std::array<epoll_event, 128> events;
+  std::array<epoll_event, kMostEvents> events;
   int n = epoll_wait(epoll_.get(), events.data(), events.size(), NextTimeoutMs(timeout_ms));
   if (n < 0 && errno != EINTR) Die("epoll_wait");
   now_ = Clock::now();

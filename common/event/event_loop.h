@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/base/fd.h"
+#include "common/base/memory_meter.h"
 
 namespace qanat::event {
 
@@ -40,12 +41,16 @@ class IoWatch {
 
   void SetEvents(uint32_t events);  // EPOLLIN | EPOLLOUT | EPOLLRDHUP; no system call if unchanged
   uint32_t events() const { return events_; }
+  // Saves the system call of leaving the loop: the owner closes the fd right after this watch is
+  // destroyed, and no other fd refers to the same file.
+  void FdIsClosedNext() { leave_ = false; }
 
  private:
   friend class EventLoop;
   EventLoop& loop_;
   int fd_;
   uint32_t events_;
+  bool leave_ = true;
   uint32_t slot_;  // index into the loop's table, so that stale events are recognised
   Handler handler_;
 };
@@ -101,15 +106,19 @@ class EventLoop {
   // The time at the start of this round; cheap. Use Clock::now() where microseconds matter.
   TimePoint now() const { return now_; }
   bool InLoopThread() const { return std::this_thread::get_id() == thread_.load(); }
+  // What the buffers of this loop's objects hold. Any thread.
+  MemoryMeter& memory() { return memory_; }
 
  private:
   friend class IoWatch;
+  friend class Scratch;
   friend class Timer;
   void Round(int timeout_ms);
   void RunPosted();
   void RunTimers();
   int NextTimeoutMs(int limit_ms) const;
 
+  MemoryMeter memory_;  // outlives all that is on the loop
   Fd epoll_;
   Fd wake_;
   std::atomic<bool> stop_{false};
@@ -123,7 +132,8 @@ class EventLoop {
   std::vector<uint32_t> free_slots_;
   std::multimap<TimePoint, Timer*> timers_;
   std::vector<std::unique_ptr<Deferred>> dying_;
-  std::mutex mutex_;  // guards posted_
+  std::vector<std::unique_ptr<uint8_t[]>> scratch_;  // free ones
+  std::mutex mutex_;                                 // guards posted_
   std::vector<std::function<void()>> posted_;
 };
 

@@ -6,8 +6,12 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <vector>
+
+#include "common/event/scratch.h"
 
 namespace qanat::event {
 namespace {
@@ -43,6 +47,30 @@ TEST(EventLoopTest, ReportsReadinessWhileItHolds) {
   EXPECT_EQ(calls, 2);
 }
 
+// Counted, not timed: however many are ready, what a handler puts off waits for 32 of them at most,
+// and each of them is called once before one is called twice.
+TEST(EventLoopTest, TimersDoNotWaitForEverybodyWhoIsReady) {
+  EventLoop loop;
+  constexpr size_t kReady = 100;
+  std::vector<SocketPair> pairs(kReady);
+  std::vector<int> calls(kReady);
+  std::vector<std::unique_ptr<IoWatch>> watches;
+  int since = 0, most = 0;
+  Timer later(loop, [&] { since = 0; });
+  for (size_t i = 0; i < kReady; ++i) {
+    ASSERT_EQ(write(pairs[i].b.get(), "x", 1), 1);
+    watches.push_back(std::make_unique<IoWatch>(loop, pairs[i].a.get(), EPOLLIN, [&, i](uint32_t) {
+      ++calls[i];
+      most = std::max(most, ++since);
+      later.Start({});
+    }));
+  }
+  for (int round = 0; round < 4; ++round) loop.RunOnce(milliseconds(0));
+  EXPECT_EQ(most, 32);
+  EXPECT_GE(*std::min_element(calls.begin(), calls.end()), 1);
+  EXPECT_LE(*std::max_element(calls.begin(), calls.end()), 2);
+}
+
 TEST(EventLoopTest, HandlerMayDestroyItselfAndOthers) {
   EventLoop loop;
   SocketPair one, two;
@@ -67,10 +95,15 @@ TEST(EventLoopTest, TimersFireInOrderAndCancel) {
   Timer a(loop, [&] { order += 'a'; });
   Timer b(loop, [&] { order += 'b'; });
   Timer c(loop, [&] { order += 'c'; });
-  a.Start(milliseconds(6));
-  b.Start(milliseconds(2));
-  c.Start(milliseconds(3));
-  c.Stop();
+  // Where the process stood still in between, the deadlines are not in this order: again.
+  TimePoint begun;
+  do {
+    begun = Clock::now();
+    a.Start(milliseconds(6));
+    b.Start(milliseconds(2));
+    c.Start(milliseconds(3));
+    c.Stop();
+  } while (Clock::now() - begun > milliseconds(3));
   while (order.size() < 2) loop.RunOnce(milliseconds(50));
   EXPECT_EQ(order, "ba");
   EXPECT_FALSE(a.armed());
@@ -117,6 +150,20 @@ TEST(EventLoopTest, DeferDeleteWaitsForTheEndOfTheRound) {
   });
   loop.RunOnce(milliseconds(50));
   EXPECT_EQ(alive, 0);
+}
+
+TEST(EventLoopTest, ScratchIsReusedAndNestedOnesDiffer) {
+  EventLoop loop;
+  uint8_t* first = nullptr;
+  {
+    Scratch outer(loop);
+    first = outer.data();
+    Scratch inner(loop);
+    EXPECT_NE(inner.data(), outer.data());
+    EXPECT_EQ(inner.span().size(), Scratch::kSize);
+  }
+  Scratch again(loop);
+  EXPECT_EQ(again.data(), first) << "the same memory, not a new one";
 }
 
 TEST(EventLoopTest, SignalsBecomeCalls) {

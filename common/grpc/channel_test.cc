@@ -39,7 +39,7 @@ struct Client final : MessageCallEvents {
 
 class ChannelTest : public ::testing::Test {
  protected:
-  void RunUntil(const std::function<bool()>& done, milliseconds limit = milliseconds(10000)) {
+  void RunUntil(const std::function<bool()>& done, milliseconds limit = milliseconds(60000)) {
     const auto end = event::Clock::now() + limit;
     while (!done() && event::Clock::now() < end) loop_.RunOnce(milliseconds(10));
     EXPECT_TRUE(done()) << "timed out";
@@ -170,9 +170,14 @@ TEST_F(ChannelTest, MessageOverTheLimit) {
 TEST_F(ChannelTest, Deadline) {
   TestServer server(loop_);
   Channel channel(loop_, To(server));
-  auto [status, response] = Unary(channel, {"/a.B/C", {}, milliseconds(100)}, "");
+  // Over a connection that stands, and long enough to be heard of by the server on a busy machine.
+  Client client;
+  CallPtr first = channel.Start({"/a.B/C", {}, {}}, &client);
+  RunUntil([&] { return server.calls.size() == 1; });
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, milliseconds(1000)}, "");
   EXPECT_EQ(status.code, StatusCode::kDeadlineExceeded);
-  RunUntil([&] { return server.calls.size() == 1 && server.calls[0]->stream == nullptr; });
+  RunUntil([&] { return server.calls.size() == 2 && server.calls[1]->stream == nullptr; });
+  EXPECT_NE(server.calls[0]->stream, nullptr);
 }
 
 TEST_F(ChannelTest, CancelIsSeenByTheServer) {

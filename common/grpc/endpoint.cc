@@ -2,22 +2,20 @@
 #include "common/grpc/endpoint.h"
 
 #include <charconv>
-#include <fstream>
-#include <sstream>
 
+#include "common/base/read_file.h"
 #include "common/net/address.h"
 
 namespace qanat::grpc {
 namespace {
 
-Result<std::string> ReadFile(const std::string& path, std::string_view what) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream out;
-  if (!file || !(out << file.rdbuf())) {
-    return Fail(Code::kNotFound, "cannot read " + std::string(what) + " " + path +
-                                     ": is it mounted, and readable for this user?");
-  }
-  return out.str();
+constexpr size_t kMostBytes = 16 << 20;  // all roots of a system are a fraction of it
+
+Result<std::string> ReadMounted(const std::string& path, std::string_view what) {
+  auto text = ReadFile(path, kMostBytes);
+  if (text) return text;
+  return Fail(Code::kNotFound, "cannot read " + std::string(what) + " " + text.error().message +
+                                   ": is it mounted, and readable for this user?");
 }
 
 std::string Trim(std::string text) {
@@ -81,8 +79,9 @@ Result<std::string> LoadRoots(std::string_view root_ca) {
     return Fail(Code::kInvalidArgument,
                 "no trust root for TLS: give a file, a PEM text or SYSTEM as the root CA");
   }
-  return ReadFile(root_ca == "SYSTEM" ? "/etc/ssl/certs/ca-certificates.crt" : std::string(root_ca),
-                  "the trust root");
+  return ReadMounted(
+      root_ca == "SYSTEM" ? "/etc/ssl/certs/ca-certificates.crt" : std::string(root_ca),
+      "the trust root");
 }
 
 std::string FormatTimeout(std::chrono::milliseconds timeout) {
@@ -180,7 +179,7 @@ std::function<Result<Metadata>()> TokenMetadata(std::string token_file_or_litera
       // must not make the header invalid (stock ztunnel fails for ever then).
       std::string value = token;
       if (token.find('/') != std::string::npos) {
-        QANAT_ASSIGN_OR_RETURN(value, ReadFile(token, "the token"));
+        QANAT_ASSIGN_OR_RETURN(value, ReadMounted(token, "the token"));
       }
       value = Trim(std::move(value));
       if (value.empty()) return Fail(Code::kUnauthenticated, "the token in " + token + " is empty");

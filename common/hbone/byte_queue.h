@@ -14,6 +14,7 @@ class ByteQueue {
  public:
   bool empty() const { return head_ == bytes_.size(); }
   size_t size() const { return bytes_.size() - head_; }
+  size_t capacity() const { return bytes_.capacity(); }  // of memory, whatever is in it
   std::span<const uint8_t> front() const { return {bytes_.data() + head_, size()}; }
 
   void Append(const void* data, size_t size) {
@@ -28,7 +29,12 @@ class ByteQueue {
     if (head_ == bytes_.size()) {
       Clear();
     } else if (head_ >= kCompact && head_ * 2 >= bytes_.size()) {
-      bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(head_));
+      const auto rest = bytes_.begin() + static_cast<std::ptrdiff_t>(head_);
+      if (bytes_.capacity() / 4 > size()) {  // what was much more goes back
+        std::vector<uint8_t>(rest, bytes_.end()).swap(bytes_);
+      } else {
+        bytes_.erase(bytes_.begin(), rest);
+      }
       head_ = 0;
     }
   }

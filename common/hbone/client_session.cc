@@ -11,6 +11,24 @@ ClientSession::ClientSession(net::TransportPtr transport, const SessionOptions& 
           Core::Side::kClient, std::move(transport), options,
           Core::Callbacks{std::move(events.on_change), nullptr, std::move(events.on_closed)})) {}
 
+ClientSession::ClientSession(net::TransportPtr transport, const SessionOptions& options,
+                             Events events, SavedSession saved,
+                             std::vector<net::TransportPtr>& streams)
+    : core_(std::make_unique<Core>(
+          Core::Side::kClient, std::move(transport), options,
+          Core::Callbacks{std::move(events.on_change), nullptr, std::move(events.on_closed)},
+          std::move(saved), streams)) {}
+
+std::optional<std::vector<const net::Transport*>> ClientSession::Freezable() const {
+  return core_->Freezable();
+}
+SavedSession ClientSession::Export(net::TransportPtr& transport) {
+  return core_->Export(transport);
+}
+std::shared_ptr<const tls::VerifiedPeer> ClientSession::verified_peer() const {
+  return core_->verified_peer();
+}
+
 ClientSession::~ClientSession() {
   core_->Abandon();
   event::EventLoop& loop = core_->loop();
@@ -25,6 +43,11 @@ std::unique_ptr<PendingConnect> ClientSession::Connect(const ConnectRequest& req
 bool ClientSession::CanOpen() const { return core_->CanOpen(); }
 size_t ClientSession::streams() const { return core_->active(); }
 uint32_t ClientSession::peer_max_streams() const { return core_->peer_max_streams(); }
+bool ClientSession::settings_seen() const { return core_->settings_seen(); }
+bool ClientSession::peer_takes_source() const { return core_->peer_takes_source(); }
+event::TimePoint ClientSession::made() const { return core_->made(); }
+uint64_t ClientSession::bulk() const { return core_->bulk(); }
+SessionStats ClientSession::stats() const { return core_->stats(); }
 bool ClientSession::closed() const { return core_->closed(); }
 void ClientSession::Drain() { core_->Drain(); }
 void ClientSession::Close(std::string_view why) { core_->CloseNow(why); }

@@ -5,15 +5,19 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/result.h"
+#include "common/event/event_loop.h"
 #include "common/hbone/types.h"
 #include "common/net/transport.h"
 
 namespace qanat::hbone {
 
 class Core;
+struct SavedSession;
 
 struct ConnectRequest {
   std::string authority;  // "10.0.0.1:80", "[fd00::1]:80" or "host:80"
@@ -27,6 +31,10 @@ struct ConnectResponse {
   // CANCEL, which stock peers send when they drop a stream); kReset: any other reset, or the tunnel
   // broke. Abort() sends RST_STREAM CONNECT_ERROR. It may outlive the session.
   net::TransportPtr stream;
+  bool peer_takes_source = false;  // what the peer announced for the tunnel
+  // When the tunnel was made: whoever sent it may have been allowed to then. TimePoint::min(): by
+  // another process.
+  event::TimePoint tunnel_made = event::TimePoint::min();
 };
 
 // A CONNECT that waits for its answer; destroying it resets the stream (CANCEL).
@@ -54,6 +62,10 @@ class ClientSession {
   };
 
   ClientSession(net::TransportPtr transport, const SessionOptions& options, Events events);
+  // Goes on with a session that stood still (client's side); its streams' handles come in their
+  // order. Of `options` only the times count.
+  ClientSession(net::TransportPtr transport, const SessionOptions& options, Events events,
+                SavedSession saved, std::vector<net::TransportPtr>& streams);
   ~ClientSession();  // closes at once: remaining streams read kReset
   ClientSession(const ClientSession&) = delete;
   ClientSession& operator=(const ClientSession&) = delete;
@@ -65,10 +77,22 @@ class ClientSession {
   bool CanOpen() const;  // alive, no GOAWAY either way, below the peer's limit of streams
   size_t streams() const;
   uint32_t peer_max_streams() const;  // before SETTINGS came: 100
+  bool settings_seen() const;
+  bool peer_takes_source() const;  // before SETTINGS came: false
+  event::TimePoint made() const;   // as ConnectResponse::tunnel_made
+  // Bytes that its bulk streams moved lately; 0 when there are none to speak of.
+  uint64_t bulk() const;
+  SessionStats stats() const;
   bool closed() const;
   // No new streams; ends the tunnel (GOAWAY, close_notify) when the last stream has ended.
   void Drain();
   void Close(std::string_view why);  // now; streams read kReset
+  // For a hand-over: whether it could stand still now, and the handles of its streams, in the order
+  // of SavedSession::streams. Export() needs that answer, and is the end of this object: no event
+  // comes any more, and nobody is told.
+  std::optional<std::vector<const net::Transport*>> Freezable() const;
+  SavedSession Export(net::TransportPtr& transport);
+  std::shared_ptr<const tls::VerifiedPeer> verified_peer() const;
   net::SocketAddress local_address() const;
   net::SocketAddress peer_address() const;
 

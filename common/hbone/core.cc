@@ -3,7 +3,10 @@
 #include "common/hbone/core.h"
 
 #include <algorithm>
+#include <random>
 #include <utility>
+
+#include "common/event/scratch.h"
 
 namespace qanat::hbone {
 
@@ -15,7 +18,10 @@ constexpr size_t kReadSize = 64 * 1024;
 constexpr int kReadsPerRound = 4;
 constexpr auto kLinger = std::chrono::seconds(1);
 
-SessionOptions Complete(SessionOptions options) {
+SessionOptions Complete(Core::Side side, SessionOptions options) {
+  uint32_t& first = options.initial_stream_window;
+  if (first == 0 && side == Core::Side::kServer) first = options.small_stream_window;
+  if (first == 0 || first > options.stream_window) first = options.stream_window;
   options.connection_window = std::max(options.connection_window, kDefaultWindow);
   options.max_frame_size = std::max(options.max_frame_size, kDefaultFrameSize);
   return options;
@@ -34,10 +40,10 @@ bool TokenBucket::Take(event::TimePoint now) {
   return true;
 }
 
-Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options,
+Core::Core(Bare, Side side, net::TransportPtr transport, const SessionOptions& options,
            Callbacks callbacks)
     : side_(side),
-      options_(Complete(options)),
+      options_(Complete(side, options)),
       // Stock: 16 KiB towards servers, 64 KiB towards clients.
       max_header_list_(options.max_header_list != 0 ? options.max_header_list
                        : side == Side::kClient      ? 16u << 10
@@ -51,11 +57,18 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
       wake_(loop_, [this] { Wake(); }),
       flush_(loop_, [this] { Flush(); }),
       ping_(loop_, [this] { SendPing(); }),
-      ping_deadline_(loop_, [this] { PingExpired(); }) {
+      ping_deadline_(loop_, [this] { PingExpired(); }) {}
+
+Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options,
+           Callbacks callbacks)
+    : Core(Bare(), side, std::move(transport), options, std::move(callbacks)) {
   if (side_ == Side::kClient) out_.Append(kPreface);
+  state_.first_window = loop_.memory().scarce()
+                            ? std::min(options_.initial_stream_window, options_.small_stream_window)
+                            : options_.initial_stream_window;
   std::vector<std::pair<SettingId, uint32_t>> settings = {
       {kSettingHeaderTableSize, 0},
-      {kSettingInitialWindow, options_.stream_window},
+      {kSettingInitialWindow, state_.first_window},
       {kSettingMaxFrameSize, options_.max_frame_size},
       {kSettingMaxHeaderList, static_cast<uint32_t>(max_header_list_)},
   };
@@ -63,15 +76,18 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
     settings.emplace_back(kSettingEnablePush, 0);
   } else {
     settings.emplace_back(kSettingMaxConcurrentStreams, options_.max_concurrent_streams);
+    if (options_.takes_source) settings.emplace_back(kSettingTakesSource, 1);
   }
   PutSettings(out_, settings);
   state_.recv_window = options_.connection_window;
+  growth_left_ = options_.connection_window;
   if (options_.connection_window > kDefaultWindow) {
     PutWindowUpdate(out_, 0, options_.connection_window - kDefaultWindow);
   }
   FlushSoon();
   if (options_.preface_timeout.count() > 0) ping_deadline_.Start(options_.preface_timeout);
-  if (options_.ping_interval.count() > 0) ping_.Start(options_.ping_interval);
+  made_ = last_input_ = loop_.now();
+  if (options_.ping_interval.count() > 0) ping_.Start(UntilPing());
   transport_->SetEvents(this);
   transport_->ReadEnable(true);
 }
@@ -87,10 +103,8 @@ void Core::Kick(Stream& stream) {
   bool read = stream.reading && stream.Readable();
   bool write = stream.writing && (stream.write_broken || Writable(stream));
   if (!read && !write) return;
-  std::shared_ptr<Stream> shared = Lookup(stream.state.id);
-  if (!shared) return;
   stream.queued = true;
-  ready_.push_back(std::move(shared));
+  ready_.push_back(stream.shared_from_this());
   WakeSoon();
 }
 
@@ -99,13 +113,17 @@ void Core::WakeSoon() {
 }
 
 void Core::Wake() {
+  if (std::exchange(dribble_, false)) {
+    Calm(Abuse::kWindowGames, "the peer opens its windows by a few bytes at a time");
+    Fail(H2Error::kEnhanceYourCalm, std::exchange(why_, {}));
+  }
   auto failing = std::exchange(failing_, {});
   for (Failing& one : failing) {
     FailPending(*one.stream, std::move(one.failure.error), one.failure.retry_safe);
   }
-  auto ready = std::exchange(ready_, {});
-  for (const auto& stream : ready) stream->queued = false;
-  for (const auto& stream : ready) {
+  calling_.swap(ready_);  // both keep their memory
+  for (const auto& stream : calling_) stream->queued = false;
+  for (const auto& stream : calling_) {
     if (stream->core != this) continue;  // the session is over: the handle sees to it
     if (stream->reading && stream->events != nullptr && stream->Readable()) {
       stream->events->OnReadable();
@@ -117,6 +135,7 @@ void Core::Wake() {
     }
     if (stream->core == this) Kick(*stream);
   }
+  calling_.clear();
   if (phase_ != Phase::kOpen) return;
   if (std::exchange(change_pending_, false)) {
     CheckDrained();
@@ -126,8 +145,8 @@ void Core::Wake() {
 }
 
 void Core::DeliverTouched() {
-  auto touched = std::exchange(touched_, {});
-  for (const auto& stream : touched) {
+  delivering_.swap(touched_);
+  for (const auto& stream : delivering_) {
     while (stream->unread > 0 && stream->reading && stream->events != nullptr) {
       size_t before = stream->unread;
       stream->events->OnReadable();
@@ -135,23 +154,28 @@ void Core::DeliverTouched() {
     }
   }
   // The buffer that the views point into goes away now.
-  for (const auto& stream : touched) {
+  for (const auto& stream : delivering_) {
     stream->KeepViews();
     if (stream->core == this) Kick(*stream);
+  }
+  delivering_.clear();
+  if (unread_ > (loop_.memory().scarce() ? 0 : options_.max_unread / 4)) ShrinkWindows();
+  while (unread_ > options_.max_unread && phase_ == Phase::kOpen && ShedLargest()) {
   }
 }
 
 // ---- reading and the end ----
 
 void Core::OnReadable() {
-  auto buffer = std::unique_ptr<uint8_t[]>(new uint8_t[kReadSize]);
+  event::Scratch buffer(loop_);
   for (int i = 0; i < kReadsPerRound; ++i) {
     if (phase_ == Phase::kOver) return;
-    IoResult got = transport_->Read({buffer.get(), kReadSize});
+    IoResult got = transport_->Read({buffer.data(), kReadSize});
     if (got.kind == IoResult::Kind::kWouldBlock) return;
     if (!got.ok()) return ConnectionLost(got.kind);
+    last_input_ = loop_.now();
     if (phase_ == Phase::kClosing) continue;  // nobody listens any more
-    std::span<const uint8_t> input(buffer.get(), got.bytes);
+    std::span<const uint8_t> input(buffer.data(), got.bytes);
     if (side_ == Side::kServer && preface_have_ < kPreface.size()) {
       size_t n = std::min(input.size(), kPreface.size() - preface_have_);
       if (!std::equal(input.begin(), input.begin() + static_cast<std::ptrdiff_t>(n),
@@ -166,6 +190,7 @@ void Core::OnReadable() {
       Fail(error, why_.empty() ? std::string("malformed frame") : std::exchange(why_, {}));
     }
     DeliverTouched();
+    WatchHeaders();
     if (got.bytes < kReadSize / 2) return;  // most likely all; if not, we are called again
   }
 }
@@ -192,7 +217,7 @@ void Core::ConnectionLost(IoResult::Kind kind) {
 void Core::Fail(H2Error code, std::string message) {
   if (phase_ != Phase::kOpen) return;
   PutGoaway(out_, state_.last_peer_stream, code, message);
-  BeginClose({code, false, std::move(message)});
+  BeginClose({code, false, std::move(message), abuse_});
 }
 
 void Core::BeginClose(CloseReason reason) {
@@ -215,8 +240,10 @@ void Core::TryShutdown() {
 }
 
 void Core::EndAllStreams(const CloseReason& reason) {
-  auto streams = std::exchange(streams_, {});
+  auto streams = streams_.TakeAll();
   active_ = 0;
+  unread_ = 0;  // what is left is their users' alone
+  if (headers_deadline_) headers_deadline_->Stop();
   ready_.clear();
   for (auto& [id, stream] : streams) {
     stream->core = nullptr;
@@ -293,8 +320,19 @@ void Core::CheckDrained() {
   BeginClose({H2Error::kNoError, state_.goaway_seen && !state_.drain_wanted, reason_.message});
 }
 
+// At the interval's end or up to a half of it sooner: tunnels that were made in one moment, by the
+// hundred, would else keep asking all at once, and everything else would wait for that.
+event::Duration Core::UntilPing() const {
+  thread_local std::minstd_rand random{std::random_device{}()};
+  const event::Duration half = options_.ping_interval / 2;
+  return half + half * (random() % 1024) / 1023;
+}
+
 void Core::SendPing() {
-  ping_.Start(options_.ping_interval);
+  // Who was heard lately is there; a PING of its own is a sign too.
+  const event::Duration silent = loop_.now() - last_input_;
+  if (silent < options_.ping_interval / 2) return ping_.Start(UntilPing() - silent);
+  ping_.Start(UntilPing());
   if (!state_.settings_seen || ping_deadline_.armed()) return;
   PutPing(out_, ++ping_sent_, false);
   ping_deadline_.Start(options_.ping_timeout);
@@ -306,6 +344,7 @@ void Core::PingExpired() {
   auto wait = state_.settings_seen ? options_.ping_timeout : options_.preface_timeout;
   std::string text = std::to_string(wait.count()) + " ms";
   if (!state_.settings_seen) {
+    abuse_ = Abuse::kSlowPeer;
     Fail(H2Error::kSettingsTimeout, "the peer sent no HTTP/2 preface within " + text);
   } else {
     Fail(H2Error::kNoError, "the peer did not answer a PING within " + text);

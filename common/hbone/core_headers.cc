@@ -27,8 +27,9 @@ H2Error Core::StartHeaders(const FrameHeader& header) {
   }
   if (++block_frames_ > kMaxBlockFrames ||
       block_.size() + header.length > max_header_list_ + kBlockSlack) {
-    return Because(H2Error::kEnhanceYourCalm, "a header block without end");
+    return Calm(Abuse::kHeaderFlood, "a header block without end");
   }
+  headers_open_ = true;
   return H2Error::kNoError;
 }
 
@@ -41,6 +42,7 @@ H2Error Core::EndHeaders(const FrameHeader& header, std::span<const uint8_t> pay
   block_.insert(block_.end(), payload.begin(), payload.end());
   if (!header.has(kFlagEndHeaders)) return H2Error::kNoError;
   block_stream_ = 0;
+  headers_open_ = false;
   H2Error error = HeaderBlock(header.stream, block_end_stream_);
   std::vector<uint8_t>().swap(block_);
   return error;
@@ -56,9 +58,9 @@ H2Error Core::HeaderBlock(uint32_t id, bool end_stream) {
     case HpackDecoder::Outcome::kMalformed:
       return Because(H2Error::kCompressionError, "a header block cannot be decoded");
     case HpackDecoder::Outcome::kBomb:
-      return Because(H2Error::kEnhanceYourCalm, "a header list far over the limit");
+      return Calm(Abuse::kHeaderBomb, "a header list far over the limit");
   }
-  std::shared_ptr<Stream> stream = Lookup(id);
+  std::shared_ptr<Stream> stream = Hold(id);
   if (!stream) {
     if (side_ == Side::kServer && id > state_.last_peer_stream) {
       if (state_.goaway_sent) return H2Error::kNoError;  // ours to ignore (RFC 9113 6.8)
@@ -148,7 +150,7 @@ H2Error Core::Request(uint32_t id, Headers headers, bool too_large, bool end_str
   // Streams that ended but whose users have not let go yet count too, or they could pile up.
   if (active_ >= options_.max_concurrent_streams ||
       streams_.size() >= 2 * size_t{options_.max_concurrent_streams} + 16) {
-    if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many streams");
+    if (!Busywork()) return Calm(Abuse::kRequestFlood, "too many streams");
     PutRstStream(out_, id, H2Error::kRefusedStream);
     RememberReset(id);
     FlushSoon();
@@ -162,12 +164,12 @@ H2Error Core::Request(uint32_t id, Headers headers, bool too_large, bool end_str
   }
   RequestHead head = Sort(std::move(headers));
   if (!head.well_formed) {
-    if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many malformed requests");
+    if (!Busywork()) return Calm(Abuse::kRequestFlood, "too many malformed requests");
     ResetStream(*stream, H2Error::kProtocolError);
     return H2Error::kNoError;
   }
   if (head.method != "CONNECT" || head.extended) {
-    if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many requests but CONNECT");
+    if (!Busywork()) return Calm(Abuse::kRequestFlood, "too many requests but CONNECT");
     Reject(stream, 400, {});
     return H2Error::kNoError;
   }
@@ -182,7 +184,7 @@ H2Error Core::Request(uint32_t id, Headers headers, bool too_large, bool end_str
 }
 
 H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
-  std::shared_ptr<Stream> keep = Lookup(stream.state.id);
+  std::shared_ptr<Stream> keep = stream.shared_from_this();
   int status = 0;
   bool valid = true;
   ConnectResponse response;
@@ -204,10 +206,13 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
     return H2Error::kNoError;
   }
   if (status < 200) {  // informational; the answer follows
-    return Busywork() ? H2Error::kNoError : H2Error::kEnhanceYourCalm;
+    return Busywork() ? H2Error::kNoError
+                      : Calm(Abuse::kUselessFrames, "too many informational responses");
   }
   stream.state.answered = true;
   response.status = status;
+  response.peer_takes_source = peer_takes_source();
+  response.tunnel_made = made_;
   auto done = std::exchange(stream.on_response, nullptr);
   if (status == 200) {
     response.stream = MakeHandle(keep);

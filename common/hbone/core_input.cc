@@ -19,9 +19,26 @@ constexpr size_t kDiscard = 256 << 10;
 
 }  // namespace
 
-H2Error Core::Because(H2Error code, std::string why) {
+H2Error Core::Because(H2Error code, std::string why, Abuse abuse) {
   why_ = std::move(why);
+  abuse_ = abuse;
   return code;
+}
+
+H2Error Core::Calm(Abuse abuse, std::string why) {
+  return Because(H2Error::kEnhanceYourCalm, std::move(why), abuse);
+}
+
+// A stream that ends by the peer's fault costs the peer one frame and us a stream.
+H2Error Core::PeerCausedReset(Stream& stream, H2Error code, std::string why) {
+  if (side_ == Side::kServer && !resets_.Take(loop_.now())) {
+    return Calm(Abuse::kRapidReset, "the peer has us reset streams too fast: " + why);
+  }
+  auto keep = stream.shared_from_this();
+  keep->error = std::move(why);
+  FailPending(*keep, {Code::kUnavailable, keep->error, 0}, false);
+  if (keep->core == this) ResetStream(*keep, code);
+  return H2Error::kNoError;
 }
 
 bool Core::Busywork() { return busywork_.Take(loop_.now()); }
@@ -51,33 +68,35 @@ H2Error Core::OnFrameStart(const FrameHeader& header) {
     case kHeaders:
     case kContinuation: return StartHeaders(header);
     case kPriority:
-      if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many PRIORITY frames");
+      if (!Busywork()) return Calm(Abuse::kUselessFrames, "too many PRIORITY frames");
       return expect(true, 5);
     case kRstStream: return expect(true, 4);
     case kSettings:
       if (on_stream) return Because(H2Error::kProtocolError, "SETTINGS on a stream");
       if (header.has(kFlagAck)) {
-        if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many SETTINGS");
+        if (!Busywork()) return Calm(Abuse::kSettingsFlood, "too many SETTINGS");
         return expect(false, 0);
       }
       if (header.length % 6 != 0) return H2Error::kFrameSizeError;
       if (header.length > kMaxSettings || !Busywork()) {
-        return Because(H2Error::kEnhanceYourCalm, "too many SETTINGS");
+        return Calm(Abuse::kSettingsFlood, "too many SETTINGS");
       }
       return H2Error::kNoError;
     case kPushPromise: return Because(H2Error::kProtocolError, "PUSH_PROMISE is disabled");
     case kPing:
-      if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many PINGs");
+      if (!Busywork()) return Calm(Abuse::kPingFlood, "too many PINGs");
       return expect(false, 8);
     case kGoaway:
       if (on_stream) return Because(H2Error::kProtocolError, "GOAWAY on a stream");
       if (header.length < 8) return H2Error::kFrameSizeError;
-      if (header.length > kMaxGoaway) return H2Error::kEnhanceYourCalm;
+      if (header.length > kMaxGoaway) {
+        return Calm(Abuse::kUselessFrames, "a GOAWAY with too much in it");
+      }
       return H2Error::kNoError;
     case kWindowUpdate: return header.length == 4 ? H2Error::kNoError : H2Error::kFrameSizeError;
     default:
       // Unknown types are skipped (RFC 9113 5.5), within reason.
-      if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "too many unknown frames");
+      if (!Busywork()) return Calm(Abuse::kUselessFrames, "too many unknown frames");
       return H2Error::kNoError;
   }
 }
@@ -111,41 +130,35 @@ H2Error Core::StartData(const FrameHeader& header) {
   }
   auto length = static_cast<int64_t>(header.length);
   if (length > state_.recv_window) {
-    return Because(H2Error::kFlowControlError, "DATA beyond the connection's window");
+    return Because(H2Error::kFlowControlError, "DATA beyond the connection's window",
+                   Abuse::kWindowGames);
   }
   state_.recv_window -= length;
+  Received(header.length);
   if (header.length == 0 && !header.has(kFlagEndStream) && !Busywork()) {
-    return Because(H2Error::kEnhanceYourCalm, "too many empty DATA frames");
+    return Calm(Abuse::kUselessFrames, "too many empty DATA frames");
   }
-  std::shared_ptr<Stream> stream = Lookup(header.stream);
+  Stream* stream = streams_.Find(header.stream);
   discard_data_ = true;
-  if (!stream || stream->state.remote_ended) {
-    // Credit returns at once, the bytes go nowhere. After our RST_STREAM they are no error.
-    Stream gone;
-    gone.state.remote_ended = true;
-    Consumed(gone, header.length);
-    if (!RecentlyReset(header.stream)) {
-      if (!Busywork()) return Because(H2Error::kEnhanceYourCalm, "DATA for closed streams");
-      if (stream && !stream->retired) {
-        ResetStream(*stream, H2Error::kStreamClosed);
-      } else {
-        PutRstStream(out_, header.stream, H2Error::kStreamClosed);
-        RememberReset(header.stream);
-        FlushSoon();
-      }
+  if (stream == nullptr || stream->state.remote_ended) {
+    // The bytes go nowhere. After our RST_STREAM they are no error.
+    if (RecentlyReset(header.stream)) return H2Error::kNoError;
+    if (!Busywork()) return Calm(Abuse::kUselessFrames, "DATA for closed streams");
+    if (stream != nullptr && !stream->retired) {
+      return PeerCausedReset(*stream, H2Error::kStreamClosed,
+                             "the peer sent DATA after its END_STREAM");
     }
+    PutRstStream(out_, header.stream, H2Error::kStreamClosed);
+    RememberReset(header.stream);
+    FlushSoon();
     return H2Error::kNoError;
   }
   if (side_ == Side::kClient && !stream->state.answered) {
     return Because(H2Error::kProtocolError, "DATA before the response");
   }
-  if (length > stream->state.recv_window) {
-    stream->error = "the peer sent more than the stream's window";
-    Stream gone;
-    gone.state.remote_ended = true;
-    Consumed(gone, header.length);
-    ResetStream(*stream, H2Error::kFlowControlError);
-    return H2Error::kNoError;
+  if (length > stream->state.recv_window + state_.taken_back) {
+    return PeerCausedReset(*stream, H2Error::kFlowControlError,
+                           "the peer sent more than the stream's window");
   }
   stream->state.recv_window -= length;
   discard_data_ = false;
@@ -156,27 +169,22 @@ H2Error Core::StartData(const FrameHeader& header) {
 H2Error Core::OnData(const FrameHeader& header, std::span<const uint8_t> piece) {
   if (discard_data_) return H2Error::kNoError;
   data_seen_ += static_cast<uint32_t>(piece.size());
-  std::shared_ptr<Stream> stream = Lookup(header.stream);
-  if (!stream || stream->state.remote_ended) {
-    // Reset by its user between two pieces of one frame.
-    Stream gone;
-    gone.state.remote_ended = true;
-    Consumed(gone, piece.size());
-    return H2Error::kNoError;
-  }
-  if (stream->views.empty()) touched_.push_back(stream);
+  Stream* stream = streams_.Find(header.stream);
+  // Reset by its user between two pieces of one frame?
+  if (stream == nullptr || stream->state.remote_ended) return H2Error::kNoError;
+  if (stream->views.empty()) touched_.push_back(stream->shared_from_this());
   stream->views.push_back(piece);
   stream->unread += piece.size();
+  unread_ += piece.size();
+  Moved(*stream, piece.size());
   return H2Error::kNoError;
 }
 
 H2Error Core::EndData(const FrameHeader& header) {
   if (discard_data_) return H2Error::kNoError;
-  std::shared_ptr<Stream> stream = Lookup(header.stream);
-  Stream gone;
-  gone.state.remote_ended = true;
+  std::shared_ptr<Stream> stream = Hold(header.stream);
   // Padding counts in the windows but is nobody's to read.
-  if (header.length > data_seen_) Consumed(stream ? *stream : gone, header.length - data_seen_);
+  if (stream && header.length > data_seen_) GiveBack(*stream, header.length - data_seen_);
   if (stream && header.has(kFlagEndStream) && !stream->state.remote_ended) RemoteEnded(*stream);
   return H2Error::kNoError;
 }
@@ -188,16 +196,20 @@ void Core::RemoteEnded(Stream& stream) {
 }
 
 H2Error Core::SettingsFrame(const FrameHeader& header, std::span<const uint8_t> payload) {
-  if (header.has(kFlagAck)) return H2Error::kNoError;
+  if (header.has(kFlagAck)) {
+    if (state_.settings_unacked > 0 && --state_.settings_unacked == 0) state_.taken_back = 0;
+    return H2Error::kNoError;
+  }
   int64_t before = state_.peer.initial_window;
   H2Error error = ApplySettings(payload, state_.peer);
   if (error != H2Error::kNoError) return Because(error, "a setting is out of range");
   int64_t delta = state_.peer.initial_window - before;
   if (delta != 0) {
-    for (auto& [id, stream] : streams_) {
+    for (const auto& [id, stream] : streams_.rows()) {
       stream->state.send_window += delta;
       if (stream->state.send_window > kMaxWindow) {
-        return Because(H2Error::kFlowControlError, "a window grew over its limit");
+        return Because(H2Error::kFlowControlError, "a window grew over its limit",
+                       Abuse::kWindowGames);
       }
     }
     KickWriters();
@@ -221,6 +233,7 @@ H2Error Core::PingFrame(const FrameHeader& header, std::span<const uint8_t> payl
     FlushSoon();
     return H2Error::kNoError;
   }
+  if (RttAnswer(opaque)) return H2Error::kNoError;
   if (drain_ping_ && opaque == kDrainPing) {
     drain_ping_ = false;
     ping_deadline_.Stop();
@@ -248,8 +261,9 @@ H2Error Core::GoawayFrame(std::span<const uint8_t> payload) {
   if (side_ == Side::kClient) {
     // Streams above the last one were certainly not processed.
     std::vector<std::shared_ptr<Stream>> refused;
-    for (auto it = streams_.upper_bound(last); it != streams_.end(); ++it) {
-      if (!it->second->retired) refused.push_back(it->second);
+    const StreamTable::Rows& rows = streams_.rows();
+    for (size_t i = streams_.After(last); i < rows.size(); ++i) {
+      if (!rows[i].second->retired) refused.push_back(rows[i].second);
     }
     for (const auto& stream : refused) {
       if (stream->core != this) continue;
@@ -272,30 +286,27 @@ H2Error Core::WindowFrame(uint32_t id, uint32_t increment) {
     if (increment == 0) return Because(H2Error::kProtocolError, "WINDOW_UPDATE of zero");
     state_.send_window += increment;
     if (state_.send_window > kMaxWindow) {
-      return Because(H2Error::kFlowControlError, "the connection's window grew over its limit");
+      return Because(H2Error::kFlowControlError, "the connection's window grew over its limit",
+                     Abuse::kWindowGames);
     }
+    if (!PaidWindowUpdate()) return Calm(Abuse::kWindowGames, "too many WINDOW_UPDATEs");
     KickWriters();
     return H2Error::kNoError;
   }
   if (Idle(side_, id, state_)) {
     return Because(H2Error::kProtocolError, "WINDOW_UPDATE on a stream that was never opened");
   }
-  std::shared_ptr<Stream> stream = Lookup(id);
-  if (!stream || stream->retired) {
-    return Busywork() ? H2Error::kNoError : H2Error::kEnhanceYourCalm;
-  }
+  if (!PaidWindowUpdate()) return Calm(Abuse::kWindowGames, "too many WINDOW_UPDATEs");
+  Stream* stream = streams_.Find(id);
+  if (stream == nullptr || stream->retired) return H2Error::kNoError;
   if (increment == 0) {
-    stream->error = "the peer sent a WINDOW_UPDATE of zero";
-    FailPending(*stream, {Code::kUnavailable, stream->error, 0}, false);
-    if (stream->core == this) ResetStream(*stream, H2Error::kProtocolError);
-    return H2Error::kNoError;
+    return PeerCausedReset(*stream, H2Error::kProtocolError,
+                           "the peer sent a WINDOW_UPDATE of zero");
   }
   stream->state.send_window += increment;
   if (stream->state.send_window > kMaxWindow) {
-    stream->error = "the stream's window grew over its limit";
-    FailPending(*stream, {Code::kUnavailable, stream->error, 0}, false);
-    if (stream->core == this) ResetStream(*stream, H2Error::kFlowControlError);
-    return H2Error::kNoError;
+    return PeerCausedReset(*stream, H2Error::kFlowControlError,
+                           "the stream's window grew over its limit");
   }
   Kick(*stream);
   return H2Error::kNoError;
@@ -305,14 +316,13 @@ H2Error Core::ResetFrame(uint32_t id, uint32_t code) {
   if (Idle(side_, id, state_)) {
     return Because(H2Error::kProtocolError, "RST_STREAM on a stream that was never opened");
   }
-  std::shared_ptr<Stream> stream = Lookup(id);
+  std::shared_ptr<Stream> stream = Hold(id);
   if (!stream || stream->retired) {
-    return Busywork() ? H2Error::kNoError
-                      : Because(H2Error::kEnhanceYourCalm, "too many RST_STREAM");
+    return Busywork() ? H2Error::kNoError : Calm(Abuse::kUselessFrames, "too many RST_STREAM");
   }
   // Opened and cancelled before we could answer: work for us, none for the peer.
   if (side_ == Side::kServer && !stream->state.answered && !resets_.Take(loop_.now())) {
-    return Because(H2Error::kEnhanceYourCalm, "streams are opened and reset too fast");
+    return Calm(Abuse::kRapidReset, "streams are opened and reset too fast");
   }
   bool in_order = code == static_cast<uint32_t>(H2Error::kNoError) ||
                   code == static_cast<uint32_t>(H2Error::kCancel);

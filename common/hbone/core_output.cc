@@ -18,6 +18,13 @@ constexpr size_t kDirectFrom = 8 * 1024;  // writes of this size skip the sessio
 constexpr size_t kMaxDirect = 256 * 1024;
 // More than data can explain: the peer has us answer and does not read the answers.
 constexpr size_t kControlSlack = 1 << 20;
+constexpr size_t kTiny = 256;             // a window of less than this is not worth a frame
+constexpr size_t kWorthwhile = 4 * 1024;  // a peer that takes so much at once does not dribble
+// WINDOW_UPDATEs that a peer may answer with: Go sends one per 4 KiB, for stream and connection;
+// simple peers two for each frame.
+constexpr size_t kPaysOne = 1024;
+constexpr uint32_t kMostPaid = 65536;
+constexpr size_t kMostPieces = 16;  // of one direct write
 
 }  // namespace
 
@@ -34,6 +41,11 @@ IoResult Core::Write(Stream& stream, std::span<const iovec> from) {
   if (!Writable(stream)) return {IoResult::Kind::kWouldBlock, 0};
   size_t size = std::min({wanted, static_cast<size_t>(stream.state.send_window),
                           static_cast<size_t>(state_.send_window)});
+  if (size < wanted && size < kTiny && !Busywork()) {
+    dribble_ = true;
+    WakeSoon();
+    return {IoResult::Kind::kWouldBlock, 0};
+  }
   next_writer_ = stream.state.id;
   if (size >= kDirectFrom && !transport_full_ && !transport_ended_) {
     size = WriteDirect(stream, from, std::min(size, kMaxDirect));
@@ -60,9 +72,12 @@ IoResult Core::Write(Stream& stream, std::span<const iovec> from) {
     }
     FlushSoon();
   }
+  if (size == 0) return {IoResult::Kind::kWouldBlock, 0};
   stream.state.send_window -= static_cast<int64_t>(size);
   state_.send_window -= static_cast<int64_t>(size);
-  if (size == 0) return {IoResult::Kind::kWouldBlock, 0};
+  if (size >= kWorthwhile) busywork_.Refund(1);
+  paid_updates_ = std::min(paid_updates_ + 2 + static_cast<uint32_t>(size / kPaysOne), kMostPaid);
+  Moved(stream, size);
   return {IoResult::Kind::kOk, size};
 }
 
@@ -72,24 +87,31 @@ size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t siz
   constexpr size_t kFrames = kMaxDirect / kDataPerFrame + 1;
   size_t frame_limit = std::min<size_t>(kDataPerFrame, state_.peer.max_frame_size);
   size = std::min(size, kFrames * frame_limit);
+  if (from.size() > kMostPieces) {
+    from = from.first(kMostPieces);
+    size_t sum = 0;
+    for (const iovec& piece : from) sum += piece.iov_len;
+    size = std::min(size, sum);
+  }
   std::array<std::array<uint8_t, kFrameHeaderSize>, kFrames> headers;
-  std::vector<iovec> parts;
-  parts.reserve(1 + 2 * kFrames + from.size());
+  // A frame has its header and the pieces it is made of; a piece is cut where a frame ends.
+  std::array<iovec, 1 + 2 * kFrames + kMostPieces> parts;
+  size_t count = 0;
   size_t waiting = out_.size();
   if (waiting > 0) {
-    parts.push_back({const_cast<uint8_t*>(out_.front().data()), waiting});
+    parts[count++] = {const_cast<uint8_t*>(out_.front().data()), waiting};
   }
   size_t total = waiting, offset = 0, used = 0;
   for (size_t left = size; left > 0; ++used) {
     size_t frame = std::min(left, frame_limit);
     FormatFrameHeader({static_cast<uint32_t>(frame), kData, 0, stream.state.id},
                       headers[used].data());
-    parts.push_back({headers[used].data(), kFrameHeaderSize});
+    parts[count++] = {headers[used].data(), kFrameHeaderSize};
     total += kFrameHeaderSize + frame;
     left -= frame;
     while (frame > 0) {
       size_t n = std::min(frame, from[0].iov_len - offset);
-      if (n > 0) parts.push_back({static_cast<uint8_t*>(from[0].iov_base) + offset, n});
+      if (n > 0) parts[count++] = {static_cast<uint8_t*>(from[0].iov_base) + offset, n};
       frame -= n;
       offset += n;
       if (offset == from[0].iov_len) {
@@ -98,7 +120,7 @@ size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t siz
       }
     }
   }
-  IoResult wrote = transport_->Write(parts);
+  IoResult wrote = transport_->Write({parts.data(), count});
   if (!wrote.ok() && wrote.kind != IoResult::Kind::kWouldBlock) {
     transport_ended_ = true;  // reading will say why
     out_.Clear();
@@ -121,7 +143,7 @@ size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t siz
   size_t skip = taken;  // bytes of ours that went out
   size_t end = whole * per_frame + kFrameHeaderSize + frame;
   size_t at = 0;
-  for (size_t i = waiting > 0 ? 1 : 0; i < parts.size() && at < end; ++i) {
+  for (size_t i = waiting > 0 ? 1 : 0; i < count && at < end; ++i) {
     size_t from_byte = std::max(at, skip), to_byte = std::min(at + parts[i].iov_len, end);
     if (from_byte < to_byte) {
       out_.Append(static_cast<uint8_t*>(parts[i].iov_base) + (from_byte - at), to_byte - from_byte);
@@ -150,12 +172,14 @@ void Core::Flush() {
     out_.Consume(wrote.bytes);
   }
   if (transport_ended_) out_.Clear();
+  out_charge_.Set(out_.capacity());
   if (blocked || transport_full_) transport_->WriteEnable(blocked);
   transport_full_ = blocked;
   // A full buffer gets room here and nowhere else (nobody else writes while it is full), so this is
   // where the streams that waited for it are told, whoever asked for the flush.
   if (was_full && phase_ == Phase::kOpen && out_.size() < options_.send_buffer) KickWriters();
   if (blocked && phase_ == Phase::kOpen && out_.size() > options_.send_buffer + kControlSlack) {
+    abuse_ = Abuse::kSlowPeer;
     Fail(H2Error::kEnhanceYourCalm, "the peer does not read our answers");
   }
   if (phase_ == Phase::kClosing && !blocked) TryShutdown();
@@ -168,12 +192,12 @@ void Core::OnWritable() {
 }
 
 void Core::KickWriters() {
-  auto start = streams_.upper_bound(next_writer_);
-  for (auto it = start; it != streams_.end(); ++it) {
-    if (it->second->writing) Kick(*it->second);
-  }
-  for (auto it = streams_.begin(); it != start; ++it) {
-    if (it->second->writing) Kick(*it->second);
+  // Kick() calls nobody: the table stays as it is.
+  const StreamTable::Rows& rows = streams_.rows();
+  const size_t start = streams_.After(next_writer_);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Stream& stream = *rows[(start + i) % rows.size()].second;
+    if (stream.writing) Kick(stream);
   }
 }
 

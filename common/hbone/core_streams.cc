@@ -15,18 +15,19 @@ constexpr size_t kRememberedResets = 64;
 
 }  // namespace
 
-std::shared_ptr<Stream> Core::Lookup(uint32_t id) const {
-  auto it = streams_.find(id);
-  return it != streams_.end() ? it->second : nullptr;
+// For what may end the stream under way.
+std::shared_ptr<Stream> Core::Hold(uint32_t id) const {
+  Stream* stream = streams_.Find(id);
+  return stream != nullptr ? stream->shared_from_this() : nullptr;
 }
 
 std::shared_ptr<Stream> Core::NewStream(uint32_t id) {
-  auto stream = std::make_shared<Stream>();
+  auto stream = std::make_shared<Stream>(loop_);
   stream->core = this;
   stream->state.id = id;
   stream->state.send_window = state_.peer.initial_window;
-  stream->state.recv_window = options_.stream_window;
-  streams_[id] = stream;
+  stream->state.recv_window = stream->state.window = state_.first_window;
+  streams_.Insert(id, stream);
   ++active_;
   return stream;
 }
@@ -81,7 +82,7 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
     error = {Code::kResourceExhausted, "the headers are larger than the peer accepts", 0};
   }
   if (!error.message.empty()) {
-    stream = std::make_shared<Stream>();
+    stream = std::make_shared<Stream>(loop_);
     stream->on_response = std::move(done);
     bool retry_safe = error.code == Code::kUnavailable;
     failing_.push_back({stream, {std::move(error), retry_safe}});
@@ -167,11 +168,17 @@ void Core::Retire(Stream& stream) {
     change_pending_ = true;
     WakeSoon();
   }
-  if (stream.handle == nullptr) streams_.erase(stream.state.id);
+  if (stream.handle == nullptr) Forget(stream);
+}
+
+void Core::Forget(Stream& stream) {
+  growth_left_ += stream.state.window - state_.first_window;
+  stream.state.window = state_.first_window;
+  streams_.Erase(stream.state.id);
 }
 
 void Core::HandleGone(Stream& stream) {
-  std::shared_ptr<Stream> keep = Lookup(stream.state.id);
+  std::shared_ptr<Stream> keep = stream.shared_from_this();
   if (size_t n = stream.DropInput(); n > 0) Consumed(stream, n);
   if (!stream.retired) {
     H2Error code = !stream.state.local_ended ? H2Error::kConnectError
@@ -190,25 +197,6 @@ void Core::FailPending(Stream& stream, Error error, bool retry_safe) {
   if (stream.on_gone) {
     auto gone = std::exchange(stream.on_gone, nullptr);
     gone();
-  }
-}
-
-// Gives back credit for what the stream's user has taken.
-void Core::Consumed(Stream& stream, size_t bytes) {
-  if (phase_ != Phase::kOpen) return;
-  auto count = static_cast<uint32_t>(bytes);
-  state_.recv_unacked += count;
-  if (state_.recv_unacked >= options_.connection_window / 2) {
-    PutWindowUpdate(out_, 0, state_.recv_unacked);
-    state_.recv_window += std::exchange(state_.recv_unacked, 0);
-    FlushSoon();
-  }
-  if (stream.state.remote_ended) return;
-  stream.state.recv_unacked += count;
-  if (stream.state.recv_unacked >= options_.stream_window / 2) {
-    PutWindowUpdate(out_, stream.state.id, stream.state.recv_unacked);
-    stream.state.recv_window += std::exchange(stream.state.recv_unacked, 0);
-    FlushSoon();
   }
 }
 

@@ -58,6 +58,7 @@ H2Error ApplySettings(std::span<const uint8_t> payload, Settings& settings) {
         settings.max_frame_size = value;
         break;
       case kSettingMaxHeaderList: settings.max_header_list = value; break;
+      case kSettingTakesSource: settings.takes_source = value == 1; break;
       default: break;  // RFC 9113 6.5.2: MUST ignore
     }
   }
@@ -143,6 +144,49 @@ H2Error FrameReader::Consume(std::span<const uint8_t> input, FrameSink& sink, co
     if (H2Error e = Payload(input, sink); e != H2Error::kNoError) return e;
   }
   return H2Error::kNoError;
+}
+
+FrameReader::State FrameReader::Export() const {
+  State out;
+  out.bytes.assign(raw_, raw_ + have_);
+  if (have_ < kFrameHeaderSize) return out;
+  if (header_.type == kData || header_.type > kContinuation) {
+    out.left = left_;
+    out.padding = padding_;
+    out.want_pad_length = want_pad_length_;
+  } else {
+    out.bytes.insert(out.bytes.end(), collected_.begin(), collected_.end());
+  }
+  return out;
+}
+
+std::vector<uint8_t> FrameReader::Import(State state) {
+  if (state.left == 0) return std::move(state.bytes);
+  std::copy(state.bytes.begin(), state.bytes.end(), raw_);
+  have_ = kFrameHeaderSize;
+  header_ = ParseFrameHeader(raw_);
+  left_ = state.left;
+  padding_ = state.padding;
+  want_pad_length_ = state.want_pad_length;
+  return {};
+}
+
+bool FrameReader::Possible(const State& state, uint32_t max_frame_size) {
+  if (state.bytes.size() < kFrameHeaderSize) return state.left == 0;
+  const FrameHeader header =
+      ParseFrameHeader(std::span<const uint8_t, kFrameHeaderSize>(state.bytes.data(), 9));
+  if (header.length > max_frame_size) return false;
+  if (state.left == 0) {  // a frame of use as a whole only, and not whole
+    return header.type > kData && header.type < kContinuation &&
+           state.bytes.size() - kFrameHeaderSize < header.length;
+  }
+  if (state.bytes.size() != kFrameHeaderSize || state.left > header.length) return false;
+  if (header.type > kContinuation) return state.padding == 0 && !state.want_pad_length;
+  if (header.type != kData || header.stream == 0) return false;
+  if (state.want_pad_length) {
+    return header.has(kFlagPadded) && state.left == header.length && state.padding == 0;
+  }
+  return state.padding <= state.left && (state.padding == 0 || header.has(kFlagPadded));
 }
 
 H2Error FrameReader::Payload(std::span<const uint8_t>& input, FrameSink& sink) {

@@ -64,6 +64,8 @@ struct Settings {
   uint32_t initial_window = kDefaultWindow;
   uint32_t max_frame_size = kDefaultFrameSize;
   uint32_t max_header_list = std::numeric_limits<uint32_t>::max();
+  bool takes_source = false;
+  bool operator==(const Settings&) const = default;
 };
 enum SettingId : uint16_t {
   kSettingHeaderTableSize = 1,
@@ -72,6 +74,9 @@ enum SettingId : uint16_t {
   kSettingInitialWindow = 4,
   kSettingMaxFrameSize = 5,
   kSettingMaxHeaderList = 6,
+  // Ours, of the range for experiments (0xf000 up): this server believes kSourceHeader once it has
+  // checked it. 1 is the only version; any other value, and 0, means that it does not.
+  kSettingTakesSource = 0xf515,
 };
 // Applies a SETTINGS payload in order; unknown settings are ignored.
 H2Error ApplySettings(std::span<const uint8_t> payload, Settings& settings);
@@ -109,6 +114,19 @@ class FrameReader {
   // `pause` is looked at between frames: the sink may have ended the session.
   H2Error Consume(std::span<const uint8_t> input, FrameSink& sink, const bool& pause);
   bool between_frames() const { return have_ == 0; }
+
+  // For a hand-over. `bytes` is a frame's header, with `left` bytes of its payload to come; or,
+  // where nothing of it was used yet, all of the frame so far, to be consumed again (left = 0).
+  struct State {
+    std::vector<uint8_t> bytes;
+    uint32_t left = 0, padding = 0;
+    bool want_pad_length = false;
+    bool operator==(const State&) const = default;
+  };
+  State Export() const;
+  // Into a reader that has consumed nothing; returns what is to be consumed now.
+  std::vector<uint8_t> Import(State state);
+  static bool Possible(const State& state, uint32_t max_frame_size);
 
  private:
   H2Error Payload(std::span<const uint8_t>& input, FrameSink& sink);

@@ -36,6 +36,9 @@ size_t StaticName(std::string_view name) {
 
 std::string HpackEncoder::Encode(const Headers& headers) {
   std::string out;
+  size_t size = 1;
+  for (const Header& header : headers) size += header.name.size() + header.value.size() + 8;
+  out.reserve(size);
   if (!started_) out.push_back(0x20);
   started_ = true;
   for (const Header& header : headers) {
@@ -84,11 +87,41 @@ HpackDecoder::Outcome HpackDecoder::Decode(std::span<const uint8_t> block, Heade
   return list > max_list_ ? Outcome::kTooLarge : Outcome::kOk;
 }
 
+HpackTable HpackDecoder::Export() const {
+  constexpr size_t kStatic = 61;  // entries that everybody has (RFC 7541 appendix A)
+  HpackTable out;
+  if (inflater_ == nullptr) return out;
+  out.limit = static_cast<uint32_t>(nghttp2_hd_inflate_get_max_dynamic_table_size(inflater_));
+  for (size_t i = nghttp2_hd_inflate_get_num_table_entries(inflater_); i > kStatic; --i) {
+    const nghttp2_nv* entry = nghttp2_hd_inflate_get_table_entry(inflater_, i);
+    if (entry == nullptr) break;
+    out.entries.push_back(
+        {std::string(reinterpret_cast<const char*>(entry->name), entry->namelen),
+         std::string(reinterpret_cast<const char*>(entry->value), entry->valuelen)});
+  }
+  return out;
+}
+
+// As the peer would have said it, in one block.
+bool HpackDecoder::Import(const HpackTable& table) {
+  std::string block;
+  PutInteger(block, 5, 0x20, table.limit);
+  for (const Header& entry : table.entries) {
+    block.push_back(0x40);  // literal with indexing, new name
+    PutString(block, entry.name);
+    PutString(block, entry.value);
+  }
+  Headers ignored;
+  const Outcome outcome =
+      Decode({reinterpret_cast<const uint8_t*>(block.data()), block.size()}, ignored);
+  return (outcome == Outcome::kOk || outcome == Outcome::kTooLarge) && Export() == table;
+}
+
 bool ValidHeader(const Header& header) {
   return nghttp2_check_header_name(reinterpret_cast<const uint8_t*>(header.name.data()),
                                    header.name.size()) != 0 &&
-         nghttp2_check_header_value(reinterpret_cast<const uint8_t*>(header.value.data()),
-                                    header.value.size()) != 0;
+         nghttp2_check_header_value_rfc9113(reinterpret_cast<const uint8_t*>(header.value.data()),
+                                            header.value.size()) != 0;
 }
 
 bool ConnectionSpecific(const Header& header) {

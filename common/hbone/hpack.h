@@ -14,8 +14,17 @@ struct nghttp2_hd_inflater;
 
 namespace qanat::hbone {
 
+// What a decoder has learnt of its peer.
+struct HpackTable {
+  static constexpr uint32_t kMostBytes = 4096;  // the default of RFC 9113; we announce less
+  uint32_t limit = kMostBytes;                  // as the peer set it last
+  Headers entries;                              // oldest first
+  bool operator==(const HpackTable&) const = default;
+};
+
 class HpackEncoder {
  public:
+  explicit HpackEncoder(bool started = false) : started_(started) {}
   // The first block starts with a table size update to 0: valid whatever size the peer announces.
   std::string Encode(const Headers& headers);
   bool started() const { return started_; }
@@ -36,6 +45,9 @@ class HpackDecoder {
   };
   // One complete header block. Pseudo headers keep their colon.
   Outcome Decode(std::span<const uint8_t> block, Headers& out);
+  HpackTable Export() const;
+  // Into a decoder that has decoded nothing yet.
+  bool Import(const HpackTable& table);
 
  private:
   size_t max_list_;

@@ -88,7 +88,7 @@ class OutputTest : public ::testing::Test {
   }
   void ExpectAllArrives() {
     EXPECT_TRUE(RunUntil(
-        loop_, [&] { return Arrived() == kTotal; }, std::chrono::seconds(2)))
+        loop_, [&] { return Arrived() == kTotal; }, std::chrono::seconds(20)))
         << Arrived() << " of " << kTotal << " bytes arrived, the stream's user has "
         << user_->to_send.size() << " left and was told to wait " << user_->blocked << " times";
   }

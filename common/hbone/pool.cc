@@ -2,238 +2,201 @@
 #include "common/hbone/pool.h"
 
 #include <algorithm>
-#include <list>
-#include <map>
 
-#include "common/base/log.h"
+#include "common/hbone/pool_impl.h"
 
 namespace qanat::hbone {
 namespace {
 
-struct Tunnel {
-  std::unique_ptr<ClientSession> session;
-  std::unique_ptr<event::Timer> idle;
-  bool leaving = false;  // drains: never offered again
-  bool over = false;
-};
+constexpr int kTries = 3;
+constexpr uint32_t kUsualLimit = 100;  // what a peer is taken to allow before it says
 
-// One stream that somebody wants: waits for a tunnel, then for the peer's answer.
-struct Want : std::enable_shared_from_this<Want> {
-  PoolKey key;
-  ConnectRequest request;
-  ClientSession::OnResponse done;
-  std::unique_ptr<PendingConnect> pending;  // once it is on a tunnel
-  bool retried = false;
-};
-
-class Handle final : public PendingConnect {
- public:
-  explicit Handle(std::shared_ptr<Want> want) : want_(std::move(want)) {}
-  ~Handle() override {
-    want_->done = nullptr;
-    want_->pending.reset();
-  }
-
- private:
-  std::shared_ptr<Want> want_;
-};
-
-struct Entry {
-  bool queued = false;  // Sweep() will look at it
-  std::list<Tunnel> tunnels;
-  std::unique_ptr<event::Deferred> dial;
-  std::unique_ptr<event::Timer> dial_deadline;
-  std::list<std::shared_ptr<Want>> waiting;
-};
-
-std::string Wanted(const PoolKey& key) {
-  std::string text = key.destination.ToString();
-  if (!key.destination_identities.empty()) text += " (" + key.destination_identities[0] + ")";
-  return text;
+void Answer(Want& want, Error error) {
+  auto done = std::exchange(want.done, nullptr);
+  if (done) done(tl::unexpected(ClientSession::ConnectFailure{std::move(error), false}));
 }
 
 }  // namespace
 
-struct Pool::Impl {
-  Impl(event::EventLoop& l, PoolOptions o, Dial d)
-      : loop(l), options(std::move(o)), dial(std::move(d)), sweep(l, [this] { Sweep(); }) {}
+uint32_t Pool::Impl::PeerLimit(const Entry& entry, const Tunnel& tunnel) const {
+  if (tunnel.session->settings_seen()) return tunnel.session->peer_max_streams();
+  return entry.peer_limit.value_or(kUsualLimit);
+}
 
-  using Entries = std::map<PoolKey, Entry>;
+std::span<const TunnelLoad> Pool::Impl::Loads(Entry& entry) {
+  loads.clear();
+  for (const Tunnel& tunnel : entry.tunnels) {
+    if (tunnel.session->settings_seen()) entry.peer_limit = tunnel.session->peer_max_streams();
+    TunnelLoad load;
+    load.streams = tunnel.session->streams();
+    load.limit = std::min<size_t>(options.max_streams, PeerLimit(entry, tunnel));
+    load.usable = !tunnel.leaving && (tunnel.session->CanOpen() || load.streams >= load.limit);
+    if (entry.shared && !tunnel.session->peer_takes_source()) load.usable = false;
+    load.bulk = tunnel.session->bulk();
+    loads.push_back(load);
+  }
+  return loads;
+}
 
-  // Waiting streams go to a tunnel with room; for the others one is dialed.
-  void Serve(const PoolKey& key, Entry& entry) {
-    while (!entry.waiting.empty()) {
-      if (!entry.waiting.front()->done) {  // cancelled
-        entry.waiting.pop_front();
-        continue;
-      }
-      Tunnel* tunnel = Roomiest(entry);
-      if (tunnel == nullptr) break;
-      auto want = std::move(entry.waiting.front());
+Tunnel* Pool::Impl::Pick(Entry& entry) {
+  const size_t at = Place(Loads(entry));
+  if (at == kNoTunnel) return nullptr;
+  return &*std::next(entry.tunnels.begin(), static_cast<std::ptrdiff_t>(at));
+}
+
+void Pool::Impl::Serve(Entries::iterator it) {
+  Entry& entry = it->second;
+  while (!entry.waiting.empty()) {
+    if (!entry.waiting.front()->done) {  // cancelled
       entry.waiting.pop_front();
-      Open(*tunnel, std::move(want));
+      continue;
     }
-    if (!entry.waiting.empty() && !entry.dial) StartDial(key, entry);
+    Tunnel* tunnel = Pick(entry);
+    if (tunnel == nullptr) break;
+    WantPtr want = std::move(entry.waiting.front());
+    entry.waiting.pop_front();
+    Open(entry, *tunnel, want);
   }
-
-  Tunnel* Roomiest(Entry& entry) {
-    Tunnel* best = nullptr;
-    for (Tunnel& tunnel : entry.tunnels) {
-      if (tunnel.leaving || !tunnel.session->CanOpen()) continue;
-      size_t limit = std::min<size_t>(options.max_streams, tunnel.session->peer_max_streams());
-      if (tunnel.session->streams() >= limit) continue;
-      if (best == nullptr || tunnel.session->streams() < best->session->streams()) best = &tunnel;
-    }
-    return best;
+  const auto loads_now = Loads(entry);
+  const auto usable = static_cast<size_t>(std::count_if(
+      loads_now.begin(), loads_now.end(), [](const TunnelLoad& one) { return one.usable; }));
+  const event::TimePoint now = loop.now();
+  if (!entry.waiting.empty() && (usable == 0 || now >= entry.no_dial_before)) {
+    const size_t limit = std::min(options.max_streams, entry.peer_limit.value_or(kUsualLimit));
+    const size_t wanted = DialsWanted(entry.waiting.size(), limit, usable, options.max_tunnels);
+    while (entry.dials.size() < wanted) StartDial(it, false);
+  } else if (now >= entry.no_stripe_before &&
+             WantsStripe(loads_now, entry.dials.size(), options.stripes)) {
+    StartDial(it, true);
   }
+  if (!entry.waiting.empty() && usable > 0) {
+    WatchLine(it);
+  } else {
+    entry.line.reset();
+  }
+  Publish(entry);
+}
 
-  void Open(Tunnel& tunnel, std::shared_ptr<Want> want) {
-    tunnel.idle->Stop();
-    Want* raw = want.get();
-    raw->pending =
-        tunnel.session->Connect(raw->request, [this, want](ClientSession::ConnectResult result) {
-          // Our own handle may be what keeps the callback alive; it goes at the end.
-          auto keep = std::move(want->pending);
-          if (!want->done) return;
-          if (!result && result.error().retry_safe && !want->retried && !stopping) {
-            want->retried = true;
-            Wait(want);
-            return;
+void Pool::Impl::Open(const Entry& entry, Tunnel& tunnel, const WantPtr& want) {
+  tunnel.idle->Stop();
+  want->position = tunnel.session->streams() + 1;
+  want->limit_known = tunnel.session->settings_seen() || entry.peer_limit.has_value();
+  want->pending =
+      tunnel.session->Connect(want->request, [this, want](ClientSession::ConnectResult result) {
+        // Our own handle may be what keeps the callback alive; it goes at the end.
+        auto keep = std::move(want->pending);
+        if (!want->done) return;
+        if (!result && result.error().retry_safe && !stopping) {
+          Count(counters->refused);
+          if (!want->key.shared && TryAgain(*want)) {
+            Count(counters->retried);
+            return Wait(want, true);
           }
-          auto done = std::exchange(want->done, nullptr);
-          done(std::move(result));
-        });
-  }
+        }
+        auto done = std::exchange(want->done, nullptr);
+        done(std::move(result));
+      });
+}
 
-  void Wait(const std::shared_ptr<Want>& want) {
-    auto it = entries.try_emplace(want->key).first;
-    it->second.waiting.push_back(want);
-    Due(it);
+bool Pool::Impl::TryAgain(Want& want) {
+  // One too many for a limit that nobody knew is nobody's fault: it does not count.
+  if (auto found = entries.find(want.key); found != entries.end() && !want.limit_known) {
+    Loads(found->second);
+    if (found->second.peer_limit && want.position > *found->second.peer_limit) return true;
   }
+  return ++want.tries < kTries;
+}
 
-  // Have Sweep() look at it, from the loop and not from inside of a caller or a session.
-  void Due(Entries::iterator it) {
-    if (!it->second.queued) {
-      it->second.queued = true;
-      due.push_back(it);
-    }
-    if (!sweep.armed()) sweep.Start({});
-  }
-  void Due(const PoolKey& key) {
-    if (auto it = entries.find(key); it != entries.end()) Due(it);
-  }
+WantPtr Pool::Impl::NewWant(const PoolKey& key, ConnectRequest request,
+                            ClientSession::OnResponse done, event::TimePoint since) {
+  auto want = std::make_shared<Want>();
+  want->key = key;
+  std::sort(want->key.destination_identities.begin(), want->key.destination_identities.end());
+  want->request = std::move(request);
+  want->done = std::move(done);
+  want->since = since;
+  return want;
+}
 
-  void StartDial(const PoolKey& key, Entry& entry) {
-    ++stats.dialed;
-    entry.dial_deadline = std::make_unique<event::Timer>(loop, [this, key] {
-      Dialed(key, Fail(Code::kDeadlineExceeded,
-                       "no HBONE tunnel to " + Wanted(key) + " within " +
-                           std::to_string(options.connect_timeout.count()) +
-                           " ms (maybe a NetworkPolicy is blocking HBONE port " +
-                           std::to_string(key.destination.port()) + ")"));
-    });
-    entry.dial_deadline->Start(options.connect_timeout);
-    entry.dial = dial(
-        key, [this, key](Result<net::TransportPtr> result) { Dialed(key, std::move(result)); });
-  }
+bool Pool::Impl::OpenNow(const WantPtr& want) {
+  const auto found = entries.find(want->key);
+  if (found == entries.end() || !found->second.waiting.empty()) return false;
+  Tunnel* tunnel = Pick(found->second);
+  if (tunnel == nullptr) return false;
+  Open(found->second, *tunnel, want);
+  return true;
+}
 
-  void Dialed(const PoolKey& key, Result<net::TransportPtr> result) {
-    auto found = entries.find(key);
-    if (found == entries.end()) return;
-    Entry& entry = found->second;
-    // We may be inside of the dialer or its timer: both live until the end of the round.
-    Discard(std::move(entry.dial));
-    entry.dial_deadline.reset();
-    if (result) {
-      entry.tunnels.emplace_back();
-      AddSession(found, entry.tunnels.back(), std::move(*result));
-      Serve(key, entry);
-      return;
-    }
-    ++stats.failed;
-    Error error = result.error();
-    if (error.code == Code::kDeadlineExceeded &&
-        error.message.find("NetworkPolicy") == std::string::npos) {
-      error.message += " (maybe a NetworkPolicy is blocking HBONE port " +
-                       std::to_string(key.destination.port()) + ")";
-    }
-    LOG_DEBUG("pool", "tunnel to {} failed: {}", Wanted(key), error.message);
-    auto waiting = std::exchange(entry.waiting, {});
-    Due(found);
-    for (auto& want : waiting) {
-      auto done = std::exchange(want->done, nullptr);
-      if (done) done(tl::unexpected(ClientSession::ConnectFailure{error, false}));
-    }
-  }
+void Pool::Impl::Wait(const WantPtr& want, bool first) {
+  auto it = entries.try_emplace(want->key).first;
+  auto& line = it->second.waiting;
+  line.insert(first ? line.begin() : line.end(), want);
+  Publish(it->second);
+  Due(it);
+}
 
-  // Entries stay where they are as long as they have a tunnel, list nodes anyway.
-  void AddSession(Entries::iterator it, Tunnel& tunnel, net::TransportPtr transport) {
-    Tunnel* at = &tunnel;
-    tunnel.idle = std::make_unique<event::Timer>(loop, [this, it, at] {
-      at->leaving = true;
-      at->session->Drain();
+void Pool::Impl::WatchLine(Entries::iterator it) {
+  Entry& entry = it->second;
+  if (!entry.line) {
+    entry.line = std::make_unique<event::Timer>(loop, [this, it] {
+      Expire(it->first, it->second);
       Due(it);
     });
-    tunnel.idle->Start(options.idle_release);
-    tunnel.session = std::make_unique<ClientSession>(
-        std::move(transport), options.session,
-        ClientSession::Events{[this, it, at] { Changed(it, *at); },
-                              [this, it, at](const CloseReason& reason) {
-                                at->leaving = at->over = true;
-                                if (!reason.message.empty()) {
-                                  LOG_DEBUG("pool", "tunnel to {} ended: {}", Wanted(it->first),
-                                            reason.message);
-                                }
-                                Due(it);
-                              }});
   }
+  const event::TimePoint now = loop.now();
+  event::TimePoint next = entry.waiting.front()->since + options.connect_timeout;
+  if (entry.no_dial_before > now) next = std::min(next, entry.no_dial_before);
+  entry.line->Start(std::max(next - now, event::Duration(std::chrono::milliseconds(1))));
+}
 
-  void Changed(Entries::iterator it, Tunnel& tunnel) {
-    if (tunnel.session->streams() == 0 && !tunnel.leaving) {
-      if (!tunnel.idle->armed()) tunnel.idle->Start(options.idle_release);
-    } else {
-      tunnel.idle->Stop();
-    }
-    if (!it->second.waiting.empty() || tunnel.leaving) Due(it);
+void Pool::Impl::Expire(const PoolKey& key, Entry& entry) {
+  const event::TimePoint before = loop.now() - options.connect_timeout;
+  std::list<WantPtr> late;
+  auto& line = entry.waiting;
+  while (!line.empty() && line.front()->since <= before) {
+    late.splice(late.end(), line, line.begin());
   }
-
-  void Sweep() {
-    for (Entries::iterator it : std::exchange(due, {})) {
-      Entry& entry = it->second;
-      entry.queued = false;
-      entry.tunnels.remove_if([](Tunnel& t) { return t.over; });
-      Serve(it->first, entry);
-      // A dial that nobody waits for any more is finished all the same: the next is likely to want
-      // it.
-      bool unused = entry.tunnels.empty() && entry.waiting.empty() && !entry.dial;
-      if (unused && !entry.queued) entries.erase(it);
-    }
+  Publish(entry);
+  for (const WantPtr& want : late) {
+    Count(counters->expired);
+    Answer(*want, {Code::kDeadlineExceeded,
+                   "all " + std::to_string(entry.tunnels.size()) + " tunnels to " + Wanted(key) +
+                       " are full, and no other could be made within " +
+                       std::to_string(options.connect_timeout.count()) + " ms",
+                   0});
   }
+}
 
-  void Discard(std::unique_ptr<event::Deferred> object) {
-    if (object) loop.DeferDelete(std::move(object));
+void Pool::Impl::Due(Entries::iterator it) {
+  if (!it->second.queued) {
+    it->second.queued = true;
+    due.push_back(it);
   }
+  if (!sweep.armed()) sweep.Start({});
+}
 
-  void FailWaiting(Entry& entry, std::string_view why) {
-    auto waiting = std::exchange(entry.waiting, {});
-    for (auto& want : waiting) {
-      auto done = std::exchange(want->done, nullptr);
-      if (done) {
-        done(tl::unexpected(
-            ClientSession::ConnectFailure{{Code::kCancelled, std::string(why), 0}, false}));
-      }
-    }
+void Pool::Impl::Sweep() {
+  for (Entries::iterator it : std::exchange(due, {})) {
+    Entry& entry = it->second;
+    entry.queued = false;
+    entry.tunnels.remove_if([](Tunnel& t) { return t.over; });
+    Serve(it);
+    // A dial that nobody waits for any more is finished all the same: the next is likely to want
+    // it.
+    bool unused = entry.tunnels.empty() && entry.waiting.empty() && entry.dials.empty();
+    if (unused && !entry.queued) entries.erase(it);
   }
+}
 
-  event::EventLoop& loop;
-  PoolOptions options;
-  Dial dial;
-  Entries entries;
-  std::vector<Entries::iterator> due;
-  PoolStats stats;
-  bool stopping = false;
-  event::Timer sweep;
-};
+void Pool::Impl::Discard(std::unique_ptr<event::Deferred> object) {
+  if (object) loop.DeferDelete(std::move(object));
+}
+
+void Pool::Impl::FailWaiting(Entry& entry, const Error& error) {
+  auto waiting = std::exchange(entry.waiting, {});
+  Publish(entry);
+  for (const WantPtr& want : waiting) Answer(*want, error);
+}
 
 Pool::Pool(event::EventLoop& loop, PoolOptions options, Dial dial)
     : impl_(std::make_unique<Impl>(loop, std::move(options), std::move(dial))) {}
@@ -245,40 +208,62 @@ Pool::~Pool() {
   impl_->sweep.Stop();
   auto entries = std::exchange(impl_->entries, {});
   for (auto& [key, entry] : entries) {
-    entry.dial.reset();
-    impl_->FailWaiting(entry, "the proxy is shutting down");
+    entry.dials.clear();
+    impl_->FailWaiting(entry, {Code::kCancelled, "the proxy is shutting down", 0});
+    entry.tunnels.clear();
+    impl_->Publish(entry);
   }
 }
 
 std::unique_ptr<PendingConnect> Pool::Connect(const PoolKey& key, ConnectRequest request,
                                               ClientSession::OnResponse done) {
-  auto want = std::make_shared<Want>();
-  want->key = key;
-  std::sort(want->key.destination_identities.begin(), want->key.destination_identities.end());
-  want->request = std::move(request);
-  want->done = std::move(done);
+  WantPtr want = impl_->NewWant(key, std::move(request), std::move(done), impl_->loop.now());
   // The usual case, a tunnel with room, takes no detour.
-  auto found = impl_->entries.find(want->key);
-  if (found != impl_->entries.end() && found->second.waiting.empty()) {
-    if (Tunnel* tunnel = impl_->Roomiest(found->second); tunnel != nullptr) {
-      impl_->Open(*tunnel, want);
-      return std::make_unique<Handle>(std::move(want));
-    }
+  if (!impl_->OpenNow(want)) impl_->Wait(want, false);
+  return std::make_unique<WantHandle>(std::move(want));
+}
+
+std::unique_ptr<PendingConnect> Pool::TryConnect(const PoolKey& key, ConnectRequest request,
+                                                 ClientSession::OnResponse done) {
+  WantPtr want = impl_->NewWant(key, std::move(request), std::move(done), impl_->loop.now());
+  if (!impl_->OpenNow(want)) return nullptr;
+  return std::make_unique<WantHandle>(std::move(want));
+}
+
+void Pool::Warm(const PoolKey& key) {
+  PoolKey sorted = key;
+  std::sort(sorted.destination_identities.begin(), sorted.destination_identities.end());
+  const auto it = impl_->entries.try_emplace(std::move(sorted)).first;
+  Entry& entry = it->second;
+  entry.shared = key.shared;
+  const bool asked = std::any_of(entry.tunnels.begin(), entry.tunnels.end(), [](const Tunnel& t) {
+    return !t.leaving && !t.session->settings_seen();
+  });
+  if (entry.dials.empty() && !asked && entry.tunnels.size() < impl_->options.max_tunnels &&
+      impl_->Pick(entry) == nullptr) {
+    impl_->StartDial(it, false);
   }
-  impl_->Wait(want);
-  return std::make_unique<Handle>(std::move(want));
+  impl_->Publish(entry);
+  impl_->Due(it);
 }
 
 void Pool::Drain(const std::function<bool(const PoolKey&)>& which) {
   for (auto it = impl_->entries.begin(); it != impl_->entries.end(); ++it) {
     if (!which(it->first)) continue;
-    for (Tunnel& tunnel : it->second.tunnels) {
-      tunnel.leaving = true;
-      tunnel.idle->Stop();
-      tunnel.session->Drain();
-    }
+    for (Tunnel& tunnel : it->second.tunnels) tunnel.Drain();
     impl_->Due(it);
   }
+}
+
+void Pool::DrainOlder(const PoolKey& key, event::TimePoint made_before) {
+  PoolKey sorted = key;
+  std::sort(sorted.destination_identities.begin(), sorted.destination_identities.end());
+  const auto it = impl_->entries.find(sorted);
+  if (it == impl_->entries.end()) return;
+  for (Tunnel& tunnel : it->second.tunnels) {
+    if (tunnel.session->made() < made_before) tunnel.Drain();
+  }
+  impl_->Due(it);
 }
 
 void Pool::Close(const std::function<bool(const PoolKey&)>& which, std::string_view why) {
@@ -290,62 +275,18 @@ void Pool::Close(const std::function<bool(const PoolKey&)>& which, std::string_v
     auto found = impl_->entries.find(key);
     if (found == impl_->entries.end()) continue;
     Entry& entry = found->second;
-    impl_->Discard(std::move(entry.dial));
-    entry.dial_deadline.reset();
+    for (Dialing& dialing : entry.dials) impl_->Discard(std::move(dialing.dial));
+    entry.dials.clear();
     for (Tunnel& tunnel : entry.tunnels) {
       tunnel.leaving = true;
       tunnel.idle->Stop();
       tunnel.session->Close(why);
     }
     impl_->Due(found);
-    impl_->FailWaiting(entry, why);
+    impl_->FailWaiting(entry, {Code::kCancelled, std::string(why), 0});
   }
 }
 
-PoolStats Pool::stats() const {
-  PoolStats out = impl_->stats;
-  for (const auto& [key, entry] : impl_->entries) {
-    out.tunnels += entry.tunnels.size();
-    out.dialing += entry.dial ? 1 : 0;
-    out.waiting += entry.waiting.size();
-  }
-  return out;
-}
-
-Dial MakeTlsDial(event::EventLoop& loop, std::function<Result<DialPlan>(const PoolKey&)> prepare,
-                 std::chrono::milliseconds timeout) {
-  // Says no, but not from inside of the call.
-  struct Refusal : event::Deferred {
-    Refusal(event::EventLoop& l, std::function<void()> call) : timer(l, std::move(call)) {
-      timer.Start({});
-    }
-    event::Timer timer;
-  };
-  return
-      [&loop, prepare = std::move(prepare), timeout](
-          const PoolKey& key,
-          std::function<void(Result<net::TransportPtr>)> done) -> std::unique_ptr<event::Deferred> {
-        Result<DialPlan> plan = prepare(key);
-        if (!plan) {
-          return std::make_unique<Refusal>(
-              loop, [done = std::move(done), error = plan.error()] { done(Fail(error)); });
-        }
-        plan->connect.to = key.destination;
-        plan->connect.timeout = timeout;
-        tls::HandshakeOptions options;
-        options.role = tls::Role::kClient;
-        options.peer.uris = key.destination_identities;
-        options.timeout = timeout;
-        return std::make_unique<tls::TlsConnector>(
-            loop, plan->connect, plan->context, std::move(options),
-            [done = std::move(done)](Result<tls::TlsConnection> result) {
-              if (!result) {
-                done(Fail(result.error()));
-              } else {
-                done(std::move(result->transport));
-              }
-            });
-      };
-}
+PoolStats Pool::stats() const { return impl_->counters->Read(); }
 
 }  // namespace qanat::hbone

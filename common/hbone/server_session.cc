@@ -47,6 +47,24 @@ ServerSession::ServerSession(net::TransportPtr transport, const SessionOptions& 
           Core::Side::kServer, std::move(transport), options,
           Core::Callbacks{nullptr, std::move(events.on_connect), std::move(events.on_closed)})) {}
 
+ServerSession::ServerSession(net::TransportPtr transport, const SessionOptions& options,
+                             Events events, SavedSession saved,
+                             std::vector<net::TransportPtr>& streams)
+    : core_(std::make_unique<Core>(
+          Core::Side::kServer, std::move(transport), options,
+          Core::Callbacks{nullptr, std::move(events.on_connect), std::move(events.on_closed)},
+          std::move(saved), streams)) {}
+
+std::optional<std::vector<const net::Transport*>> ServerSession::Freezable() const {
+  return core_->Freezable();
+}
+SavedSession ServerSession::Export(net::TransportPtr& transport) {
+  return core_->Export(transport);
+}
+std::shared_ptr<const tls::VerifiedPeer> ServerSession::verified_peer() const {
+  return core_->verified_peer();
+}
+
 ServerSession::~ServerSession() {
   core_->Abandon();
   event::EventLoop& loop = core_->loop();
@@ -56,6 +74,8 @@ ServerSession::~ServerSession() {
 void ServerSession::Drain() { core_->Drain(); }
 void ServerSession::Close(std::string_view why) { core_->CloseNow(why); }
 size_t ServerSession::streams() const { return core_->active(); }
+SessionStats ServerSession::stats() const { return core_->stats(); }
+size_t ServerSession::held() const { return core_->held(); }
 net::SocketAddress ServerSession::local_address() const { return core_->local_address(); }
 net::SocketAddress ServerSession::peer_address() const { return core_->peer_address(); }
 

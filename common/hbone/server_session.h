@@ -5,7 +5,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/result.h"
 #include "common/hbone/types.h"
@@ -14,6 +16,7 @@
 namespace qanat::hbone {
 
 class Core;
+struct SavedSession;
 struct Stream;
 
 struct InboundConnect {
@@ -57,6 +60,10 @@ class ServerSession {
   };
 
   ServerSession(net::TransportPtr transport, const SessionOptions& options, Events events);
+  // Goes on with a session that stood still (server's side); its streams' handles come in their
+  // order. Of `options` only the times count.
+  ServerSession(net::TransportPtr transport, const SessionOptions& options, Events events,
+                SavedSession saved, std::vector<net::TransportPtr>& streams);
   ~ServerSession();  // closes at once: remaining streams read kReset
   ServerSession(const ServerSession&) = delete;
   ServerSession& operator=(const ServerSession&) = delete;
@@ -66,6 +73,14 @@ class ServerSession {
   void Drain();
   void Close(std::string_view why);  // now; streams read kReset
   size_t streams() const;
+  SessionStats stats() const;
+  // For a hand-over: whether it could stand still now, and the handles of its streams, in the order
+  // of SavedSession::streams. Export() needs that answer, and is the end of this object: no event
+  // comes any more, and nobody is told.
+  std::optional<std::vector<const net::Transport*>> Freezable() const;
+  SavedSession Export(net::TransportPtr& transport);
+  std::shared_ptr<const tls::VerifiedPeer> verified_peer() const;
+  size_t held() const;  // bytes that the peer does not take, of the session's own
   net::SocketAddress local_address() const;
   net::SocketAddress peer_address() const;
 

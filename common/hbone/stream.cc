@@ -15,6 +15,7 @@ size_t Stream::TakeInput(std::span<uint8_t> into) {
   if (total > 0) {
     std::memcpy(into.data(), input.front().data(), total);
     input.Consume(total);
+    charge.Set(input.capacity());
   }
   size_t used = 0;
   while (total < into.size() && used < views.size()) {
@@ -33,10 +34,12 @@ size_t Stream::TakeInput(std::span<uint8_t> into) {
 void Stream::KeepViews() {
   for (std::span<const uint8_t> view : views) input.Append(view);
   views.clear();
+  charge.Set(input.capacity());
 }
 
 size_t Stream::DropInput() {
   input.Clear();
+  charge.Set(input.capacity());
   views.clear();
   return std::exchange(unread, 0);
 }
@@ -56,6 +59,11 @@ StreamTransport::~StreamTransport() {
   } else {
     stream_->DropInput();
   }
+  ChargeTo(nullptr);  // its owner may go now
+}
+
+std::shared_ptr<const tls::VerifiedPeer> StreamTransport::verified_peer() const {
+  return stream_->core == nullptr ? nullptr : stream_->core->verified_peer();
 }
 
 void StreamTransport::SetEvents(net::TransportEvents* events) {

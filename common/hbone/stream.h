@@ -14,6 +14,7 @@
 #include "common/event/event_loop.h"
 #include "common/hbone/byte_queue.h"
 #include "common/hbone/client_session.h"
+#include "common/hbone/saved_session.h"
 #include "common/net/transport.h"
 
 namespace qanat::hbone {
@@ -21,18 +22,9 @@ namespace qanat::hbone {
 class Core;
 class StreamTransport;
 
-// What HTTP/2 knows of a stream: all that a take-over by another process would have to carry.
-struct StreamState {
-  uint32_t id = 0;
-  int64_t send_window = 0;    // what we may still send
-  int64_t recv_window = 0;    // what the peer may still send
-  uint32_t recv_unacked = 0;  // consumed, not yet given back with WINDOW_UPDATE
-  bool local_ended = false;   // END_STREAM or RST_STREAM went out
-  bool remote_ended = false;  // END_STREAM or RST_STREAM came in
-  bool answered = false;      // response headers were sent (server) or received (client)
-};
+struct Stream : std::enable_shared_from_this<Stream> {
+  explicit Stream(event::EventLoop& loop) : charge(loop.memory()) {}
 
-struct Stream {
   StreamState state;
   Core* core = nullptr;  // null once the session is over
   StreamTransport* handle = nullptr;
@@ -54,8 +46,12 @@ struct Stream {
   // Received and not yet read: first `input`, then `views`, which point into the session's receive
   // buffer and exist only while that is being worked through.
   ByteQueue input;
+  MemoryCharge charge;                 // of it
+  const MemoryMeter* owner = nullptr;  // whose it is; none: nobody's in particular
   std::vector<std::span<const uint8_t>> views;
   size_t unread = 0;
+  uint64_t moved = 0;           // bytes of both directions
+  event::TimePoint refilled{};  // when the peer got credit last
 
   // Until the stream is answered.
   ClientSession::OnResponse on_response;
@@ -88,7 +84,13 @@ class StreamTransport final : public net::Transport {
   event::EventLoop& loop() override { return loop_; }
   net::SocketAddress local_address() const override { return local_; }
   net::SocketAddress peer_address() const override { return peer_; }
+  std::shared_ptr<const tls::VerifiedPeer> verified_peer() const override;
   std::string error() const override { return stream_->error; }
+  size_t held() const override { return stream_->charge.bytes(); }
+  void ChargeTo(MemoryMeter* owner) override {
+    stream_->owner = owner;
+    stream_->charge.ChargeTo(owner);
+  }
 
   // Has the stream's events delivered soon if there is something to tell.
   void Arm();

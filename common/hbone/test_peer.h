@@ -18,7 +18,7 @@ namespace qanat::hbone::testing {
 
 template <typename Until>
 bool RunUntil(event::EventLoop& loop, Until until,
-              std::chrono::milliseconds limit = std::chrono::seconds(5)) {
+              std::chrono::milliseconds limit = std::chrono::seconds(60)) {
   auto end = std::chrono::steady_clock::now() + limit;
   while (!until() && std::chrono::steady_clock::now() < end) {
     loop.RunOnce(std::chrono::milliseconds(2));

@@ -12,6 +12,13 @@ std::string_view Find(const Headers& headers, std::string_view name) {
   return {};
 }
 
+std::string_view AbuseName(Abuse abuse) {
+  constexpr std::array<std::string_view, kAbuseKinds> kNames = {
+      "none",           "rapid_reset", "request_flood",  "header_flood", "header_bomb",
+      "settings_flood", "ping_flood",  "useless_frames", "window_games", "slow_peer"};
+  return kNames[static_cast<size_t>(abuse)];
+}
+
 std::string_view H2ErrorName(uint32_t code) {
   constexpr std::array<std::string_view, 14> kNames = {"NO_ERROR",
                                                        "PROTOCOL_ERROR",

@@ -33,7 +33,7 @@ class ConnectionTest : public ::testing::Test {
                              : MakeHttp1Client(std::move(right), &client_, client_options);
   }
   void RunUntil(const std::function<bool()>& done,
-                std::chrono::milliseconds limit = std::chrono::milliseconds(10000)) {
+                std::chrono::milliseconds limit = std::chrono::seconds(60)) {
     const auto end = event::Clock::now() + limit;
     while (!done() && event::Clock::now() < end) loop_.RunOnce(std::chrono::milliseconds(5));
     EXPECT_TRUE(done()) << "timed out";

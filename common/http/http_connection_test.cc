@@ -359,7 +359,7 @@ TEST_P(Both, RandomTraffic) {
     };
     std::vector<std::unique_ptr<Job>> jobs;
     size_t begun = 0;
-    const auto end = event::Clock::now() + std::chrono::seconds(20);
+    const auto end = event::Clock::now() + std::chrono::seconds(60);
     auto open_jobs = [&] {
       return std::count_if(jobs.begin(), jobs.end(),
                            [](auto& j) { return !j->reset && j->closed == 0; });

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "common/base/log.h"
+#include "common/base/program.h"
 #include "common/proto/ca.pb.h"
 #include "common/tls/crypto.h"
 #include "common/tls/tls_context.h"
@@ -53,6 +54,8 @@ class GrpcCaClient final : public CaClient {
                               Finish(Handle(std::move(status), response));
                             });
     }
+
+    ~Request() override { Wipe(key_pem_); }
 
    private:
     Result<std::string> MakeRequest() {
@@ -146,6 +149,8 @@ Result<CertificatePtr> BuildCertificate(const model::Identity& identity,
   context.key = std::move(key);
   context.roots = std::move(*roots);
   context.allow_tls12 = options.tls12;
+  context.post_quantum_only = options.post_quantum_only;
+  context.resumption = options.resumption;
   auto both = tls::TlsContext::Make(std::move(context));
   if (!both) return Refuse(identity, both.error().message);
   out->client = out->server = std::move(*both);

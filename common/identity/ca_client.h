@@ -33,7 +33,9 @@ struct CaOptions {
   bool impersonate = true;
   // Stock ztunnel sets none and can hang on a dead CA.
   std::chrono::milliseconds deadline{30000};
-  bool tls12 = false;  // TLS12_ENABLED
+  bool tls12 = false;              // TLS12_ENABLED
+  bool post_quantum_only = false;  // COMPLIANCE_POLICY=pqc
+  bool resumption = false;         // session tickets, given and taken
 };
 
 // `channel` outlives it and carries the token.

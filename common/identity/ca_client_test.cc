@@ -63,7 +63,7 @@ class CaClientTest : public ::testing::Test {
       fetch.reset();  // allowed inside
     });
     EXPECT_FALSE(done);
-    const auto end = event::Clock::now() + std::chrono::seconds(10);
+    const auto end = event::Clock::now() + std::chrono::seconds(60);
     while (!done && event::Clock::now() < end) loop_.RunOnce(milliseconds(10));
     EXPECT_TRUE(done);
     return out;

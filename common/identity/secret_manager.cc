@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/identity/trust_bundle.h"
+#include "common/tls/tls_context.h"
 
 namespace qanat::identity {
 namespace {
@@ -56,6 +58,8 @@ struct SecretManager::Impl {
     uint64_t order = 0;  // first come, first served within a priority
     Milliseconds backoff{0};
     SystemTime next = kNever;
+    SystemTime fetched;  // when the certificate came
+    SystemTime renewed;  // out of turn
     std::optional<Error> error;
     std::vector<Ready> waiting;
   };
@@ -65,6 +69,7 @@ struct SecretManager::Impl {
         ca(client),
         on_update(std::move(update)),
         options(o),
+        trust(o.root_grace),
         random(o.seed != 0 ? o.seed : std::random_device{}()) {}
   ~Impl() { clock.ClearAlarm(); }
 
@@ -116,7 +121,9 @@ struct SecretManager::Impl {
     s.priority = Priority::kBackground;
     std::vector<Ready> waiting = std::exchange(s.waiting, {});
     if (result) {
+      result = TakeOver(identity, *result);
       s.certificate = *result;
+      s.fetched = clock.Now();
       s.error.reset();
       s.backoff = {};
       // Never at once, whatever lifetime the CA gives: a broken clock must not make a loop.
@@ -139,6 +146,31 @@ struct SecretManager::Impl {
     for (Ready& ready : waiting) ready(answer);
     StartFetches();
     SetAlarm();
+  }
+
+  // A new certificate believes what all believe, and all believe what came with it.
+  CertificatePtr TakeOver(const model::Identity& of, CertificatePtr certificate) {
+    if (certificate->client == nullptr) return certificate;
+    const bool changed = trust.Saw(certificate->client->options().roots, clock.Now());
+    if (auto whole = WithRoots(*certificate, trust.roots())) certificate = std::move(*whole);
+    if (changed) SpreadRoots(&of);
+    return certificate;
+  }
+
+  void SpreadRoots(const model::Identity* except) {
+    const std::vector<tls::Certificate> roots = trust.roots();
+    for (auto& [identity, s] : secrets) {
+      if (except != nullptr && identity == *except) continue;
+      if (s.certificate == nullptr || s.certificate->client == nullptr) continue;
+      auto whole = WithRoots(*s.certificate, roots);
+      if (!whole) {
+        LOG_ERROR("ca", "{} goes on with the roots it has: {}", identity.ToString(),
+                  whole.error().message);
+        continue;
+      }
+      s.certificate = std::move(*whole);
+      on_update(identity, s.certificate);
+    }
   }
 
   Milliseconds NextDelay(Secret& s) {
@@ -165,12 +197,13 @@ struct SecretManager::Impl {
                 identity.ToString());
       on_update(identity, nullptr);
     }
+    if (trust.Expire(now)) SpreadRoots(nullptr);
     StartFetches();
     SetAlarm();
   }
 
   void SetAlarm() {
-    SystemTime at = kNever;
+    SystemTime at = trust.next().value_or(kNever);
     for (const auto& [identity, s] : secrets) {
       at = std::min(at, s.next);
       if (s.certificate != nullptr) at = std::min(at, s.certificate->not_after());
@@ -186,6 +219,7 @@ struct SecretManager::Impl {
   CaClient& ca;
   const OnUpdate on_update;
   const Options options;
+  TrustBundle trust;  // one for all: they come from one CA
   std::minstd_rand random;
   std::map<model::Identity, Secret> secrets;
   size_t in_flight = 0;
@@ -221,6 +255,20 @@ void SecretManager::Request(const model::Identity& identity, Priority priority, 
 CertificatePtr SecretManager::Find(const model::Identity& identity) const {
   const auto it = impl_->secrets.find(identity);
   return it != impl_->secrets.end() && impl_->Valid(it->second) ? it->second.certificate : nullptr;
+}
+
+void SecretManager::Renew(const model::Identity& identity) {
+  Impl& m = *impl_;
+  const auto it = m.secrets.find(identity);
+  // Whoever is being fetched or backs off gets a new one anyway.
+  if (it == m.secrets.end() || it->second.fetching || it->second.queued || it->second.error) return;
+  Impl::Secret& s = it->second;
+  const SystemTime earliest = std::max(
+      {m.clock.Now(), s.fetched + m.options.renew_fresh, s.renewed + m.options.renew_again});
+  if (s.next <= earliest) return;
+  s.next = s.renewed = earliest;
+  s.priority = Priority::kRealTime;
+  m.SetAlarm();
 }
 
 void SecretManager::Forget(const model::Identity& identity) {

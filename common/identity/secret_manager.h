@@ -33,7 +33,8 @@ std::unique_ptr<Clock> MakeClock(event::EventLoop& loop);
 
 class SecretManager {
  public:
-  // The new certificate, or nullptr: forgotten or expired without a successor.
+  // The new certificate, or the same one believing other roots, or nullptr: forgotten or expired
+  // without a successor.
   using OnUpdate = std::function<void(const model::Identity& identity, CertificatePtr certificate)>;
   using Ready = std::function<void(Result<CertificatePtr>)>;
 
@@ -42,7 +43,13 @@ class SecretManager {
     std::chrono::milliseconds backoff_first{1000};
     std::chrono::milliseconds backoff_max{150000};
     double backoff_jitter = 0.2;
+    // The least time between a fetch and a Renew(), and from one Renew() to the next.
+    std::chrono::milliseconds renew_fresh{5000};
+    std::chrono::milliseconds renew_again{300000};
     uint32_t seed = 0;  // of the jitter; 0: random
+    // How long a root is believed that the CA no longer names: as long as certificates below it may
+    // still be presented.
+    std::chrono::seconds root_grace{86400};
   };
 
   SecretManager(Clock& clock, CaClient& ca, OnUpdate on_update, Options options);
@@ -56,6 +63,9 @@ class SecretManager {
   void Request(const model::Identity& identity, Priority priority, Ready ready = {});
   // The valid certificate of an identity, or nullptr. Does not ask for one.
   CertificatePtr Find(const model::Identity& identity) const;
+  // A new certificate is wanted before its time (this one is revoked, or there are new roots); the
+  // present one serves meanwhile. Not at once when it is new itself or this was asked just before.
+  void Renew(const model::Identity& identity);
   // No longer wanted: dropped, not renewed; waiting requests get kCancelled.
   void Forget(const model::Identity& identity);
   // The CA may be well again (its channel reconnected): those that back off are tried now.

@@ -7,6 +7,10 @@
 
 #include <algorithm>
 
+#include "common/identity/ca_client.h"
+#include "common/tls/test_certs.h"
+#include "common/tls/tls_context.h"
+
 namespace qanat::identity {
 namespace {
 
@@ -257,6 +261,64 @@ TEST_F(SecretManagerTest, AskersMayAskAndForgetInsideTheirCallback) {
   ca_.Succeed(clock_);
   EXPECT_THAT(got, ElementsAre("2"));
   EXPECT_EQ(manager_.counters().wanted, 1u);
+}
+
+TEST_F(SecretManagerTest, RenewedOutOfTurn) {
+  manager_.Request(Id("a"), Priority::kRealTime);
+  ca_.Succeed(clock_);
+  manager_.Renew(Id("a"));
+  manager_.Renew(Id("nobody"));
+  clock_.Advance(seconds(4));
+  EXPECT_TRUE(ca_.pending.empty()) << "it has only just come";
+  clock_.Advance(seconds(2));
+  ASSERT_EQ(ca_.pending.size(), 1u);
+  EXPECT_EQ(manager_.Find(Id("a"))->chain[0].serial, "1") << "serves meanwhile";
+  ca_.Succeed(clock_);
+  EXPECT_THAT(updates_, ElementsAre("a=1", "a=2"));
+  for (int i = 0; i < 10; ++i) manager_.Renew(Id("a"));
+  clock_.Advance(minutes(4));
+  EXPECT_TRUE(ca_.pending.empty()) << "however often it is asked for";
+  clock_.Advance(minutes(2));
+  ASSERT_EQ(ca_.pending.size(), 1u);
+  ca_.Refuse();
+  const size_t before = ca_.order.size();
+  manager_.Renew(Id("a"));
+  clock_.Advance(milliseconds(100));
+  EXPECT_EQ(ca_.order.size(), before) << "it backs off, and a renewal does not change that";
+}
+
+TEST_F(SecretManagerTest, RootsOfOneAnswerReachAll) {
+  using tls::testing::TestCa;
+  const TestCa a = TestCa::Make("a"), b = TestCa::Make("b");
+  clock_.now_ = tls::testing::Now();
+  std::vector<std::string> updates;
+  SecretManager manager(
+      clock_, ca_,
+      [&](const model::Identity& id, CertificatePtr c) {
+        updates.push_back(id.sa + " " + std::to_string(c->roots.size()));
+      },
+      SecretManager::Options{.seed = 1, .root_grace = minutes(10)});
+  const auto fetch = [&](const std::string& sa, const TestCa& signer) {
+    manager.Request(Id(sa), Priority::kRealTime);
+    ASSERT_EQ(ca_.pending.size(), 1u);
+    const auto issued = signer.Issue(Id(sa).ToString());
+    auto done = std::move(ca_.pending[0]->done);
+    done(BuildCertificate(Id(sa),
+                          {issued.certificate.ToPem(), signer.authority.certificate.ToPem()},
+                          issued.key.ToPem(), CaOptions{}, tls::testing::Now()));
+  };
+  fetch("old", a);
+  const CertificatePtr before = manager.Find(Id("old"));
+  ASSERT_NE(before, nullptr);
+  fetch("new", b);
+  EXPECT_THAT(updates, ElementsAre("old 1", "old 2", "new 2"));
+  EXPECT_EQ(manager.Find(Id("old"))->chain_pem, before->chain_pem) << "the same certificate";
+  EXPECT_EQ(manager.Find(Id("old"))->client->options().roots.size(), 2u);
+  clock_.Advance(minutes(9));
+  EXPECT_EQ(updates.size(), 3u);
+  clock_.Advance(minutes(2));  // the grace for a root that no answer names any more is over
+  EXPECT_THAT(updates, ElementsAre("old 1", "old 2", "new 2", "new 1", "old 1"));
+  EXPECT_EQ(manager.Find(Id("new"))->roots_pem, b.authority.certificate.ToPem());
 }
 
 TEST_F(SecretManagerTest, ACertificateThatIsBornExpiredMakesNoLoop) {

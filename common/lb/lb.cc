@@ -3,6 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+
+#include "common/lb/judge.h"
+
 namespace qanat::lb {
 namespace {
 
@@ -92,59 +97,85 @@ int Rank(const model::LoadBalancing& lb, const model::Workload& source,
   return LeadingMatches(preferences, source, endpoint);
 }
 
+Candidate Judge(const model::Service& service, const model::Endpoint& endpoint,
+                const model::Workload& source, uint16_t service_port, const Avoid& avoid) {
+  const model::Workload& workload = *endpoint.workload;
+  Candidate out;
+  const auto unfit = [&out](Fit fit) {
+    out.fit = fit;
+    return out;
+  };
+  if (!workload.healthy && !service.load_balancing.allow_unhealthy) return unfit(Fit::kUnhealthy);
+  out.port = TargetPort(service, endpoint.ports, service_port);
+  // A waypoint behind a PROXY tunnel takes every port of the service it stands for.
+  if (out.port == 0 && workload.application_tunnel) out.port = service_port;
+  if (out.port == 0) return unfit(Fit::kNoPort);
+  if (!Reachable(workload, source)) return unfit(Fit::kUnreachable);
+  out.rank = Rank(service.load_balancing, source, workload);
+  if (out.rank < 0) return unfit(Fit::kTooFar);
+  if (avoid.Tried(workload)) return unfit(Fit::kTried);
+  return out;
+}
+
+bool Avoid::Tried(const model::Workload& workload) const {
+  return std::find(tried.begin(), tried.end(), workload.uid) != tried.end();
+}
+
 Pick PickEndpoint(const model::Service& service, std::span<const model::Endpoint> endpoints,
                   const model::Workload& source, uint16_t service_port, const net::IpAddress& asked,
-                  const Random& random) {
+                  const Random& random, const Avoid& avoid) {
+  // Those that keep failing are left out, the first of them up to half of what could be used.
+  size_t may_eject = 0;
+  if (avoid.ejected) {
+    for (const model::Endpoint& endpoint : endpoints) {
+      if (Judge(service, endpoint, source, service_port, avoid).fit == Fit::kUsable) ++may_eject;
+    }
+    may_eject /= 2;
+  }
   int best = -1;
   uint64_t total = 0;
-  size_t unhealthy = 0, no_port = 0, too_far = 0, unreachable = 0;
+  std::array<size_t, kFits> counts{};
+  size_t ejected = 0;
   // One pass: a candidate replaces the pick with probability capacity / total so far, which is the
   // weighted choice among all candidates of the best rank.
   const model::Endpoint* picked = nullptr;
   uint16_t picked_port = 0;
   for (const model::Endpoint& endpoint : endpoints) {
     const model::Workload& workload = *endpoint.workload;
-    if (!workload.healthy && !service.load_balancing.allow_unhealthy) {
-      ++unhealthy;
+    const Candidate candidate = Judge(service, endpoint, source, service_port, avoid);
+    ++counts[static_cast<size_t>(candidate.fit)];
+    if (candidate.fit != Fit::kUsable || candidate.rank < best || workload.capacity == 0) continue;
+    if (ejected < may_eject && avoid.ejected(workload, candidate.port)) {
+      ++ejected;
       continue;
     }
-    uint16_t port = TargetPort(service, endpoint.ports, service_port);
-    // A waypoint behind a PROXY tunnel takes every port of the service it stands for.
-    if (port == 0 && workload.application_tunnel) port = service_port;
-    if (port == 0) {
-      ++no_port;
-      continue;
-    }
-    if (!Reachable(workload, source)) {
-      ++unreachable;
-      continue;
-    }
-    const int rank = Rank(service.load_balancing, source, workload);
-    if (rank < 0) {
-      ++too_far;
-      continue;
-    }
-    if (rank < best || workload.capacity == 0) continue;
-    if (rank > best) {
-      best = rank;
+    if (candidate.rank > best) {
+      best = candidate.rank;
       total = 0;
     }
     total += workload.capacity;
     if (total == workload.capacity || random() % total < workload.capacity) {
       picked = &endpoint;
-      picked_port = port;
+      picked_port = candidate.port;
     }
+  }
+  if (picked == nullptr && ejected > 0) {
+    return PickEndpoint(service, endpoints, source, service_port, asked, random,
+                        {avoid.tried, nullptr, nullptr});
   }
   Pick pick;
   if (picked == nullptr) {
-    const bool ports_only = no_port > 0 && no_port == endpoints.size();
+    const auto count = [&counts](Fit fit) { return counts[static_cast<size_t>(fit)]; };
+    const bool ports_only = count(Fit::kNoPort) > 0 && count(Fit::kNoPort) == endpoints.size();
     pick.reason = ports_only || (endpoints.empty() && service.FindPort(service_port) == nullptr)
                       ? Reason::kNoSuchPort
                       : Reason::kNoHealthyUpstream;
     pick.detail = fmt::format(
         "{} port {}: {} endpoints, {} not ready, {} without this port, {} without an address, {} "
         "excluded by traffic distribution",
-        service.Key(), service_port, endpoints.size(), unhealthy, no_port, unreachable, too_far);
+        service.Key(), service_port, endpoints.size(), count(Fit::kUnhealthy), count(Fit::kNoPort),
+        count(Fit::kUnreachable), count(Fit::kTooFar));
+    if (count(Fit::kTried) > 0) pick.detail += fmt::format(", {} tried", count(Fit::kTried));
     return pick;
   }
   pick.target.workload = picked->workload;

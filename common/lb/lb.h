@@ -7,6 +7,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/model/reason.h"
 #include "common/model/workload.h"
@@ -28,6 +29,18 @@ struct Pick {
   Target target;
 };
 
+// What a choice leaves out.
+struct Avoid {
+  // Endpoints (uids) that this connection has tried already: never picked again.
+  std::vector<std::string> tried;
+  // Endpoints that keep failing at the port in question (outliers.h). At most half of those that
+  // could be used are left out for it, and none when nothing else remains. Empty: nobody is.
+  std::function<bool(const model::Workload&, uint16_t target_port)> ejected;
+  // All for which it says so, as Outliers::EndpointKey makes them; none: not known. Outlives this.
+  const std::vector<std::string>* all_ejected = nullptr;
+  bool Tried(const model::Workload& workload) const;
+};
+
 // How a service port becomes the endpoint's port: the endpoint's own map, then the service's
 // target port; 0 = not served there.
 uint16_t TargetPort(const model::Service& service, const model::PortList* endpoint_ports,
@@ -45,7 +58,7 @@ int Rank(const model::LoadBalancing& lb, const model::Workload& source,
 // Weighted by capacity among the usable endpoints of the nearest rank.
 Pick PickEndpoint(const model::Service& service, std::span<const model::Endpoint> endpoints,
                   const model::Workload& source, uint16_t service_port, const net::IpAddress& asked,
-                  const Random& random);
+                  const Random& random, const Avoid& avoid = {});
 
 // One of `weights` by weight; -1 when all are 0.
 int PickWeighted(std::span<const uint32_t> weights, uint64_t random);

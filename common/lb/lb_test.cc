@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <random>
+#include <set>
 
 namespace qanat::lb {
 namespace {
@@ -36,8 +37,9 @@ struct Bed {
     endpoints.push_back({workload, &workload->services[0].second});
     return const_cast<model::Workload&>(*endpoints.back().workload);
   }
-  Pick Once(uint16_t port = 80, net::IpAddress asked = {}) {
-    return PickEndpoint(service, endpoints, source, port, asked, [this] { return engine(); });
+  Pick Once(uint16_t port = 80, net::IpAddress asked = {}, const Avoid& avoid = {}) {
+    return PickEndpoint(
+        service, endpoints, source, port, asked, [this] { return engine(); }, avoid);
   }
   std::map<std::string, int> Many(int n) {
     std::map<std::string, int> counts;
@@ -118,6 +120,71 @@ TEST(Lb, FailoverNetworkFirstRanksOtherNetworksToo) {
   auto& home = bed.Add("home", "10.0.0.3");
   home.locality.region = "us";
   EXPECT_EQ(bed.Many(50).begin()->first, "home");
+}
+
+TEST(Lb, WhatWasTriedIsNotPickedAgain) {
+  Bed bed;
+  for (const char* uid : {"a", "b", "c"}) bed.Add(uid, "10.0.0.1");
+  Avoid avoid;
+  std::set<std::string> seen;
+  for (int i = 0; i < 3; ++i) {
+    const Pick pick = bed.Once(80, {}, avoid);
+    ASSERT_EQ(pick.reason, Reason::kNone);
+    EXPECT_TRUE(seen.insert(pick.target.workload->uid).second);
+    avoid.tried.push_back(pick.target.workload->uid);
+  }
+  EXPECT_EQ(bed.Once(80, {}, avoid).reason, Reason::kNoHealthyUpstream);
+}
+
+// STRICT stays strict: what is too far is not tried because the near one failed.
+TEST(Lb, ATriedEndpointDoesNotWidenStrict) {
+  Bed bed;
+  bed.service.load_balancing = {{LbScope::kNode}, LbMode::kStrict, false};
+  bed.Add("near", "10.0.0.1").node = "n1";
+  bed.Add("far", "10.0.0.2").node = "n2";
+  EXPECT_EQ(bed.Once(80, {}, {{"near"}, nullptr}).reason, Reason::kNoHealthyUpstream);
+  bed.service.load_balancing.mode = LbMode::kFailover;
+  EXPECT_EQ(bed.Once(80, {}, {{"near"}, nullptr}).target.workload->uid, "far");
+}
+
+TEST(Lb, FailingEndpointsAreLeftOutUpToHalf) {
+  Bed bed;
+  for (const char* uid : {"a", "b", "c", "d"}) bed.Add(uid, "10.0.0.1");
+  std::set<std::string> failing = {"b"};
+  Avoid avoid;
+  avoid.ejected = [&](const model::Workload& w, uint16_t port) {
+    EXPECT_EQ(port, 8080);
+    return failing.contains(w.uid);
+  };
+  const auto seen = [&] {
+    std::set<std::string> out;
+    for (int i = 0; i < 400; ++i) out.insert(bed.Once(80, {}, avoid).target.workload->uid);
+    return out;
+  };
+  EXPECT_EQ(seen(), (std::set<std::string>{"a", "c", "d"}));
+  failing = {"a", "b", "c", "d"};
+  EXPECT_EQ(seen(), (std::set<std::string>{"c", "d"}));  // never more than half
+  // Nor the last one that is left to try.
+  failing = {"d"};
+  avoid.tried = {"a", "b", "c"};
+  EXPECT_EQ(bed.Once(80, {}, avoid).target.workload->uid, "d");
+  // What may not be used anyway does not count towards the half.
+  avoid.tried = {};
+  failing = {"a"};
+  for (const size_t i : {1, 2, 3}) {
+    const_cast<model::Workload&>(*bed.endpoints[i].workload).healthy = false;
+  }
+  EXPECT_EQ(seen(), (std::set<std::string>{"a"}));
+}
+
+TEST(Lb, AFailingNearEndpointGivesWayToAFarOne) {
+  Bed bed;
+  bed.service.load_balancing = {{LbScope::kNode}, LbMode::kFailover, false};
+  bed.Add("near", "10.0.0.1").node = "n1";
+  bed.Add("far", "10.0.0.2").node = "n2";
+  Avoid avoid;
+  avoid.ejected = [](const model::Workload& w, uint16_t) { return w.uid == "near"; };
+  EXPECT_EQ(bed.Once(80, {}, avoid).target.workload->uid, "far");
 }
 
 TEST(Lb, AddressFamily) {

@@ -71,6 +71,17 @@ size_t Family<T>::RemoveIf(const std::function<bool(const LabelValues&)>& predic
 }
 
 template <typename T>
+bool Family<T>::Contains(const LabelValues& values) const {
+  std::lock_guard lock(mutex_);
+  return series_.contains(values);
+}
+
+template <typename T>
+void Family<T>::ForEach(const std::function<void(const LabelValues&, const T&)>& visit) const {
+  for (const auto& [labels, series] : Series()) visit(labels, *series);
+}
+
+template <typename T>
 size_t Family<T>::size() const {
   std::lock_guard lock(mutex_);
   return series_.size();

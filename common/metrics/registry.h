@@ -77,6 +77,8 @@ class Family {
   // Removes every series for which the predicate holds; returns how many.
   size_t RemoveIf(const std::function<bool(const LabelValues&)>& predicate);
   size_t size() const;
+  bool Contains(const LabelValues& values) const;
+  void ForEach(const std::function<void(const LabelValues&, const T&)>& visit) const;
 
  private:
   friend class Registry;

@@ -32,6 +32,14 @@ TEST(Registry, CounterTextInBothFormats) {
             "# EOF\n");
 }
 
+// Scrapers refuse the whole answer otherwise.
+TEST(Registry, LabelValuesAreTextWhateverTheyAreMadeOf) {
+  Registry registry;
+  registry.AddCounter("x", "X", {"who"}).With({"a\xff\"\n\xc3\xa4\xc3"})->Add();
+  EXPECT_THAT(registry.Render(),
+              HasSubstr("\nx_total{who=\"a\xef\xbf\xbd\\\"\\n\xc3\xa4\xef\xbf\xbd\"} 1\n"));
+}
+
 TEST(Registry, TotalInTheNameIsNotDoubled) {
   Registry registry;
   registry.AddCounter("x_total", "X").Get().Add();

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/base/utf8.h"
+
 namespace qanat::metrics::text {
 namespace {
 
@@ -41,13 +43,20 @@ bool IsLabelName(std::string_view name) {
 std::string EscapeLabelValue(std::string_view value) {
   std::string out;
   out.reserve(value.size());
-  for (char c : value) {
-    switch (c) {
-      case '\\': out += "\\\\"; break;
-      case '"': out += "\\\""; break;
-      case '\n': out += "\\n"; break;
-      default: out += c;
+  // One value that is no UTF-8 (of a peer's header, say) would cost a scraper all of the others.
+  for (size_t bad = 0; bad != value.npos;) {
+    bad = FirstNotUtf8(value);
+    for (const char c : value.substr(0, bad)) {
+      switch (c) {
+        case '\\': out += "\\\\"; break;
+        case '"': out += "\\\""; break;
+        case '\n': out += "\\n"; break;
+        default: out += c;
+      }
     }
+    if (bad == value.npos) break;
+    out += "\xef\xbf\xbd";  // U+FFFD
+    value.remove_prefix(bad + 1);
   }
   return out;
 }

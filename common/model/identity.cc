@@ -24,13 +24,20 @@ std::optional<Identity> Identity::Parse(std::string_view uri) {
   return Identity{std::string(parts[0]), std::string(parts[2]), std::string(parts[4])};
 }
 
-std::string Identity::ToString() const { return std::string(kScheme) + Principal(); }
+namespace {
 
-std::string Identity::Principal() const {
+std::string Join(std::string_view scheme, const Identity& id) {
   std::string out;
-  out.reserve(trust_domain.size() + ns.size() + sa.size() + 8);
-  out.append(trust_domain).append("/ns/").append(ns).append("/sa/").append(sa);
+  out.reserve(scheme.size() + id.trust_domain.size() + id.ns.size() + id.sa.size() + 8);
+  out.append(scheme).append(id.trust_domain);
+  out.append("/ns/").append(id.ns).append("/sa/").append(id.sa);
   return out;
 }
+
+}  // namespace
+
+std::string Identity::ToString() const { return Join(kScheme, *this); }
+
+std::string Identity::Principal() const { return Join({}, *this); }
 
 }  // namespace qanat::model

@@ -38,6 +38,20 @@ constexpr Text TextOf(Reason reason) {
       return {"policy_unknown", "the workload names a policy that has not been received",
               "it clears when the control plane sends the policy; check its log if it persists",
               "DENY"};
+    case Reason::kStaleState:
+      return {"stale_state",
+              "what is known of the mesh was saved too long ago to say that no DENY policy of the "
+              "destination matches",
+              "bring the control plane back; /config_dump and the log say since when it has not "
+              "been heard",
+              "DENY"};
+    case Reason::kWaypointRequired:
+      return {"waypoint_required",
+              "the destination accepts only what came through its waypoint, and this did not",
+              "label the caller's namespace or pod istio.io/dataplane-mode=ambient so that it is "
+              "routed there, or remove istio.io/use-waypoint (qanat.io/require-waypoint) from the "
+              "destination",
+              "DENY"};
     case Reason::kSourceUnknown:
       return {"source_unknown", "the control plane has not announced the calling workload",
               "check that the control plane runs and is connected, and that the pod has an IP",
@@ -64,8 +78,17 @@ constexpr Text TextOf(Reason reason) {
               "check that the certificate authority is reachable and accepts this node's token",
               "IDENTITY_ERROR"};
     case Reason::kCertificateRevoked:
-      return {"certificate_revoked", "the peer's certificate is on the revocation list",
-              "issue a new certificate for the peer", "CERT_REVOKED"};
+      return {
+          "certificate_revoked",
+          "the peer's certificate, or a CA of its chain, is on the revocation list",
+          "issue a new certificate for the peer; if the list is wrong, mend the file of CRL_PATH",
+          "CERT_REVOKED"};
+    case Reason::kSourceUnproven:
+      return {"source_unproven",
+              "a stream of a shared tunnel named a source that its sender has not proven to be",
+              "none if it was made over the pod's own tunnel afterwards; else look at the sending "
+              "proxy, or set QANAT_SHARED_TUNNELS=false there",
+              "IDENTITY_ERROR"};
     case Reason::kSelfCall:
       return {"self_call", "the destination is a port of the proxy itself",
               "call the application's own port", "CONNECT"};
@@ -121,8 +144,13 @@ constexpr Text TextOf(Reason reason) {
       return {"timeout", "no answer in time", "check the destination, or raise the timeout",
               "CONNECT"};
     case Reason::kResourceExhausted:
-      return {"resource_exhausted", "file descriptors, memory or a limit ran out",
+      return {"resource_exhausted", "file descriptors or a limit ran out",
               "raise the limit or find who holds so many connections", "CONNECT"};
+    case Reason::kMemoryExhausted:
+      return {"memory_exhausted", "memory ran out: what readers leave unread takes up the budget",
+              "find the readers that do not read (the access log names what was ended and what it "
+              "held), or raise QANAT_MEMORY_BUDGET or QANAT_MAX_MEMORY_PER_POD",
+              "CONNECT"};
     case Reason::kIdentityChanged:
       return {"identity_changed", "one end of the live connection is no longer who it was",
               "connect again; the address now belongs to another workload", "IDENTITY_ERROR"};
@@ -152,7 +180,7 @@ std::string_view Remedy(Reason reason) { return TextOf(reason).remedy; }
 std::string_view ResponseFlag(Reason reason) { return TextOf(reason).flag; }
 
 bool IsPolicy(Reason reason) {
-  return reason >= Reason::kPolicyDenied && reason <= Reason::kPolicyUnknown;
+  return reason >= Reason::kPolicyDenied && reason <= Reason::kWaypointRequired;
 }
 
 }  // namespace qanat::model

@@ -18,6 +18,8 @@ enum class Reason : uint8_t {
   kMtlsRequired,         // PeerAuthentication STRICT and the caller came in plaintext
   kPolicyNotUnderstood,  // denied because a part of a policy cannot be understood
   kPolicyUnknown,        // the workload names a policy that was never received
+  kStaleState,           // what is known is too old to rule out that a policy forbids this
+  kWaypointRequired,     // the destination accepts only what came through its waypoint
   // Who the ends are.
   kSourceUnknown,         // the control plane does not (yet) know the source workload
   kAddressMismatch,       // node agent and control plane disagree on who has this address
@@ -26,6 +28,7 @@ enum class Reason : uint8_t {
   kPeerIdentityMismatch,  // the other end's certificate is not the one expected
   kNoCertificate,         // no certificate for our own end
   kCertificateRevoked,    //
+  kSourceUnproven,        // a shared tunnel named a source that is not the sender's to name
   // Where to.
   kSelfCall,             // a proxy port as destination
   kNoHealthyUpstream,    // a known service without a usable endpoint
@@ -45,7 +48,8 @@ enum class Reason : uint8_t {
   kDeniedByPeer,       // the receiving proxy's policy refused (401)
   kReset,              // one side aborted the connection
   kTimeout,            // L7: no answer in time
-  kResourceExhausted,  // file descriptors, memory or a limit
+  kResourceExhausted,  // file descriptors or a limit
+  kMemoryExhausted,    // the budget of memory, the proxy's or the pod's, is used up
   // Us.
   kIdentityChanged,  // a live connection's end is no longer who it was
   kDraining,         // the proxy or the pod is going away
@@ -59,6 +63,6 @@ std::string_view Remedy(Reason reason);       // one sentence: what to do about 
 // The value of the response_flags label and of Istio's dashboards (stock ztunnel: "-", DENY,
 // CONNECT, TLS_FAILURE, H2_HANDSHAKE_FAILURE, NETWORK_POLICY, IDENTITY_ERROR, CERT_REVOKED).
 std::string_view ResponseFlag(Reason reason);
-bool IsPolicy(Reason reason);  // decided by an authorization policy
+bool IsPolicy(Reason reason);  // by an authorization policy, or a waypoint that was to decide
 
 }  // namespace qanat::model

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "common/model/identity.h"
+#include "common/model/shared_text.h"
+#include "common/model/shared_value.h"
 #include "common/net/address.h"
 
 namespace qanat::model {
@@ -55,7 +57,7 @@ struct Port {
 using PortList = std::vector<Port>;
 
 struct Locality {
-  std::string region, zone, subzone;
+  SharedText region, zone, subzone;
   bool empty() const { return region.empty() && zone.empty() && subzone.empty(); }
   auto operator<=>(const Locality&) const = default;
 };
@@ -73,25 +75,27 @@ std::string_view ToString(WorkloadType type);  // "deployment", as in baggage ke
 
 struct Workload {
   std::string uid;  // "Kubernetes//Pod/shop/frontend-1"
-  std::string name, ns;
+  std::string name;
+  SharedText ns;
   std::vector<net::IpAddress> addresses;
-  std::string hostname;  // resolved on demand when there is no address
-  std::string network;
-  std::string trust_domain, service_account;
-  std::string node;
-  std::string canonical_name, canonical_revision, workload_name;
-  std::string cluster_id;
+  SharedText hostname;  // resolved on demand when there is no address
+  SharedText network;
+  SharedText trust_domain, service_account;
+  SharedText node;
+  SharedText canonical_name, canonical_revision, workload_name;
+  SharedText cluster_id;
   Locality locality;
-  std::optional<GatewayAddress> waypoint, network_gateway;
+  SharedValue<GatewayAddress> waypoint, network_gateway;
   std::optional<ApplicationTunnel> application_tunnel;
-  std::vector<std::pair<std::string, PortList>> services;  // "ns/hostname", sorted by it
-  std::vector<std::string> authorization_policies;         // "ns/name"
+  SharedList<std::pair<std::string, PortList>> services;  // "ns/hostname", sorted by it
+  std::vector<std::string> authorization_policies;        // "ns/name"
   uint32_t capacity = 1;
   TunnelProtocol protocol = TunnelProtocol::kNone;
   NetworkMode network_mode = NetworkMode::kStandard;
   WorkloadType type = WorkloadType::kDeployment;
   bool healthy = true;
   bool native_tunnel = false;
+  bool gateway = false;  // a pod of a Gateway (our control plane's extension qanat.io/gateway)
 
   Identity identity() const { return {trust_domain, ns, service_account}; }
   const PortList* PortsOf(std::string_view service_key) const;  // nullptr: not an endpoint of it
@@ -130,6 +134,8 @@ struct Service {
   bool canonical = false;
   bool ingress_use_waypoint = false;
   bool namespace_only = false;  // visibility NAMESPACE
+  // Its pods accept only what came through its waypoint (extension qanat.io/require-waypoint).
+  bool require_waypoint = false;
 
   std::string Key() const { return ns + "/" + hostname; }
   const Port* FindPort(uint16_t service_port) const;

@@ -11,6 +11,12 @@ IpAddress Ip(std::string_view text) { return *IpAddress::Parse(text); }
 TEST(IpAddressTest, ParsesAndPrints) {
   EXPECT_EQ(Ip("10.1.2.3").ToString(), "10.1.2.3");
   EXPECT_EQ(Ip("fd00::1").ToString(), "fd00::1");
+  EXPECT_EQ(Ip("255.255.255.255").ToString(), "255.255.255.255");
+  EXPECT_EQ(Ip("0.0.0.0").ToString(), "0.0.0.0");
+  const std::string longest = "2001:db8:1111:2222:3333:4444:5555:6666";
+  EXPECT_EQ(Ip(longest).ToString(), longest);
+  EXPECT_EQ(SocketAddress(Ip(longest), 65535).ToString(), "[" + longest + "]:65535");
+  EXPECT_EQ(SocketAddress(Ip("10.0.0.1"), 0).ToString(), "10.0.0.1:0");
   EXPECT_EQ(Ip("::ffff:10.1.2.3"), Ip("10.1.2.3")) << "one address, one representation";
   for (const char* bad : {"", "10.1.2", "10.1.2.3.4", "10.1.2.256", "fd00:::1", "[::1]", "a"}) {
     EXPECT_FALSE(IpAddress::Parse(bad)) << bad;

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "common/base/log.h"
@@ -12,6 +13,9 @@
 namespace qanat::net {
 namespace {
 
+// What one turn may take from who else waits: to set a connection up costs some 100 us.
+constexpr int kMostAccepted = 8;
+constexpr int kSingles = 16;
 constexpr int kIpv6Transparent = 75;  // IPV6_TRANSPARENT, not in every libc
 
 Status SetInt(int fd, int level, int option, int value, const char* name) {
@@ -71,6 +75,7 @@ Result<Fd> Listen(const ListenOptions& options) {
     }
     if (options.transparent) QANAT_RETURN_IF_ERROR(SetTransparent(fd, family));
     QANAT_RETURN_IF_ERROR(SetMark(fd, options.mark));
+    if (options.stream_options) SetStreamOptions(fd, *options.stream_options);
     sockaddr_storage storage;
     socklen_t size = options.address.ToSockaddr(storage);
     if (bind(fd, reinterpret_cast<sockaddr*>(&storage), size) != 0) {
@@ -95,7 +100,7 @@ Result<Fd> StartConnect(const ConnectOptions& options) {
   if (!made) return annotate(made.error());
   int fd = made->get();
   auto start = [&]() -> Status {
-    SetStreamOptions(fd);
+    SetStreamOptions(fd, options.keepalive);
     QANAT_RETURN_IF_ERROR(SetMark(fd, options.mark));
     if (options.transparent) QANAT_RETURN_IF_ERROR(SetTransparent(fd, family));
     if (!options.bind_device.empty() &&
@@ -123,6 +128,14 @@ Result<Fd> StartConnect(const ConnectOptions& options) {
   };
   if (Status status = start(); !status) return annotate(status.error());
   return std::move(*made);
+}
+
+bool IsConnected(int fd) {
+  // The state comes first in tcp_info. A second connect() would ask too, but takes a failure away
+  // from who waits for it.
+  uint8_t state = 0;
+  socklen_t size = sizeof state;
+  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) == 0 && state == TCP_ESTABLISHED;
 }
 
 struct Connector::Impl {
@@ -170,16 +183,19 @@ struct Connector::Impl {
 };
 
 Connector::Connector(event::EventLoop& loop, const ConnectOptions& options, Done done)
+    : Connector(loop, options, StartConnect(options), std::move(done)) {}
+
+Connector::Connector(event::EventLoop& loop, const ConnectOptions& options, Result<Fd> started,
+                     Done done)
     : impl_(std::make_unique<Impl>(loop, options.to, std::move(done))) {
   Impl* impl = impl_.get();
   impl->timeout = options.timeout;
-  auto fd = StartConnect(options);
-  if (!fd) {
-    impl->failure = fd.error();
+  if (!started) {
+    impl->failure = started.error();
     impl->timer.Start({});
     return;
   }
-  impl->fd = std::move(*fd);
+  impl->fd = std::move(*started);
   impl->timer.Start(options.timeout);
   impl->watch = std::make_unique<event::IoWatch>(loop, impl->fd.get(), EPOLLOUT,
                                                  [impl](uint32_t) { impl->OnIo(); });
@@ -189,62 +205,89 @@ Connector::~Connector() {
   if (impl_) impl_->watch.reset();  // before the fd closes
 }
 
-void SetStreamOptions(int fd) {
+void SetStreamOptions(int fd, const KeepAlive& keepalive) {
   // Failing to tune a socket is no reason to refuse a connection.
-  int one = 1, idle = 180, interval = 180, count = 9;
+  const int one = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (!keepalive.enabled) return;
+  const int idle = static_cast<int>(keepalive.time.count());
+  const int interval = static_cast<int>(keepalive.interval.count());
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &keepalive.retries, sizeof keepalive.retries);
+  if (!keepalive.user_timeout) return;
+  const unsigned timeout =
+      static_cast<unsigned>((keepalive.time + keepalive.interval * keepalive.retries).count()) *
+      1000u;
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
 }
 
 struct Acceptor::Impl {
-  Impl(event::EventLoop& event_loop, Fd listening, OnAccept handler)
+  Impl(event::EventLoop& event_loop, Fd listening, OnAccept handler,
+       std::function<void(const Error&)> exhausted)
       : loop(event_loop),
         listener(std::move(listening)),
         on_accept(std::move(handler)),
-        pause(event_loop, [this] { watch->SetEvents(EPOLLIN); }) {
+        on_exhausted(std::move(exhausted)),
+        pause(event_loop, [this] { watch->SetEvents(paused ? 0 : EPOLLIN); }) {
     watch = std::make_unique<event::IoWatch>(loop, listener.get(), EPOLLIN,
                                              [this](uint32_t) { Accept(); });
   }
 
   void Accept() {
-    // Bounded per round, so that one busy listener does not starve the loop's other fds.
+    // Bounded per round, so that one busy listener does not starve the loop's other fds. Most often
+    // one connection waits, and asking for a second would be a system call for each: more are taken
+    // while there are more, and after a try in vain that is tried again after a while.
     std::weak_ptr<bool> alive = life;
-    for (int i = 0; i < 64; ++i) {
+    const int most = batch;
+    if (singles > 0) {
+      --singles;
+    } else {
+      batch = std::min(2 * batch, kMostAccepted);
+    }
+    for (int i = 0; i < most; ++i) {
       sockaddr_storage storage;
       socklen_t size = sizeof storage;
       Fd fd(accept4(listener.get(), reinterpret_cast<sockaddr*>(&storage), &size,
                     SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (!fd) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-          LOG_WARN("net",
-                   "accept: {}; no new connections for 100 ms (raise the limit of open "
-                   "files)",
-                   FailErrno("out of resources", errno).value().message);
+          const Error error = FailErrno("accept", errno).value();
           watch->SetEvents(0);
           pause.Start(std::chrono::milliseconds(100));
+          if (on_exhausted) return on_exhausted(error);
+          LOG_WARN("net", "{}; no new connections for 100 ms (raise the limit of open files)",
+                   error.message);
+          return;
         }
         // Everything else is the failure of one connection, or EAGAIN.
         if (errno == ECONNABORTED || errno == EINTR || errno == EPROTO) continue;
+        batch = std::max(i, 1);
+        if (i <= 1) singles = kSingles;
         return;
       }
       on_accept(std::move(fd), SocketAddress::FromSockaddr(reinterpret_cast<sockaddr*>(&storage)));
-      if (alive.expired()) return;  // the handler destroyed the acceptor
+      if (alive.expired() || paused) return;  // the handler destroyed or stopped the acceptor
     }
   }
 
   event::EventLoop& loop;
   Fd listener;
   OnAccept on_accept;
+  std::function<void(const Error&)> on_exhausted;
   std::unique_ptr<event::IoWatch> watch;
   event::Timer pause;
+  bool paused = false;  // by the owner
+  int batch = 1;        // how many are taken the next time
+  int singles = 0;      // how often one is taken before more are tried
   std::shared_ptr<bool> life = std::make_shared<bool>(true);
 };
 
-Acceptor::Acceptor(event::EventLoop& loop, Fd listener, OnAccept on_accept)
-    : impl_(std::make_unique<Impl>(loop, std::move(listener), std::move(on_accept))) {}
+Acceptor::Acceptor(event::EventLoop& loop, Fd listener, OnAccept on_accept,
+                   std::function<void(const Error&)> on_exhausted)
+    : impl_(std::make_unique<Impl>(loop, std::move(listener), std::move(on_accept),
+                                   std::move(on_exhausted))) {}
 
 Acceptor::~Acceptor() { impl_->watch.reset(); }
 
@@ -253,5 +296,11 @@ SocketAddress Acceptor::local_address() const {
 }
 
 int Acceptor::fd() const { return impl_->listener.get(); }
+
+void Acceptor::SetPaused(bool paused) {
+  impl_->paused = paused;
+  impl_->pause.Stop();
+  impl_->watch->SetEvents(paused ? 0 : EPOLLIN);
+}
 
 }  // namespace qanat::net

@@ -17,6 +17,16 @@
 
 namespace qanat::net {
 
+// TCP keepalive of a stream; the defaults are those of the stock proxy.
+struct KeepAlive {
+  bool enabled = true;
+  std::chrono::seconds time{180}, interval{180};
+  int retries = 9;
+  // Unacknowledged bytes end a connection as late as keepalive would (TCP_USER_TIMEOUT).
+  bool user_timeout = false;
+  bool operator==(const KeepAlive&) const = default;
+};
+
 struct ListenOptions {
   SocketAddress address;    // port 0: the kernel picks; read it back with SocketAddress::OfLocal
   bool dual_stack = false;  // address must be [::]; also takes IPv4
@@ -24,6 +34,8 @@ struct ListenOptions {
   bool transparent = false;  // IP_TRANSPARENT (needs CAP_NET_ADMIN)
   uint32_t mark = 0;         // SO_MARK, 0 = leave (needs CAP_NET_ADMIN)
   int backlog = 4096;
+  // As SetStreamOptions(), inherited by every accepted socket.
+  std::optional<KeepAlive> stream_options;
   const netns::NetNs* netns = nullptr;  // nullptr: the caller's
 };
 Result<Fd> Listen(const ListenOptions& options);
@@ -36,9 +48,13 @@ struct ConnectOptions {
   std::string bind_device;  // SO_BINDTODEVICE
   std::chrono::milliseconds timeout{10000};
   const netns::NetNs* netns = nullptr;
+  KeepAlive keepalive;  // not needed for a stream that does not leave the kernel
 };
 // Makes the socket and starts connect(); the result is a connecting non-blocking fd.
 Result<Fd> StartConnect(const ConnectOptions& options);
+// Whether it stands: where one kernel serves both ends it often does as soon as it was started, and
+// nobody has to wait for an event that says so.
+bool IsConnected(int fd);
 
 // Connects and calls `done` exactly once on the loop's thread, never from inside the call.
 // Destroying the object before that cancels.
@@ -46,6 +62,8 @@ class Connector {
  public:
   using Done = std::function<void(Result<Fd>)>;
   Connector(event::EventLoop& loop, const ConnectOptions& options, Done done);
+  // Waits for what StartConnect() has started.
+  Connector(event::EventLoop& loop, const ConnectOptions& options, Result<Fd> started, Done done);
   ~Connector();
 
  private:
@@ -53,17 +71,23 @@ class Connector {
   std::unique_ptr<Impl> impl_;
 };
 
-// TCP_NODELAY and keepalive 180 s / 180 s x 9 (reference: the stock proxy's defaults).
-void SetStreamOptions(int fd);
+// TCP_NODELAY and keepalive.
+void SetStreamOptions(int fd, const KeepAlive& keepalive = {});
 
 // Accepts on one listening fd (owned). When fds run out it stops for 100 ms instead of spinning.
 class Acceptor {
  public:
   using OnAccept = std::function<void(Fd fd, SocketAddress peer)>;
-  Acceptor(event::EventLoop& loop, Fd listener, OnAccept on_accept);
+  // `on_exhausted`: file descriptors or memory ran out, and for 100 ms nothing is accepted here;
+  // what waits stays in the listener's queue. Without it that is logged.
+  Acceptor(event::EventLoop& loop, Fd listener, OnAccept on_accept,
+           std::function<void(const Error&)> on_exhausted = {});
   ~Acceptor();
   SocketAddress local_address() const;
   int fd() const;
+  // While paused nothing is accepted; who connects waits in the listener's queue (where another
+  // process may have the same listener).
+  void SetPaused(bool paused);
 
  private:
   struct Impl;

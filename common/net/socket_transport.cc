@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "common/base/result.h"
 #include "common/net/transport.h"
@@ -14,17 +15,14 @@ namespace {
 
 class SocketTransport final : public Transport {
  public:
-  SocketTransport(event::EventLoop& loop, Fd fd)
-      : loop_(loop),
-        fd_(std::move(fd)),
-        local_(SocketAddress::OfLocal(fd_.get()).value_or(SocketAddress())),
-        peer_(SocketAddress::OfPeer(fd_.get()).value_or(SocketAddress())),
-        watch_(std::make_unique<event::IoWatch>(loop, fd_.get(), 0,
-                                                [this](uint32_t events) { OnIo(events); })) {}
+  SocketTransport(event::EventLoop& loop, Fd fd) : loop_(loop), fd_(std::move(fd)) {}
 
-  ~SocketTransport() override { watch_.reset(); }
+  ~SocketTransport() override { Leave(); }
 
-  void SetEvents(TransportEvents* events) override { events_ = events; }
+  void SetEvents(TransportEvents* events) override {
+    events_ = events;
+    if (watch_ && edge_) Update();
+  }
   void ReadEnable(bool on) override {
     reading_ = on;
     Update();
@@ -37,8 +35,13 @@ class SocketTransport final : public Transport {
   IoResult Read(std::span<uint8_t> into) override {
     if (aborted_) return {IoResult::Kind::kReset, 0};
     ssize_t n = ::recv(fd_.get(), into.data(), into.size(), 0);
+    const int error = n < 0 ? errno : 0;
+    const bool would_block = error == EAGAIN || error == EINTR;
+    // A short count says that this was all, unless an end stands behind it.
+    NoteRead(n > 0 ? static_cast<size_t>(n) < into.size() && !ended_ : would_block);
     if (n > 0) return {IoResult::Kind::kOk, static_cast<size_t>(n)};
     if (n == 0) return {into.empty() ? IoResult::Kind::kOk : IoResult::Kind::kEof, 0};
+    errno = error;
     return Failed();
   }
 
@@ -61,16 +64,35 @@ class SocketTransport final : public Transport {
   void Abort() override {
     if (aborted_) return;
     aborted_ = true;
-    watch_.reset();
+    // For who asks afterwards.
+    local_address();
+    peer_address();
+    Leave();
     linger reset{1, 0};  // close() then sends RST
     setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     fd_.Reset();
   }
 
   event::EventLoop& loop() override { return loop_; }
-  SocketAddress local_address() const override { return local_; }
-  SocketAddress peer_address() const override { return peer_; }
+  // Most sockets are never asked.
+  SocketAddress local_address() const override {
+    if (!local_) local_ = SocketAddress::OfLocal(fd_.get()).value_or(SocketAddress());
+    return *local_;
+  }
+  SocketAddress peer_address() const override {
+    if (!peer_) peer_ = SocketAddress::OfPeer(fd_.get()).value_or(SocketAddress());
+    return *peer_;
+  }
   int splice_fd() const override { return fd_.get(); }
+  Fd Release() override {
+    aborted_ = true;
+    if (!fd_) return Fd();
+    // For who asks afterwards.
+    local_address();
+    peer_address();
+    watch_.reset();  // out of the loop by itself: closing one of several fds would not do that
+    return std::move(fd_);
+  }
   std::string error() const override { return errno_ == 0 ? std::string() : std::strerror(errno_); }
 
  private:
@@ -81,10 +103,49 @@ class SocketTransport final : public Transport {
     bool reset = errno_ == ECONNRESET || errno_ == EPIPE;
     return {reset ? IoResult::Kind::kReset : IoResult::Kind::kError, 0};
   }
+  // ---- interest
+  //
+  // The first interest brings the socket into the loop. As long as all that is wanted are bytes,
+  // and each time all of them are read, the kernel reports arrivals only (EPOLLET): nothing is
+  // asked for twice, and neither the end of a direction nor a pause costs a system call. Who leaves
+  // something behind, reads by other means (splice), wants to write when it is full, or gets urgent
+  // data, where a short count does not mean what it does elsewhere, is reported to by level from
+  // then on.
+
   void Update() {
-    if (watch_) watch_->SetEvents((reading_ ? EPOLLIN : 0u) | (writing_ ? EPOLLOUT : 0u));
+    if (!watch_) {
+      if ((!reading_ && !writing_) || aborted_) return;
+      edge_ = !writing_;
+      watch_ = std::make_unique<event::IoWatch>(loop_, fd_.get(), edge_ ? kEdges : Level(),
+                                                [this](uint32_t ready) { OnIo(ready); });
+    } else if (!edge_) {
+      watch_->SetEvents(Level());
+    } else if (writing_ || (Listening() && left_ && !in_event_)) {
+      GoByLevel();
+    }
+  }
+  // Of who has nobody to be told nothing is asked until there is somebody.
+  bool Listening() const { return reading_ && events_ != nullptr; }
+  uint32_t Level() const { return (reading_ ? EPOLLIN : 0u) | (writing_ ? EPOLLOUT : 0u); }
+  void GoByLevel() {
+    edge_ = false;
+    watch_->SetEvents(Level());
+  }
+  void NoteRead(bool all) {
+    read_ = true;
+    left_ = !all;
+    // Inside of an event what is left is looked at when the reader has returned.
+    if (left_ && edge_ && !in_event_ && Listening() && watch_) GoByLevel();
+  }
+
+  // The fd is closed next and nobody else has it, which takes it out of the loop.
+  void Leave() {
+    if (watch_) watch_->FdIsClosedNext();
+    watch_.reset();
   }
   void OnIo(uint32_t events) {
+    if (edge_ && (events & EPOLLPRI) == 0) return OnEdge(events);
+    if (edge_) GoByLevel();
     // HUP and ERR arrive although nothing was asked for. Somebody who is not listening in either
     // direction would be called for ever: such a socket leaves the loop until interest returns.
     bool failed = (events & (EPOLLERR | EPOLLHUP)) != 0;
@@ -99,15 +160,38 @@ class SocketTransport final : public Transport {
     if (alive.expired()) return;
     if (writable && writing_ && events_ != nullptr) events_->OnWritable();
   }
+  void OnEdge(uint32_t events) {
+    ended_ = ended_ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    left_ = true;  // until somebody has read it
+    std::weak_ptr<bool> alive = life_;
+    // Bytes and the end behind them came together: the second call reads the end.
+    for (int call = 0; call < (ended_ ? 2 : 1); ++call) {
+      if (!Listening() || !left_ || !watch_) break;
+      in_event_ = true;
+      read_ = false;
+      events_->OnReadable();
+      if (alive.expired()) return;
+      in_event_ = false;
+      left_ = left_ || !read_;
+    }
+    if (watch_ && edge_ && Listening() && left_) GoByLevel();
+  }
+
+  static constexpr uint32_t kEdges = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLET;
 
   event::EventLoop& loop_;
   Fd fd_;
-  SocketAddress local_;
-  SocketAddress peer_;
+  mutable std::optional<SocketAddress> local_;
+  mutable std::optional<SocketAddress> peer_;
   TransportEvents* events_ = nullptr;
   bool reading_ = false;
   bool writing_ = false;
   bool aborted_ = false;
+  bool edge_ = false;   // reported by edge
+  bool left_ = false;   // there may be something to read that no event will tell of
+  bool read_ = false;   // by Read() since the present event
+  bool ended_ = false;  // the kernel has said that the peer's direction is over
+  bool in_event_ = false;
   int errno_ = 0;
   std::shared_ptr<bool> life_ = std::make_shared<bool>(true);
   std::unique_ptr<event::IoWatch> watch_;

@@ -16,8 +16,13 @@
 #include <span>
 #include <string>
 
+#include "common/base/memory_meter.h"
 #include "common/event/event_loop.h"
 #include "common/net/address.h"
+
+namespace qanat::tls {
+struct VerifiedPeer;
+}
 
 namespace qanat::net {
 
@@ -65,6 +70,15 @@ class Transport : public event::Deferred {
   // The kernel's socket when the bytes on it are the bytes of this stream, so that a relay may
   // splice(); -1 otherwise.
   virtual int splice_fd() const { return -1; }
+  // Who the other end has proved to be by a certificate (common/tls/verified_peer.h); null without.
+  virtual std::shared_ptr<const tls::VerifiedPeer> verified_peer() const { return nullptr; }
+  // Gives up that socket: it leaves the loop, its peer notices nothing, and this transport is over.
+  // None where there is no such socket.
+  virtual Fd Release() { return Fd(); }
+  // Bytes of our memory that wait in it, counted at the loop; ChargeTo: and at who owns it from now
+  // on, who outlives this transport.
+  virtual size_t held() const { return 0; }
+  virtual void ChargeTo(MemoryMeter*) {}
   // After kError: what failed, for the log.
   virtual std::string error() const { return {}; }
 };

@@ -3,6 +3,8 @@
 #include "common/net/transport.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <functional>
 #include <random>
@@ -57,7 +59,7 @@ class TransportTest : public testing::TestWithParam<bool> {
       b_->ReadEnable(false);
     };
     b_->ReadEnable(true);
-    for (int i = 0; i < 100 && !ready; ++i) loop_.RunOnce(milliseconds(20));
+    for (int i = 0; i < 1000 && !ready; ++i) loop_.RunOnce(milliseconds(20));
     ASSERT_TRUE(ready);
   }
 
@@ -98,9 +100,13 @@ TEST_P(TransportTest, CloseWithUnreadInputIsAReset) {
   ASSERT_EQ(a_->Write(part).bytes, 6u);
   WaitReadable();
   b_.reset();
-  on_a_.readable = [&] { a_->ReadEnable(false); };
+  bool told = false;
+  on_a_.readable = [&] {
+    told = true;
+    a_->ReadEnable(false);
+  };
   a_->ReadEnable(true);
-  for (int i = 0; i < 10; ++i) loop_.RunOnce(milliseconds(2));
+  for (int i = 0; i < 1000 && !told; ++i) loop_.RunOnce(milliseconds(20));
   Read(*a_);
   EXPECT_EQ(last_, Kind::kReset);
 }
@@ -149,7 +155,7 @@ TEST_P(TransportTest, HandlerMayDestroyTheTransport) {
   };
   b_->ReadEnable(true);
   b_->WriteEnable(true);
-  for (int i = 0; i < 100 && !called; ++i) loop_.RunOnce(milliseconds(20));
+  for (int i = 0; i < 1000 && !called; ++i) loop_.RunOnce(milliseconds(20));
   EXPECT_TRUE(called);
   EXPECT_EQ(b_, nullptr);
 }
@@ -157,12 +163,20 @@ TEST_P(TransportTest, HandlerMayDestroyTheTransport) {
 INSTANTIATE_TEST_SUITE_P(Kinds, TransportTest, testing::Bool(),
                          [](const auto& p) { return p.param ? "Pipe" : "Socket"; });
 
+// A port of ours that refuses: one that was given back may be another process's the next moment.
+Fd BoundAndNotListening() {
+  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in at{};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+  return fd;
+}
+
 TEST(ConnectorTest, RefusedAndTimedOut) {
   event::EventLoop loop;
-  // A port that was just free: bound, but not listening.
-  Fd holder = *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")});
-  SocketAddress to = *SocketAddress::OfLocal(holder.get());
-  holder.Reset();
+  const Fd holder = BoundAndNotListening();
+  const SocketAddress to = *SocketAddress::OfLocal(holder.get());
   bool done = false;
   Connector refused(loop, {.to = to}, [&](Result<Fd> fd) {
     done = true;
@@ -171,6 +185,95 @@ TEST(ConnectorTest, RefusedAndTimedOut) {
   });
   EXPECT_FALSE(done) << "never from inside the constructor";
   while (!done) loop.RunOnce(milliseconds(100));
+}
+
+TEST(ConnectorTest, StandsAtOnceOnOneMachine) {
+  event::EventLoop loop;
+  Fd listener = *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")});
+  const SocketAddress to = *SocketAddress::OfLocal(listener.get());
+  Result<Fd> started = StartConnect({.to = to});
+  ASSERT_TRUE(started);
+  EXPECT_TRUE(IsConnected(started->get()));
+  // Who waits all the same hears of it.
+  bool done = false;
+  Connector connector(loop, {.to = to}, std::move(started), [&](Result<Fd> fd) {
+    done = true;
+    EXPECT_TRUE(fd);
+  });
+  EXPECT_FALSE(done);
+  while (!done) loop.RunOnce(milliseconds(100));
+}
+
+TEST(ConnectorTest, AskingWhetherItStandsLeavesTheFailureToWhoWaits) {
+  event::EventLoop loop;
+  const Fd holder = BoundAndNotListening();
+  const SocketAddress to = *SocketAddress::OfLocal(holder.get());
+  Result<Fd> started = StartConnect({.to = to});
+  ASSERT_TRUE(started);
+  EXPECT_FALSE(IsConnected(started->get()));
+  bool done = false;
+  Connector connector(loop, {.to = to}, std::move(started), [&](Result<Fd> fd) {
+    done = true;
+    ASSERT_FALSE(fd);
+    EXPECT_EQ(fd.error().sys_errno, ECONNREFUSED);
+  });
+  while (!done) loop.RunOnce(milliseconds(100));
+}
+
+// One waits most often, and then nothing is asked for twice; a queue is taken in ever larger steps,
+// with a bound, and nobody in it is forgotten.
+TEST(AcceptorTest, TakesAsManyAsLastTimeWereThere) {
+  event::EventLoop loop;
+  Fd listening = *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")});
+  const SocketAddress to = *SocketAddress::OfLocal(listening.get());
+  std::vector<Fd> clients, accepted;
+  Acceptor acceptor(loop, std::move(listening),
+                    [&](Fd fd, SocketAddress) { accepted.push_back(std::move(fd)); });
+  const auto connect = [&](int count) {
+    for (int i = 0; i < count; ++i) clients.push_back(*StartConnect({.to = to}));
+  };
+  connect(200);
+  std::vector<size_t> steps;
+  for (int i = 0; i < 50 && accepted.size() < clients.size(); ++i) {
+    const size_t before = accepted.size();
+    loop.RunOnce(milliseconds(100));
+    steps.push_back(accepted.size() - before);
+  }
+  std::vector<size_t> expected{1, 2, 4};
+  expected.insert(expected.end(), 24, 8);
+  expected.push_back(1);
+  EXPECT_EQ(steps, expected);
+  connect(1);
+  loop.RunOnce(milliseconds(100));
+  EXPECT_EQ(accepted.size(), 201u);
+}
+
+// Whoever waits on the same loop has a turn after eight of them at the latest.
+TEST(AcceptorTest, ABurstOfOneListenerLeavesTheOthersTheirTurns) {
+  event::EventLoop loop;
+  const auto listen = [] { return *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")}); };
+  Fd busy = listen(), quiet = listen();
+  std::vector<Fd> clients, accepted;
+  for (int i = 0; i < 100; ++i) {
+    clients.push_back(*StartConnect({.to = *SocketAddress::OfLocal(busy.get())}));
+  }
+  const SocketAddress to_quiet = *SocketAddress::OfLocal(quiet.get());
+  int since = 0, most = 0, turns = 0;
+  Acceptor burst(loop, std::move(busy), [&](Fd fd, SocketAddress) {
+    accepted.push_back(std::move(fd));
+    most = std::max(most, ++since);
+  });
+  Acceptor other(loop, std::move(quiet), [&](Fd fd, SocketAddress) {
+    accepted.push_back(std::move(fd));
+    since = 0;
+    ++turns;
+  });
+  while (accepted.size() < clients.size()) {
+    clients.push_back(*StartConnect({.to = to_quiet}));
+    loop.RunOnce(milliseconds(100));
+  }
+  EXPECT_LE(most, 2 * 8);  // behind this round's, if it comes first, and the next one's
+  EXPECT_GE(turns, 100 / 16);
 }
 
 TEST(ConnectorTest, DestroyedBeforeTheAnswerStaysSilent) {

@@ -10,6 +10,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 namespace qanat::netns {
 namespace {
@@ -45,28 +46,43 @@ Result<NetNs> NetNs::Duplicate() const {
   return NetNs(std::move(copy), id_);
 }
 
-Result<uint64_t> NetNs::Cookie() const {
+Result<uint64_t> OwnCookie() {
   uint64_t cookie = 0;
+  Fd probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!probe) return FailErrno("socket for the namespace cookie");
+  socklen_t size = sizeof cookie;
+  if (getsockopt(probe.get(), SOL_SOCKET, kSoNetnsCookie, &cookie, &size) != 0) {
+    return FailErrno("SO_NETNS_COOKIE (needs Linux 5.14)");
+  }
+  return cookie;
+}
+
+Result<uint64_t> NetNs::Cookie() const {
+  Result<uint64_t> cookie = uint64_t{0};
   QANAT_RETURN_IF_ERROR(Run([&]() -> Status {
-    Fd probe(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (!probe) return FailErrno("socket for the namespace cookie");
-    socklen_t size = sizeof cookie;
-    if (getsockopt(probe.get(), SOL_SOCKET, kSoNetnsCookie, &cookie, &size) != 0) {
-      return FailErrno("SO_NETNS_COOKIE (needs Linux 5.14)");
-    }
+    cookie = OwnCookie();
     return {};
   }));
   return cookie;
 }
 
 Status NetNs::Run(const std::function<Status()>& action) const {
-  Fd home(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-  if (!home) return FailErrno("open this thread's network namespace");
+  // Opened once a thread: it costs more than the two setns(), and a new connection pays it. Nobody
+  // else moves threads between namespaces.
+  thread_local Fd home;
+  thread_local int present = -1;  // of an outer Run of this thread
+  if (!home) {
+    home = Fd(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+    if (!home) return FailErrno("open this thread's network namespace");
+  }
   if (setns(fd_.get(), CLONE_NEWNET) != 0) {
     return FailErrno("enter a network namespace (needs CAP_SYS_ADMIN)");
   }
+  const int back = present >= 0 ? present : home.get();
+  const int outer = std::exchange(present, fd_.get());
   Status status = action();
-  if (setns(home.get(), CLONE_NEWNET) != 0) {
+  present = outer;
+  if (setns(back, CLONE_NEWNET) != 0) {
     std::perror("cannot leave a pod's network namespace");
     std::abort();
   }

@@ -30,8 +30,9 @@ class NetNs {
   Result<uint64_t> Cookie() const;  // SO_NETNS_COOKIE of a socket made inside
   Result<NetNs> Duplicate() const;
 
-  // Runs `action` with this thread inside the namespace and comes back. If coming back fails the
-  // process aborts: a thread in a wrong namespace must not go on.
+  // Runs `action` with this thread inside the namespace and comes back; may be nested. If coming
+  // back fails the process aborts: a thread in a wrong namespace must not go on. A thread's own
+  // namespace is the one of its first call: it must not be changed by other means after that.
   Status Run(const std::function<Status()>& action) const;
 
  private:
@@ -39,5 +40,8 @@ class NetNs {
   Fd fd_;
   Id id_;
 };
+
+// SO_NETNS_COOKIE of the calling thread's namespace; needs no rights.
+Result<uint64_t> OwnCookie();
 
 }  // namespace qanat::netns

@@ -39,6 +39,25 @@ TEST(NetNsTest, RunsInsideAndComesBack) {
   EXPECT_EQ(NetNs::Current()->id(), before->id());
 }
 
+TEST(NetNsTest, NestedRunsComeBackOneByOne) {
+  auto outer = MakeNamespace();
+  auto inner = MakeNamespace();
+  ASSERT_TRUE(outer && inner);
+  const Id before = NetNs::Current()->id();
+  Id inside, after;
+  ASSERT_TRUE(outer->Run([&]() -> Status {
+    const Status status = inner->Run([&]() -> Status {
+      inside = NetNs::Current()->id();
+      return {};
+    });
+    after = NetNs::Current()->id();
+    return status;
+  }));
+  EXPECT_EQ(inside, inner->id());
+  EXPECT_EQ(after, outer->id());
+  EXPECT_EQ(NetNs::Current()->id(), before);
+}
+
 TEST(NetNsTest, ErrorsOfTheActionComeBack) {
   auto ns = MakeNamespace();
   ASSERT_TRUE(ns);

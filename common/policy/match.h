@@ -112,11 +112,13 @@ class Matcher {
   Truth RuleMatches(const model::Rule& rule) {
     tracer_.OpenRule();
     Truth all = Truth::kTrue;
-    if (rule.not_understood) all = Truth::kUnknown;
     for (const model::Clause& clause : rule.clauses) {
       all = And(all, ClauseMatches(clause));
       if (Done(all == Truth::kFalse)) break;
     }
+    // A field of a match is one more condition; how a field of a rule or of a clause would combine
+    // with the rest, nobody can tell: a DENY that it may widen matches.
+    if (rule.not_understood) all = Truth::kUnknown;
     tracer_.CloseRule(all);
     return all;
   }
@@ -133,7 +135,7 @@ class Matcher {
       any = Or(any, MatchMatches(match));
       if (Done(any == Truth::kTrue)) break;
     }
-    if (clause.not_understood) any = And(any, Truth::kUnknown);
+    if (clause.not_understood) any = Truth::kUnknown;
     tracer_.CloseClause(any);
     return any;
   }

@@ -21,14 +21,19 @@ Reason DenyReason(const model::Policy& policy, Truth truth, const Request& reque
                                                              : Reason::kPolicyDenied;
 }
 
-// The order in which verdicts are reached (stock ztunnel): dry-run DENY only noted; enforced DENY;
-// names never received; no enforced ALLOW: allowed; an ALLOW that matches; else refused.
-// `truth_of` is called once per policy that matters.
+// The order in which verdicts are reached (stock ztunnel): dry-run DENY only noted; enforced DENY
+// (of what has expired: any); names never received; no enforced ALLOW: allowed; an ALLOW that
+// matches; else refused. `truth_of` is called once per policy that matters.
 template <typename TruthOf>
 Decision Decide(const PolicySet& set, const Request& request, TruthOf truth_of) {
   Decision decision;
   for (const model::PolicyPtr& policy : set.policies) {
     if (policy->action != PolicyAction::kDeny) continue;
+    if (set.expired && !policy->dry_run) {
+      decision.reason = Reason::kStaleState;
+      decision.policy = policy->Key();
+      return decision;
+    }
     const Truth truth = truth_of(*policy);
     if (!Matched(truth, PolicyAction::kDeny)) continue;
     if (policy->dry_run) {

@@ -30,6 +30,9 @@ struct Request {
 struct PolicySet {
   std::vector<model::PolicyPtr> policies;
   std::vector<std::string> unknown;  // names on the workload that were never received: deny
+  // The policies are so old that their conditions are no longer trusted to spare anybody: an
+  // enforced DENY counts as matching. ALLOW policies must match as ever.
+  bool expired = false;
   bool operator==(const PolicySet&) const = default;  // the very same policies
 };
 

@@ -232,6 +232,45 @@ TEST(Policy, WholePolicyNotUnderstood) {
   EXPECT_FALSE(Evaluate({{std::make_shared<Policy>(rule)}, {}}, Frontend()).allowed);
 }
 
+// How an unknown field of a clause or rule combines with the parts around it is not known either:
+// it may widen a DENY whose known parts do not match.
+TEST(Policy, AnUnknownFieldOfAClauseOrRuleMayWidenADeny) {
+  const Match elsewhere{.destination_ports = {Port(1)}};
+  for (const PolicyAction action : {PolicyAction::kAllow, PolicyAction::kDeny}) {
+    const Policy clause = *Make(action, {Rule{{Clause{{elsewhere}, true}}}});
+    EXPECT_FALSE(Evaluate({{std::make_shared<Policy>(clause)}, {}}, Frontend()).allowed);
+    const Policy rule = *Make(action, {Rule{{Clause{{elsewhere}}}, true}});
+    EXPECT_FALSE(Evaluate({{std::make_shared<Policy>(rule)}, {}}, Frontend()).allowed);
+  }
+}
+
+// Of what is too old: only what no DENY and no missing ALLOW could forbid.
+TEST(Policy, ExpiredPoliciesSpareNobody) {
+  const Match everybody{.namespaces = {{Kind::kPresence, ""}}};
+  const Match others{.namespaces = {{Kind::kExact, "other"}}};
+  const auto decide = [](std::vector<model::PolicyPtr> policies, std::vector<std::string> unknown) {
+    const PolicySet set{std::move(policies), std::move(unknown), true};
+    const Decision decision = Evaluate(set, Frontend());
+    const Decision explained = Explain(set, Frontend()).decision;
+    EXPECT_EQ(decision.allowed, explained.allowed);
+    EXPECT_EQ(decision.reason, explained.reason);
+    return decision;
+  };
+  EXPECT_TRUE(decide({}, {}).allowed);
+  EXPECT_TRUE(decide({MakeOne(PolicyAction::kAllow, everybody)}, {}).allowed);
+  EXPECT_EQ(decide({MakeOne(PolicyAction::kAllow, others)}, {}).reason, Reason::kPolicyNoAllow);
+  EXPECT_EQ(decide({}, {"shop/x"}).reason, Reason::kPolicyUnknown);
+  const Decision denied = decide(
+      {MakeOne(PolicyAction::kAllow, everybody), MakeOne(PolicyAction::kDeny, others, "no")}, {});
+  EXPECT_EQ(denied.reason, Reason::kStaleState);
+  EXPECT_EQ(denied.policy, "shop/no");
+  EXPECT_TRUE(IsPolicy(denied.reason));
+  EXPECT_FALSE(decide({Make(PolicyAction::kDeny, {})}, {}).allowed);
+  Policy dry = *MakeOne(PolicyAction::kDeny, everybody);
+  dry.dry_run = true;
+  EXPECT_TRUE(decide({std::make_shared<Policy>(dry)}, {}).allowed);
+}
+
 TEST(Policy, ExplainNamesTheNearestAllow) {
   const Match far{.source_ips = {Block("10.1.0.0/16")}, .destination_ports = {Port(1)}};
   const Match near{.namespaces = {{Kind::kExact, "shop"}}, .destination_ports = {Port(9090)}};
@@ -388,13 +427,13 @@ struct Oracle {
   bool Holds(const Policy& policy) const {
     if (policy.not_understood) return bad;
     for (const Rule& rule : policy.rules) {
-      bool all = !rule.not_understood || bad;
+      bool all = true;
       for (const Clause& clause : rule.clauses) {
         bool any = clause.matches.empty();
         for (const Match& match : clause.matches) any = any || (!match.empty() && Holds(match));
-        all = all && any && (!clause.not_understood || bad);
+        all = all && (clause.not_understood ? bad : any);
       }
-      if (all) return true;
+      if (rule.not_understood ? bad : all) return true;
     }
     return false;
   }

@@ -21,10 +21,37 @@ struct StringHash {
   size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
 };
 
-struct AddressHash {
-  size_t operator()(const model::NetworkAddress& a) const {
-    return std::hash<std::string>{}(a.network) * 31 + net::HashValue(a.ip);
+// An address in a network, and how it is looked up without a key being made.
+struct AddressView {
+  std::string_view network;
+  net::IpAddress ip;
+};
+struct AddressKey {
+  model::SharedText network;
+  net::IpAddress ip;
+  bool operator==(const AddressKey&) const = default;
+  bool operator==(const AddressView& other) const {
+    return network == other.network && ip == other.ip;
   }
+};
+struct AddressHash {
+  using is_transparent = void;
+  size_t operator()(const AddressView& a) const {
+    return std::hash<std::string_view>{}(a.network) * 31 + net::HashValue(a.ip);
+  }
+  size_t operator()(const AddressKey& a) const { return (*this)(AddressView{a.network, a.ip}); }
+};
+
+// A workload under its own uid, which is not kept twice.
+struct WorkloadKey {
+  model::WorkloadPtr workload;
+  bool operator==(const WorkloadKey& other) const { return workload->uid == other.workload->uid; }
+  bool operator==(std::string_view uid) const { return workload->uid == uid; }
+};
+struct UidHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view uid) const { return std::hash<std::string_view>{}(uid); }
+  size_t operator()(const WorkloadKey& key) const { return (*this)(key.workload->uid); }
 };
 
 template <typename Key, typename Value, typename Hash>
@@ -34,10 +61,16 @@ class CowMap {
 
   template <typename K>
   const Value* Find(const K& key) const {
+    const auto* item = FindItem(key);
+    return item == nullptr ? nullptr : &item->second;
+  }
+  // With the key that is in there.
+  template <typename K>
+  const std::pair<const Key, Value>* FindItem(const K& key) const {
     const auto& shard = shards_[ShardOf(key)];
     if (shard == nullptr) return nullptr;
     const auto it = shard->find(key);
-    return it == shard->end() ? nullptr : &it->second;
+    return it == shard->end() ? nullptr : &*it;
   }
 
   // The value for `key`, made if missing, in a shard that no snapshot shares.

@@ -94,6 +94,13 @@ model::LoadBalancing ToLoadBalancing(const wire::LoadBalancing& lb) {
   return out;
 }
 
+// Extensions of ours, which stock proxies pass over; the name alone says it.
+template <typename Message>
+bool HasExtension(const Message& in, std::string_view name) {
+  return std::any_of(in.extensions().begin(), in.extensions().end(),
+                     [name](const auto& extension) { return extension.name() == name; });
+}
+
 Result<model::Service> ToService(const wire::Service& in) {
   model::Service out;
   out.name = in.name();
@@ -121,6 +128,7 @@ Result<model::Service> ToService(const wire::Service& in) {
   out.ingress_use_waypoint = in.ingress_use_waypoint();
   // Whatever is not PUBLIC, also a kind that we do not know, is shown to the namespace only.
   out.namespace_only = in.visibility() != wire::Service::PUBLIC;
+  out.require_waypoint = HasExtension(in, "qanat.io/require-waypoint");
   return out;
 }
 
@@ -149,11 +157,13 @@ Status FillPlace(const wire::Workload& in, model::Workload& out) {
   if (in.has_network_gateway()) {
     QANAT_ASSIGN_OR_RETURN(out.network_gateway, ToGateway(in.network_gateway(), "network gateway"));
   }
+  std::vector<std::pair<std::string, model::PortList>> services;
   for (const auto& [key, ports] : in.services()) {
     QANAT_ASSIGN_OR_RETURN(auto list, ToPorts(ports.ports()));
-    out.services.emplace_back(key, std::move(list));
+    services.emplace_back(key, std::move(list));
   }
-  std::sort(out.services.begin(), out.services.end());
+  std::sort(services.begin(), services.end());
+  out.services = std::move(services);
   QANAT_ASSIGN_OR_RETURN(out.protocol, ToProtocol(in.tunnel_protocol()));
   if (in.has_application_tunnel()) {
     const auto& tunnel = in.application_tunnel();
@@ -191,6 +201,7 @@ Result<model::Workload> ToWorkload(const wire::Workload& in) {
   }
   out.healthy = in.status() == wire::WorkloadStatus::HEALTHY;
   out.native_tunnel = in.native_tunnel();
+  out.gateway = HasExtension(in, "qanat.io/gateway");
   QANAT_RETURN_IF_ERROR(FillPlace(in, out));
   return out;
 }

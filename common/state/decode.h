@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Wire bytes to model values. Pure; the only place of the data plane that sees the generated
+// Wire bytes to model values. Pure; the only place of the data plane that reads the generated
 // classes of workload xDS.
 #pragma once
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
@@ -13,8 +14,6 @@
 
 namespace qanat::state {
 namespace {
-
-using model::NetworkAddress;
 
 template <typename Map, typename Key, typename Ptr>
 void AddTo(Map& map, const Key& key, const Ptr& value) {
@@ -44,50 +43,89 @@ struct MeshState::Impl {
   std::shared_ptr<Table> table = std::make_shared<Table>();
   std::vector<model::ServicePtr> with_blocks;
   // Endpoint lists are rebuilt once per publish, however many of their workloads changed.
-  std::unordered_map<std::string, std::unordered_set<std::string>> touched;  // service -> uids
+  // Service -> workloads that came to it or left it, of one uid perhaps several.
+  std::unordered_map<std::string, std::vector<model::WorkloadPtr>> touched;
   SnapshotPtr published;
   uint64_t serial = 1;
   bool changed = false;
   bool policies_changed = false;
   bool blocks_changed = false;
   bool verdicts_changed = false;
+  // Network -> its gateways -> how many workloads name them.
+  std::map<std::string, std::map<model::GatewayAddress, size_t>> gateways;
+  bool gateways_changed = false;
 
   // ---- workloads
   void IndexWorkload(const model::WorkloadPtr& workload, bool add) {
     // A workload on the host's network has no address of its own: it is found by uid only.
     if (workload->network_mode == model::NetworkMode::kStandard) {
       for (const net::IpAddress& ip : workload->addresses) {
-        const NetworkAddress key{workload->network, ip};
+        const AddressKey key{workload->network, ip};
         add ? AddTo(next.by_address_, key, workload) : RemoveFrom(next.by_address_, key, workload);
       }
     }
     for (const auto& [service, ports] : workload->services) {
-      touched[service].insert(workload->uid);
+      touched[service].push_back(workload);
     }
+    if (workload->network_gateway) CountGateway(*workload, add);
+  }
+
+  void CountGateway(const model::Workload& workload, bool add) {
+    auto& of_network = gateways[workload.network];
+    size_t& count = of_network[*workload.network_gateway];
+    gateways_changed = gateways_changed || count <= 1;
+    add ? ++count : --count;
+    if (count > 0) return;
+    of_network.erase(*workload.network_gateway);
+    if (of_network.empty()) gateways.erase(workload.network);
+  }
+
+  std::shared_ptr<const MeshSnapshot::GatewayMap> GatewayTable() const {
+    auto out = std::make_shared<MeshSnapshot::GatewayMap>();
+    for (const auto& [network, of_network] : gateways) {
+      for (const auto& [gateway, count] : of_network) (*out)[network].push_back(gateway);
+    }
+    return out;
   }
 
   void Upsert(model::Workload value) {
-    const std::string uid = value.uid;
-    const auto* old = next.workloads_.Find(uid);
-    if (old != nullptr && *old->workload == value) {
+    const auto* item = next.workloads_.FindItem(std::string_view(value.uid));
+    const model::WorkloadPtr old = item == nullptr ? nullptr : item->first.workload;
+    changed = verdicts_changed = true;
+    if (old != nullptr && *old == value) {
       // The same again still counts as resent: names of removed policies are now an error.
-      next.workloads_.Mutable(uid).received = ++serial;
-      changed = verdicts_changed = true;
+      next.workloads_.Mutable({old}) = ++serial;
       return;
     }
-    if (old != nullptr) IndexWorkload(model::WorkloadPtr(old->workload), false);
+    if (old != nullptr) {
+      IndexWorkload(old, false);
+      next.workloads_.Erase(WorkloadKey{old});
+    }
+    ShareServices(value);
     auto workload = std::make_shared<const model::Workload>(std::move(value));
-    next.workloads_.Mutable(uid) = {workload, ++serial};
+    next.workloads_.Mutable({workload}) = ++serial;
     IndexWorkload(workload, true);
-    changed = verdicts_changed = true;
+  }
+
+  // All pods of a service have the same list of services: it is kept once.
+  void ShareServices(model::Workload& value) {
+    if (value.services.empty()) return;
+    const std::string& service = value.services[0].first;
+    const model::Workload* like = nullptr;
+    if (const auto it = touched.find(service); it != touched.end()) {
+      like = it->second.back().get();
+    } else if (const auto* known = next.endpoints_.Find(service)) {
+      like = (*known)->front().workload.get();
+    }
+    if (like != nullptr && like->services == value.services) value.services = like->services;
   }
 
   bool RemoveWorkload(std::string_view uid) {
-    const auto* old = next.workloads_.Find(uid);
-    if (old == nullptr) return false;
-    const model::WorkloadPtr workload = old->workload;
+    const auto* item = next.workloads_.FindItem(uid);
+    if (item == nullptr) return false;
+    const model::WorkloadPtr workload = item->first.workload;
     IndexWorkload(workload, false);
-    next.workloads_.Erase(workload->uid);
+    next.workloads_.Erase(WorkloadKey{workload});
     changed = verdicts_changed = true;
     return true;
   }
@@ -99,7 +137,7 @@ struct MeshState::Impl {
         blocks_changed = true;
         continue;
       }
-      const NetworkAddress key{address.network, address.cidr.ip()};
+      const AddressKey key{address.network, address.cidr.ip()};
       add ? AddTo(next.by_vip_, key, service) : RemoveFrom(next.by_vip_, key, service);
     }
     add ? AddTo(next.by_hostname_, service->hostname, service)
@@ -133,7 +171,9 @@ struct MeshState::Impl {
   }
 
   void RebuildEndpoints() {
-    for (const auto& [service, uids] : touched) {
+    for (const auto& [service, workloads] : touched) {
+      std::unordered_set<std::string_view> uids;
+      for (const model::WorkloadPtr& workload : workloads) uids.insert(workload->uid);
       auto list = std::make_shared<model::EndpointList>();
       if (const auto* old = next.endpoints_.Find(service)) {
         list->reserve((*old)->size() + uids.size());
@@ -141,11 +181,12 @@ struct MeshState::Impl {
           if (!uids.contains(endpoint.workload->uid)) list->push_back(endpoint);
         }
       }
-      for (const std::string& uid : uids) {
-        const auto* entry = next.workloads_.Find(uid);
-        if (entry == nullptr) continue;
-        if (const model::PortList* ports = entry->workload->PortsOf(service)) {
-          list->push_back({entry->workload, ports});
+      for (const std::string_view uid : uids) {
+        const auto* item = next.workloads_.FindItem(uid);
+        if (item == nullptr) continue;
+        const model::WorkloadPtr& workload = item->first.workload;
+        if (const model::PortList* ports = workload->PortsOf(service)) {
+          list->push_back({workload, ports});
         }
       }
       if (list->empty()) {
@@ -206,8 +247,8 @@ struct MeshState::Impl {
   // Keeps only the removals that some workload still names.
   void PruneRemoved(Table& own) {
     std::set<std::string, std::less<>> named;
-    next.workloads_.ForEach([&](const auto&, const auto& entry) {
-      for (const std::string& name : entry.workload->authorization_policies) {
+    next.workloads_.ForEach([&](const WorkloadKey& key, uint64_t) {
+      for (const std::string& name : key.workload->authorization_policies) {
         if (own.removed.contains(name)) named.insert(name);
       }
     });
@@ -220,10 +261,12 @@ MeshState::MeshState() : impl_(std::make_unique<Impl>()) {
   impl_->published = std::make_shared<const MeshSnapshot>(impl_->next);
 }
 MeshState::~MeshState() = default;
+MeshState::MeshState(MeshState&&) noexcept = default;
+MeshState& MeshState::operator=(MeshState&&) noexcept = default;
 
 Status MeshState::UpsertAddress(std::string_view, std::string_view bytes) {
   QANAT_ASSIGN_OR_RETURN(auto decoded, DecodeAddress(bytes));
-  std::visit([this](auto&& value) { impl_->Upsert(std::move(value)); }, std::move(decoded));
+  std::visit([this](auto& value) { impl_->Upsert(std::move(value)); }, decoded);
   return {};
 }
 
@@ -231,8 +274,19 @@ void MeshState::RemoveAddress(std::string_view name) {
   if (!impl_->RemoveWorkload(name)) impl_->RemoveService(name);
 }
 
-Status MeshState::UpsertAuthorization(std::string_view, std::string_view bytes) {
+void MeshState::MarkAbsent(const std::string& name) {
+  impl_->next.absent_.Mutable(name) = true;
+  impl_->changed = true;
+}
+
+void MeshState::ForgetAbsent(const std::string& name) {
+  if (impl_->next.absent_.Erase(name)) impl_->changed = true;
+}
+
+Status MeshState::UpsertAuthorization(std::string_view, std::string_view bytes, bool* applied) {
+  if (applied != nullptr) *applied = false;
   QANAT_ASSIGN_OR_RETURN(auto policy, DecodeAuthorization(bytes));
+  if (applied != nullptr) *applied = true;
   const std::vector<std::string> problems = policy.problems;
   impl_->Upsert(std::move(policy));
   if (!problems.empty()) return Fail(Code::kInvalidArgument, JoinProblems(problems));
@@ -241,6 +295,15 @@ Status MeshState::UpsertAuthorization(std::string_view, std::string_view bytes) 
 
 void MeshState::RemoveAuthorization(std::string_view name) {
   impl_->RemovePolicy(std::string(name));
+}
+
+void MeshState::SetFreshness(Freshness freshness,
+                             std::chrono::system_clock::time_point current_at) {
+  MeshSnapshot& next = impl_->next;
+  if (next.freshness_ == freshness && next.current_at_ == current_at) return;
+  next.freshness_ = freshness;
+  next.current_at_ = current_at;
+  impl_->changed = impl_->verdicts_changed = true;
 }
 
 SnapshotPtr MeshState::Publish() {
@@ -254,15 +317,21 @@ SnapshotPtr MeshState::Publish() {
   out.by_hostname_ = s.next.by_hostname_.Freeze();
   out.by_vip_ = s.next.by_vip_.Freeze();
   out.endpoints_ = s.next.endpoints_.Freeze();
+  out.absent_ = s.next.absent_.Freeze();
   if (s.blocks_changed) {
     s.next.with_blocks_ = std::make_shared<const std::vector<model::ServicePtr>>(s.with_blocks);
   }
   out.with_blocks_ = s.next.with_blocks_;
+  if (s.gateways_changed) s.next.network_gateways_ = s.GatewayTable();
+  out.network_gateways_ = s.next.network_gateways_;
   out.policies_ = s.table;
   out.version_ = ++s.next.version_;
   if (s.verdicts_changed) ++s.next.policy_version_;
   out.policy_version_ = s.next.policy_version_;
+  out.freshness_ = s.next.freshness_;
+  out.current_at_ = s.next.current_at_;
   s.changed = s.policies_changed = s.blocks_changed = s.verdicts_changed = false;
+  s.gateways_changed = false;
   s.published = std::make_shared<const MeshSnapshot>(std::move(out));
   return s.published;
 }

@@ -3,6 +3,7 @@
 // on the main thread. An update costs what it touches (copy on write of map shards), not the mesh.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,16 +22,27 @@ class MeshState {
  public:
   MeshState();
   ~MeshState();
+  MeshState(MeshState&&) noexcept;
+  MeshState& operator=(MeshState&&) noexcept;
 
   // One resource of kAddressType: `bytes` is the Address message (the Any's value). An error means
   // the resource was not applied (the earlier version stays) and is to be refused in the NACK.
   Status UpsertAddress(std::string_view name, std::string_view bytes);
   void RemoveAddress(std::string_view name);
 
+  // On demand only: nobody has this name; it is not asked for any more.
+  void MarkAbsent(const std::string& name);
+  void ForgetAbsent(const std::string& name);
+
   // One resource of kAuthorizationType. A policy with parts that are not understood is applied,
-  // failing closed on them, *and* reported as an error, so that the server hears of it.
-  Status UpsertAuthorization(std::string_view name, std::string_view bytes);
+  // failing closed on them, *and* reported as an error, so that the server hears of it; `applied`
+  // tells the two apart.
+  Status UpsertAuthorization(std::string_view name, std::string_view bytes,
+                             bool* applied = nullptr);
   void RemoveAuthorization(std::string_view name);
+
+  // What the next snapshots say of themselves; `current_at` of what is not live.
+  void SetFreshness(Freshness freshness, std::chrono::system_clock::time_point current_at = {});
 
   // The snapshot with everything up to now; the same pointer when nothing changed.
   SnapshotPtr Publish();

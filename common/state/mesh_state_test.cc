@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "common/proto/authorization.pb.h"
 #include "common/proto/workload.pb.h"
 
@@ -140,6 +142,36 @@ TEST_F(MeshStateTest, EndpointsInWhateverOrderTheyArrive) {
   EXPECT_TRUE(snapshot->EndpointsOf(*service).empty());
 }
 
+// What pods of a service have alike is kept once: in a batch, and with those known from before.
+TEST_F(MeshStateTest, ServicesOfAlikePodsAreKeptOnce) {
+  for (const char* name : {"a", "b"}) {
+    wl::Workload pod = Pod(name, "10.0.0.1");
+    Join(pod, "shop/backend.svc");
+    Put(pod);
+  }
+  const auto before = state_.Publish();
+  wl::Workload later = Pod("c", "10.0.0.3");
+  Join(later, "shop/backend.svc");
+  Put(later);
+  wl::Workload other = Pod("d", "10.0.0.4");
+  Join(other, "shop/backend.svc");
+  Join(other, "shop/second.svc");
+  Put(other);
+  const auto now = state_.Publish();
+  const auto list = [&](const char* name) {
+    return &now->WorkloadByUid("Kubernetes//Pod/shop/" + std::string(name))->services[0];
+  };
+  EXPECT_EQ(list("a"), list("b"));
+  EXPECT_EQ(list("a"), list("c"));
+  EXPECT_NE(list("a"), list("d"));
+  EXPECT_EQ(now->EndpointsOf({.ns = "shop", .hostname = "backend.svc"}).size(), 4u);
+  EXPECT_EQ(now->EndpointsOf({.ns = "shop", .hostname = "second.svc"}).size(), 1u);
+  // They outlive the one that brought them.
+  state_.RemoveAddress("Kubernetes//Pod/shop/a");
+  EXPECT_EQ(list("b")->first, "shop/backend.svc");
+  EXPECT_EQ(state_.Publish()->EndpointsOf({.ns = "shop", .hostname = "backend.svc"}).size(), 3u);
+}
+
 TEST_F(MeshStateTest, ServiceRanking) {
   Put(Svc("x", "10.96.0.1", "other"));
   auto canonical = Svc("x", "10.96.0.1", "third");
@@ -149,10 +181,16 @@ TEST_F(MeshStateTest, ServiceRanking) {
   EXPECT_EQ(snapshot->ServiceByVip("", Ip("10.96.0.1"), "shop")->ns, "third");
   EXPECT_EQ(snapshot->ServiceByVip("", Ip("10.96.0.1"), "other")->ns, "other");
   EXPECT_EQ(snapshot->ServiceByHostname("x.svc", "other")->ns, "other");
+  EXPECT_EQ(snapshot->ServiceByHostname("x.svc", "shop", "other")->ns, "third");
   canonical.set_visibility(wl::Service::NAMESPACE);
   Put(canonical);
   snapshot = state_.Publish();
   EXPECT_EQ(snapshot->ServiceByVip("", Ip("10.96.0.1"), "shop")->ns, "other");
+  // Two that are equal but for the namespace that is preferred.
+  Put(Svc("x", "10.96.0.2", "fourth"));
+  snapshot = state_.Publish();
+  EXPECT_EQ(snapshot->ServiceByHostname("x.svc", "shop", "fourth")->ns, "fourth");
+  EXPECT_EQ(snapshot->ServiceByHostname("x.svc", "shop", "other")->ns, "other");
 }
 
 TEST_F(MeshStateTest, Blocks) {
@@ -177,6 +215,38 @@ TEST_F(MeshStateTest, Blocks) {
   state_.RemoveAddress("shop/narrow.svc");
   snapshot = state_.Publish();
   EXPECT_EQ(snapshot->ServiceByVip("", Ip("10.0.3.9"), "shop")->hostname, "wide.svc");
+}
+
+TEST_F(MeshStateTest, GatewaysOfNetworks) {
+  auto far = [&](const char* name, const char* network, const char* gateway) {
+    auto w = Pod(name, "10.0.0.1");
+    w.set_network(network);
+    if (gateway != nullptr) {
+      w.mutable_network_gateway()->mutable_address()->set_address(Bytes(gateway));
+    }
+    return w;
+  };
+  const auto gateways = [&](const char* network) {
+    std::set<std::string> out;
+    for (const auto& gateway : state_.Publish()->NetworkGateways(network)) {
+      out.insert(std::get<model::NetworkAddress>(gateway.destination).ip.ToString());
+    }
+    return out;
+  };
+  EXPECT_TRUE(gateways("far").empty());
+  Put(far("a", "far", "172.16.0.1"));
+  Put(far("b", "far", "172.16.0.1"));
+  Put(far("c", "far", "172.16.0.2"));
+  Put(far("d", "near", nullptr));
+  EXPECT_EQ(gateways("far"), (std::set<std::string>{"172.16.0.1", "172.16.0.2"}));
+  EXPECT_TRUE(gateways("near").empty());
+  state_.RemoveAddress("Kubernetes//Pod/shop/a");
+  EXPECT_EQ(gateways("far").size(), 2u);
+  Put(far("b", "far", "172.16.0.3"));
+  EXPECT_EQ(gateways("far"), (std::set<std::string>{"172.16.0.2", "172.16.0.3"}));
+  state_.RemoveAddress("Kubernetes//Pod/shop/b");
+  state_.RemoveAddress("Kubernetes//Pod/shop/c");
+  EXPECT_TRUE(gateways("far").empty());
 }
 
 TEST_F(MeshStateTest, PolicySelection) {
@@ -257,6 +327,28 @@ TEST_F(MeshStateTest, VerdictVersionMovesWithPoliciesAndWorkloadsOnly) {
   EXPECT_EQ(second->policy_version(), first->policy_version());
   ASSERT_TRUE(Put(Policy("shop", "p", sec::NAMESPACE)));
   EXPECT_GT(state_.Publish()->policy_version(), second->policy_version());
+}
+
+TEST_F(MeshStateTest, FreshnessIsPublishedAndReachesPolicies) {
+  Put(Pod("a", "10.0.0.1"));
+  const auto live = state_.Publish();
+  EXPECT_EQ(live->freshness(), Freshness::kLive);
+  const auto then = std::chrono::system_clock::from_time_t(1'763'800'000);
+  state_.SetFreshness(Freshness::kSaved, then);
+  const auto saved = state_.Publish();
+  EXPECT_EQ(saved->freshness(), Freshness::kSaved);
+  EXPECT_EQ(saved->current_at(), then);
+  EXPECT_EQ(state_.Publish(), saved);
+  const auto pod = saved->WorkloadByAddress("", Ip("10.0.0.1"));
+  EXPECT_FALSE(saved->PoliciesFor(*pod).expired);
+  state_.SetFreshness(Freshness::kExpired, then);
+  const auto expired = state_.Publish();
+  EXPECT_TRUE(expired->PoliciesFor(*pod).expired);
+  EXPECT_GT(expired->policy_version(), saved->policy_version());
+  EXPECT_EQ(live->freshness(), Freshness::kLive);
+  MeshState moved = std::move(state_);
+  EXPECT_EQ(moved.Publish()->workload_count(), 1u);
+  state_ = MeshState();
 }
 
 TEST_F(MeshStateTest, ABadUpdateLeavesTheOldOne) {

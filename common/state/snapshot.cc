@@ -17,10 +17,11 @@ bool Visible(const model::Service& service, std::string_view client_ns) {
 // Stock ztunnel's order: visible to the client, then of its own namespace, then canonical, then
 // the first.
 template <typename List>
-model::ServicePtr Best(const List& services, std::string_view client_ns) {
+model::ServicePtr Best(const List& services, std::string_view client_ns,
+                       std::string_view preferred_ns = {}) {
   model::ServicePtr best;
   auto score = [&](const model::Service& s) {
-    return (s.ns == client_ns ? 2 : 0) + (s.canonical ? 1 : 0);
+    return (s.ns == client_ns ? 4 : 0) + (s.canonical ? 2 : 0) + (s.ns == preferred_ns ? 1 : 0);
   };
   for (const model::ServicePtr& service : services) {
     if (!Visible(*service, client_ns)) continue;
@@ -31,20 +32,29 @@ model::ServicePtr Best(const List& services, std::string_view client_ns) {
 
 }  // namespace
 
+std::string_view ToString(Freshness freshness) {
+  switch (freshness) {
+    case Freshness::kLive: return "live";
+    case Freshness::kSaved: return "saved";
+    case Freshness::kExpired: return "expired";
+  }
+  return "";
+}
+
 model::WorkloadPtr MeshSnapshot::WorkloadByUid(std::string_view uid) const {
-  const WorkloadEntry* entry = workloads_.Find(uid);
-  return entry == nullptr ? nullptr : entry->workload;
+  const auto* item = workloads_.FindItem(uid);
+  return item == nullptr ? nullptr : item->first.workload;
 }
 
 std::vector<model::WorkloadPtr> MeshSnapshot::WorkloadsByAddress(std::string_view network,
                                                                  const net::IpAddress& ip) const {
-  const auto* found = by_address_.Find(model::NetworkAddress{std::string(network), ip});
+  const auto* found = by_address_.Find(AddressView{network, ip});
   return found == nullptr ? std::vector<model::WorkloadPtr>{} : *found;
 }
 
 model::WorkloadPtr MeshSnapshot::WorkloadByAddress(std::string_view network,
                                                    const net::IpAddress& ip) const {
-  const auto* found = by_address_.Find(model::NetworkAddress{std::string(network), ip});
+  const auto* found = by_address_.Find(AddressView{network, ip});
   if (found == nullptr) return nullptr;
   model::WorkloadPtr best;
   auto score = [](const model::Workload& w) {
@@ -63,14 +73,15 @@ model::ServicePtr MeshSnapshot::ServiceByKey(std::string_view key) const {
 }
 
 model::ServicePtr MeshSnapshot::ServiceByHostname(std::string_view hostname,
-                                                  std::string_view client_ns) const {
+                                                  std::string_view client_ns,
+                                                  std::string_view preferred_ns) const {
   const auto* found = by_hostname_.Find(hostname);
-  return found == nullptr ? nullptr : Best(*found, client_ns);
+  return found == nullptr ? nullptr : Best(*found, client_ns, preferred_ns);
 }
 
 model::ServicePtr MeshSnapshot::ServiceByVip(std::string_view network, const net::IpAddress& ip,
                                              std::string_view client_ns) const {
-  if (const auto* exact = by_vip_.Find(model::NetworkAddress{std::string(network), ip})) {
+  if (const auto* exact = by_vip_.Find(AddressView{network, ip})) {
     if (auto best = Best(*exact, client_ns)) return best;
   }
   if (with_blocks_ == nullptr) return nullptr;
@@ -92,13 +103,39 @@ model::ServicePtr MeshSnapshot::ServiceByVip(std::string_view network, const net
   return best;
 }
 
+bool MeshSnapshot::HasServiceAt(std::string_view network, const net::IpAddress& ip) const {
+  if (by_vip_.Find(AddressView{network, ip}) != nullptr) return true;
+  if (with_blocks_ == nullptr) return false;
+  for (const model::ServicePtr& service : *with_blocks_) {
+    for (const model::ServiceAddress& address : service->addresses) {
+      if (!address.host && address.network == network && address.cidr.Contains(ip)) return true;
+    }
+  }
+  return false;
+}
+
 const model::EndpointList& MeshSnapshot::EndpointsOf(const model::Service& service) const {
   const auto* found = endpoints_.Find(service.Key());
   return found == nullptr ? kNoEndpoints : **found;
 }
 
+std::shared_ptr<const model::EndpointList> MeshSnapshot::EndpointListOf(
+    const model::Service& service) const {
+  const auto* found = endpoints_.Find(service.Key());
+  return found == nullptr ? nullptr : *found;
+}
+
+const std::vector<model::GatewayAddress>& MeshSnapshot::NetworkGateways(
+    std::string_view network) const {
+  static const std::vector<model::GatewayAddress> none;
+  if (network_gateways_ == nullptr) return none;
+  const auto it = network_gateways_->find(network);
+  return it == network_gateways_->end() ? none : it->second;
+}
+
 policy::PolicySet MeshSnapshot::PoliciesFor(const model::Workload& workload) const {
   policy::PolicySet set;
+  set.expired = freshness_ == Freshness::kExpired;
   if (policies_ == nullptr) {
     set.unknown = workload.authorization_policies;
     return set;
@@ -119,8 +156,8 @@ policy::PolicySet MeshSnapshot::PoliciesFor(const model::Workload& workload) con
     }
     if (const auto gone = table.removed.find(name); gone != table.removed.end()) {
       if (received == 0) {
-        const WorkloadEntry* entry = workloads_.Find(workload.uid);
-        received = entry == nullptr ? UINT64_MAX : entry->received;
+        const uint64_t* serial = workloads_.Find(std::string_view(workload.uid));
+        received = serial == nullptr ? UINT64_MAX : *serial;
       }
       if (received < gone->second) continue;
     }
@@ -137,7 +174,7 @@ model::PolicyPtr MeshSnapshot::PolicyByName(std::string_view key) const {
 
 void MeshSnapshot::ForEachWorkload(
     const std::function<void(const model::WorkloadPtr&)>& visit) const {
-  workloads_.ForEach([&](const auto&, const WorkloadEntry& entry) { visit(entry.workload); });
+  workloads_.ForEach([&](const WorkloadKey& key, uint64_t) { visit(key.workload); });
 }
 
 void MeshSnapshot::ForEachService(

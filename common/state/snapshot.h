@@ -3,8 +3,10 @@
 // the main thread; workers get a shared_ptr by Post and read it without locks.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -17,6 +19,14 @@
 
 namespace qanat::state {
 
+// Whether a control plane stands behind what is known.
+enum class Freshness : uint8_t {
+  kLive,     // it does, or did within the life of this process; also what a local file says
+  kSaved,    // it was read from disk at the start, and no control plane has confirmed it yet
+  kExpired,  // ... and that is longer ago than it may be
+};
+std::string_view ToString(Freshness freshness);  // "live", "saved", "expired"
+
 class MeshSnapshot {
  public:
   MeshSnapshot() = default;
@@ -27,11 +37,23 @@ class MeshSnapshot {
   std::vector<model::WorkloadPtr> WorkloadsByAddress(std::string_view network,
                                                      const net::IpAddress& ip) const;
   model::ServicePtr ServiceByKey(std::string_view key) const;  // "ns/hostname"
-  // The best of the services of that name as seen from `client_ns`.
-  model::ServicePtr ServiceByHostname(std::string_view hostname, std::string_view client_ns) const;
+  // The best of the services of that name as seen from `client_ns`: of that namespace, else the
+  // canonical one, else of the preferred namespace, else the first.
+  model::ServicePtr ServiceByHostname(std::string_view hostname, std::string_view client_ns,
+                                      std::string_view preferred_ns = {}) const;
   model::ServicePtr ServiceByVip(std::string_view network, const net::IpAddress& ip,
                                  std::string_view client_ns) const;
+  bool HasServiceAt(std::string_view network, const net::IpAddress& ip) const;  // seen by anybody
   const model::EndpointList& EndpointsOf(const model::Service& service) const;
+  // The same, to be kept; the same object as long as nothing of it changes. Null: there are none.
+  std::shared_ptr<const model::EndpointList> EndpointListOf(const model::Service& service) const;
+
+  // On demand only: whether the server said that nobody has this name ("network/IP", a uid,
+  // "namespace/hostname").
+  bool Absent(std::string_view name) const { return absent_.Find(name) != nullptr; }
+
+  // How the workloads of that network are reached from others: their gateways, each once.
+  const std::vector<model::GatewayAddress>& NetworkGateways(std::string_view network) const;
 
   policy::PolicySet PoliciesFor(const model::Workload& workload) const;
   model::PolicyPtr PolicyByName(std::string_view key) const;
@@ -39,6 +61,9 @@ class MeshSnapshot {
   uint64_t version() const { return version_; }  // grows with every published change
   // Grows when anything changed that a verdict on a live connection depends on.
   uint64_t policy_version() const { return policy_version_; }
+  Freshness freshness() const { return freshness_; }
+  // When what is not live was known to be the present state.
+  std::chrono::system_clock::time_point current_at() const { return current_at_; }
 
   // Each in turn, for config_dump; order unspecified.
   void ForEachWorkload(const std::function<void(const model::WorkloadPtr&)>& visit) const;
@@ -49,27 +74,29 @@ class MeshSnapshot {
 
  private:
   friend class MeshState;
-  struct WorkloadEntry {
-    model::WorkloadPtr workload;
-    uint64_t received = 0;  // serial of the update that brought it
-  };
-  using AddressMap = CowMap<model::NetworkAddress, std::vector<model::WorkloadPtr>, AddressHash>;
+  using WorkloadMap = CowMap<WorkloadKey, uint64_t, UidHash>;  // serial of the last update
+  using AddressMap = CowMap<AddressKey, std::vector<model::WorkloadPtr>, AddressHash>;
   using ServiceMap = CowMap<std::string, model::ServicePtr, StringHash>;
   using ServicesMap = CowMap<std::string, std::vector<model::ServicePtr>, StringHash>;
-  using VipMap = CowMap<model::NetworkAddress, std::vector<model::ServicePtr>, AddressHash>;
+  using VipMap = CowMap<AddressKey, std::vector<model::ServicePtr>, AddressHash>;
   using EndpointMap = CowMap<std::string, std::shared_ptr<const model::EndpointList>, StringHash>;
   struct PolicyTable;
 
-  CowMap<std::string, WorkloadEntry, StringHash> workloads_;
+  WorkloadMap workloads_;
   AddressMap by_address_;
   ServiceMap services_;
   ServicesMap by_hostname_;
   VipMap by_vip_;
   std::shared_ptr<const std::vector<model::ServicePtr>> with_blocks_;  // services with CIDR VIPs
   EndpointMap endpoints_;
+  using GatewayMap = std::map<std::string, std::vector<model::GatewayAddress>, std::less<>>;
+  std::shared_ptr<const GatewayMap> network_gateways_;  // none: null
   std::shared_ptr<const PolicyTable> policies_;
+  CowMap<std::string, bool, StringHash> absent_;
   uint64_t version_ = 0;
   uint64_t policy_version_ = 0;
+  Freshness freshness_ = Freshness::kLive;
+  std::chrono::system_clock::time_point current_at_;
 };
 using SnapshotPtr = std::shared_ptr<const MeshSnapshot>;
 

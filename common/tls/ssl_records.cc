@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/tls/own_records.h"
 #include "common/tls/tls_verify.h"
 
 namespace qanat::tls {
@@ -11,7 +12,7 @@ namespace qanat::tls {
 using net::IoResult;
 
 SslRecords::SslRecords(bssl::UniquePtr<SSL> ssl, net::TransportPtr inner)
-    : inner_(std::move(inner)), ssl_(std::move(ssl)) {
+    : Records(std::move(inner)), ssl_(std::move(ssl)) {
   BIO* bio = BIO_new(BioMethod());
   BIO_set_data(bio, this);
   BIO_set_init(bio, 1);
@@ -56,6 +57,7 @@ int SslRecords::FromBelow(uint8_t* out, size_t size) {
     if (below_ended_) return 0;
     if (below_failed_) return -1;
     if (!in_) in_ = std::unique_ptr<uint8_t[]>(new uint8_t[kReadSize]);
+    Charge();
     IoResult got = inner_->Read({in_.get(), kReadSize});
     if (!got.ok()) in_.reset();
     switch (got.kind) {
@@ -105,6 +107,31 @@ SslRecords::Step SslRecords::Handshake() {
   return Step::kFailed;
 }
 
+void SslRecords::SendTickets() {
+  ERR_clear_error();
+  SSL_write(ssl_.get(), nullptr, 0);
+  ERR_clear_error();
+}
+
+std::unique_ptr<Records> SslRecords::Continue(std::unique_ptr<SslRecords> records,
+                                              std::unique_ptr<TicketTaker> tickets) {
+  auto layer = std::make_unique<RecordLayer>();
+  if (records->below_failed_ || !layer->FromHandshake(records->ssl())) return records;
+  OwnRecords::Rest rest;
+  rest.unopened = {records->in_.get() + records->in_begin_, records->in_end_ - records->in_begin_};
+  records->out_.erase(records->out_.begin(),
+                      records->out_.begin() + static_cast<std::ptrdiff_t>(records->out_head_));
+  rest.unsent = std::move(records->out_);
+  rest.below_ended = records->below_ended_;
+  if (tickets) {
+    tickets->Hold(std::move(records->ssl_));
+    layer->KeepTickets();
+    rest.tickets = std::move(tickets);
+  }
+  return std::make_unique<OwnRecords>(std::move(records->inner_), std::move(layer),
+                                      std::move(rest));
+}
+
 IoResult SslRecords::Classify(int result, std::string_view doing) {
   int why = SSL_get_error(ssl_.get(), result);
   if (why == SSL_ERROR_WANT_READ && !below_failed_) return {IoResult::Kind::kWouldBlock, 0};
@@ -144,7 +171,15 @@ IoResult SslRecords::Read(std::span<uint8_t> into) {
   return {IoResult::Kind::kOk, total};
 }
 
+void SslRecords::Charge() { charge_.Set((in_ ? kReadSize : 0) + out_.capacity()); }
+
 IoResult SslRecords::Flush() {
+  const IoResult result = FlushOut();
+  Charge();
+  return result;
+}
+
+IoResult SslRecords::FlushOut() {
   while (pending_output() > 0) {
     iovec part{out_.data() + out_head_, pending_output()};
     IoResult wrote = inner_->Write({&part, 1});

@@ -1,44 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to common/tls: the encrypted side of one connection. Owns the transport below, the
-// BoringSSL connection and the ciphertext that waits in either direction. Plaintext goes in and out
-// through Read and Write; a record layer of our own (keyed from SSL_get_traffic_secrets after the
-// handshake) can take the place of SSL_read and SSL_write behind these calls.
+// Private to common/tls: the encrypted side of a connection by BoringSSL alone: every handshake,
+// and all of TLS 1.2. Continue() hands a TLS 1.3 connection to our own record layer.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "common/net/transport.h"
 #include "common/tls/boring.h"
+#include "common/tls/records.h"
+#include "common/tls/ticket_state.h"
 
 namespace qanat::tls {
 
-class SslRecords {
+class SslRecords final : public Records {
  public:
   SslRecords(bssl::UniquePtr<SSL> ssl, net::TransportPtr inner);
-  SslRecords(const SslRecords&) = delete;
-  SslRecords& operator=(const SslRecords&) = delete;
+
+  // After the handshake: the same connection with records of our own, or as it is where that
+  // cannot be (TLS 1.2).
+  // `tickets` may be null.
+  static std::unique_ptr<Records> Continue(std::unique_ptr<SslRecords> records,
+                                           std::unique_ptr<TicketTaker> tickets = nullptr);
+  // A server's tickets wait in BoringSSL for its first data, and must be out before its keys are
+  // taken.
+  void SendTickets();
 
   enum class Step { kDone, kWait, kFailed };
   Step Handshake();  // after kFailed see error()
 
-  net::IoResult Read(std::span<uint8_t> into);
-  net::IoResult Write(std::span<const iovec> from);
-  net::IoResult Shutdown();  // close_notify, then FIN once all is written
-  // Gives waiting ciphertext to the transport below.
-  net::IoResult Flush();
+  net::IoResult Read(std::span<uint8_t> into) override;
+  net::IoResult Write(std::span<const iovec> from) override;
+  net::IoResult Shutdown() override;
+  net::IoResult Flush() override;
 
-  size_t pending_output() const { return out_.size() - out_head_; }
-  bool has_room() const { return pending_output() < kLowWater; }
-  // Plaintext, end or error may come out of Read() without anything new from below.
-  bool may_have_input() const;
-  // Below became readable again.
-  void NoteReadable() { starved_ = false; }
+  size_t pending_output() const override { return out_.size() - out_head_; }
+  bool has_room() const override { return pending_output() < kLowWater; }
+  bool may_have_input() const override;
+  void NoteReadable() override { starved_ = false; }
 
   SSL* ssl() { return ssl_.get(); }
-  net::Transport& inner() { return *inner_; }
-  const Error& error() const { return error_; }
 
  private:
   static constexpr size_t kReadSize = 64 * 1024;
@@ -53,8 +54,9 @@ class SslRecords {
   static long BioControl(BIO* bio, int command, long number, void* pointer);
   int FromBelow(uint8_t* out, size_t size);
   net::IoResult Classify(int result, std::string_view doing);
+  net::IoResult FlushOut();
+  void Charge();
 
-  net::TransportPtr inner_;
   bssl::UniquePtr<SSL> ssl_;
   // What was read from below and not yet taken by BoringSSL; the memory is there only meanwhile.
   std::unique_ptr<uint8_t[]> in_;
@@ -68,7 +70,6 @@ class SslRecords {
   bool below_failed_ = false;
   bool finished_ = false;                                    // FIN sent
   net::IoResult::Kind terminal_ = net::IoResult::Kind::kOk;  // sticky end of reading
-  Error error_;
 };
 
 }  // namespace qanat::tls

@@ -63,13 +63,14 @@ Outcome Shake12(event::EventLoop& loop, TlsContextPtr context, uint16_t max_vers
 
 class OldTlsTest : public ::testing::Test {
  protected:
-  TlsContextPtr Context(bool allow_tls12) {
+  TlsContextPtr Context(bool allow_tls12, bool post_quantum_only = false) {
     auto bob = ca_.Issue(kBob);
     ContextOptions options;
     options.chain = {bob.certificate};
     options.key = bob.key;
     options.roots = {ca_.authority.certificate};
     options.allow_tls12 = allow_tls12;
+    options.post_quantum_only = post_quantum_only;
     return *TlsContext::Make(std::move(options));
   }
   event::EventLoop loop_;
@@ -101,6 +102,20 @@ TEST_F(OldTlsTest, GroupsInOurOrder) {
   Outcome out = Shake12(loop_, Context(false), TLS1_3_VERSION, {SSL_GROUP_SECP384R1}, ca_);
   ASSERT_FALSE(*out.server);
   EXPECT_THAT(out.server->error().message, HasSubstr("no key exchange group"));
+}
+
+TEST_F(OldTlsTest, PostQuantumOnly) {
+  Outcome out = Shake12(loop_, Context(true, true), TLS1_3_VERSION,
+                        {SSL_GROUP_X25519, SSL_GROUP_X25519_MLKEM768}, ca_);
+  ASSERT_TRUE(*out.server) << out.server->error().message;
+  EXPECT_EQ(out.group, SSL_GROUP_X25519_MLKEM768);
+  EXPECT_EQ((*out.server)->peer.cipher, "TLS_AES_256_GCM_SHA384");
+  out = Shake12(loop_, Context(true, true), TLS1_3_VERSION, {SSL_GROUP_X25519, SSL_GROUP_SECP256R1},
+                ca_);
+  ASSERT_FALSE(*out.server);
+  EXPECT_THAT(out.server->error().message, HasSubstr("no key exchange group"));
+  out = Shake12(loop_, Context(true, true), TLS1_2_VERSION, {}, ca_);
+  EXPECT_FALSE(*out.server) << "TLS12_ENABLED does not open a way around it";
 }
 
 }  // namespace

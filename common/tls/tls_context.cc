@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common/tls/tls_context.h"
 
+#include <algorithm>
+
 #include "common/tls/boring.h"
 #include "common/tls/spiffe.h"
+#include "common/tls/ticket_state.h"
 
 namespace qanat::tls {
 namespace {
@@ -34,6 +37,19 @@ Status InstallChain(SSL_CTX* ctx, const ContextOptions& options) {
   return {};
 }
 
+std::array<uint8_t, 32> HashOf(const std::vector<Certificate>& roots) {
+  std::vector<std::vector<uint8_t>> all;
+  for (const Certificate& root : roots) all.push_back(root.ToDer());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  SHA256_CTX sha;
+  SHA256_Init(&sha);
+  for (const auto& der : all) SHA256_Update(&sha, der.data(), der.size());  // each tells its length
+  std::array<uint8_t, 32> out;
+  SHA256_Final(out.data(), &sha);
+  return out;
+}
+
 }  // namespace
 
 TlsContext::TlsContext(std::unique_ptr<const ContextImpl> impl) : impl_(std::move(impl)) {}
@@ -57,7 +73,8 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::Make(ContextOptions option
   impl->ctx.reset(SSL_CTX_new(TLS_with_buffers_method()));
   if (!impl->ctx) return Fail(Code::kInternal, "SSL_CTX_new: " + TakeSslError());
   SSL_CTX* ctx = impl->ctx.get();
-  SSL_CTX_set_min_proto_version(ctx, options.allow_tls12 ? TLS1_2_VERSION : TLS1_3_VERSION);
+  const bool tls12 = options.allow_tls12 && !options.post_quantum_only;
+  SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION);
   SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION);
   // TLS 1.3's suites are fixed by BoringSSL: AES-GCM first where the CPU has AES.
   if (SSL_CTX_set_strict_cipher_list(ctx,
@@ -67,12 +84,20 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::Make(ContextOptions option
     return Fail(Code::kInternal, "cipher list: " + TakeSslError());
   }
   const uint16_t groups[] = {SSL_GROUP_X25519_MLKEM768, SSL_GROUP_X25519, SSL_GROUP_SECP256R1};
-  if (SSL_CTX_set1_group_ids(ctx, groups, std::size(groups)) != 1) {
+  const size_t group_count = options.post_quantum_only ? 1 : std::size(groups);
+  if (SSL_CTX_set1_group_ids(ctx, groups, group_count) != 1) {
     return Fail(Code::kInternal, "groups: " + TakeSslError());
+  }
+  if (options.post_quantum_only) {
+    const uint16_t suites[] = {SSL_CIPHER_AES_256_GCM_SHA384, SSL_CIPHER_AES_128_GCM_SHA256};
+    if (SSL_CTX_set1_tls13_ciphers(ctx, suites, nullptr, std::size(suites)) != 1) {
+      return Fail(Code::kInternal, "cipher suites: " + TakeSslError());
+    }
   }
   // A server takes the first group of its own that the client can do, even if that costs a round
   // trip (HelloRetryRequest): recorded traffic should not be readable later.
-  // No resumption: every handshake proves the certificate anew (stock: none in effect either).
+  // No resumption unless it is asked for below: every handshake proves the certificate anew (stock:
+  // none in effect either).
   SSL_CTX_set_options(ctx,
                       SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
   SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
@@ -98,7 +123,11 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::Make(ContextOptions option
     }
   }
   impl->roots = MakeStore(options.roots);
+  impl->roots_hash = HashOf(options.roots);
   impl->options = std::move(options);
+  if (impl->options.resumption && !tls12 && !impl->options.chain.empty()) {
+    QANAT_RETURN_IF_ERROR(EnableTickets(*impl));
+  }
   return std::make_shared<const TlsContext>(std::move(impl));
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common/tls/tls_transport.h"
 
+#include "common/tls/established.h"
 #include "common/tls/ssl_records.h"
+#include "common/tls/ticket_state.h"
 #include "common/tls/tls_verify.h"
 
 namespace qanat::tls {
@@ -10,116 +12,15 @@ using net::IoResult;
 
 namespace {
 
-class TlsTransport final : public net::Transport, private net::TransportEvents {
- public:
-  explicit TlsTransport(std::unique_ptr<SslRecords> records)
-      : records_(std::move(records)), tick_(records_->inner().loop(), [this] { Readable(); }) {
-    records_->inner().SetEvents(this);
-    records_->inner().ReadEnable(false);
-    Update();
-  }
-  ~TlsTransport() override { records_->inner().SetEvents(nullptr); }
-
-  void SetEvents(net::TransportEvents* events) override { events_ = events; }
-  void ReadEnable(bool on) override {
-    reading_ = on;
-    records_->inner().ReadEnable(on);
-    Arm();
-  }
-  void WriteEnable(bool on) override {
-    writing_ = on;
-    Update();
-  }
-  IoResult Read(std::span<uint8_t> into) override {
-    if (aborted_) return {IoResult::Kind::kReset, 0};
-    IoResult result = records_->Read(into);
-    Update();
-    if (!dispatching_) Arm();
-    return result;
-  }
-  IoResult Write(std::span<const iovec> from) override {
-    if (aborted_) return {IoResult::Kind::kReset, 0};
-    IoResult result = records_->Write(from);
-    Update();
-    return result;
-  }
-  IoResult ShutdownWrite() override {
-    if (aborted_) return {IoResult::Kind::kReset, 0};
-    IoResult result = records_->Shutdown();
-    Update();
-    return result;
-  }
-  void Abort() override {
-    if (aborted_) return;
-    aborted_ = true;
-    tick_.Stop();
-    records_->inner().Abort();
-  }
-  event::EventLoop& loop() override { return records_->inner().loop(); }
-  net::SocketAddress local_address() const override { return records_->inner().local_address(); }
-  net::SocketAddress peer_address() const override { return records_->inner().peer_address(); }
-  std::string error() const override { return records_->error().message; }
-
- private:
-  // Below reports only new bytes; what waits in here is reported by a timer of no delay.
-  void Arm() {
-    if (reading_ && !aborted_ && !tick_.armed() && records_->may_have_input()) tick_.Start({});
-  }
-  void Update() {
-    if (aborted_) return;
-    bool wanted = writing_ || records_->pending_output() > 0;
-    if (wanted != write_enabled_) {
-      write_enabled_ = wanted;
-      records_->inner().WriteEnable(wanted);
-    }
-  }
-  void Readable() {
-    if (!reading_ || events_ == nullptr) return;
-    std::weak_ptr<bool> alive = life_;
-    dispatching_ = true;
-    events_->OnReadable();
-    if (alive.expired()) return;
-    dispatching_ = false;
-    Arm();
-  }
-  void OnReadable() override {
-    records_->NoteReadable();
-    Readable();
-  }
-  void OnWritable() override {
-    if (records_->pending_output() > 0) {
-      IoResult flushed = records_->Flush();
-      if (!flushed.ok() && flushed.kind != IoResult::Kind::kWouldBlock) {
-        // Nobody below will take it any more. A writer learns it from its next Write(); without
-        // one, stop asking.
-        if (!writing_) records_->inner().WriteEnable(write_enabled_ = false);
-      } else {
-        Update();
-      }
-      if (flushed.kind == IoResult::Kind::kWouldBlock && !records_->has_room()) return;
-    }
-    if (writing_ && events_ != nullptr) events_->OnWritable();
-  }
-
-  std::unique_ptr<SslRecords> records_;
-  net::TransportEvents* events_ = nullptr;
-  bool reading_ = false;
-  bool writing_ = false;
-  bool write_enabled_ =
-      true;  // whatever the handshake left; Update() in the constructor settles it
-  bool dispatching_ = false;
-  bool aborted_ = false;
-  event::Timer tick_;
-  std::shared_ptr<bool> life_ = std::make_shared<bool>(true);
-};
-
 // How long a server that refused a certificate waits for the client to hang up, so that the alert
 // is not lost to the RST of a close with unread input.
 constexpr auto kLinger = std::chrono::milliseconds(200);
 
 }  // namespace
 
-struct TlsHandshake::Impl final : private net::TransportEvents {
+struct TlsHandshake::Impl final : private net::TransportEvents,
+                                  private HandshakeGate::Waiter,
+                                  private TicketJudge {
   Impl(net::TransportPtr transport, TlsContextPtr ctx, HandshakeOptions opts, Done on_done)
       : context(std::move(ctx)),
         options(std::move(opts)),
@@ -134,6 +35,7 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
     step.Start({});
   }
   ~Impl() {
+    if (options.shared != nullptr) options.shared->gate.Leave(*this);
     if (records) records->inner().SetEvents(nullptr);
   }
 
@@ -146,9 +48,16 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
       if (!options.server_name.empty()) {
         SSL_set_tlsext_host_name(ssl, options.server_name.c_str());
       }
+      OfferTicket(ssl);
       return;
     }
     SSL_set_accept_state(ssl);
+    if (resumes() && options.peer.client_certificate == PeerPolicy::ClientCertificate::kRequired) {
+      SetTicketJudge(ssl, this);
+      tickets = true;
+    } else {
+      SSL_set_options(ssl, SSL_OP_NO_TICKET);  // nobody would take it back
+    }
     switch (options.peer.client_certificate) {
       case PeerPolicy::ClientCertificate::kRequired:
         SSL_set_custom_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
@@ -163,22 +72,83 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
 
   static ssl_verify_result_t Verify(SSL* ssl, uint8_t* alert) {
     auto* self = static_cast<Impl*>(SSL_get_app_data(ssl));
-    Status status = VerifyPeer(ssl, *self->context, self->options.role, self->options.peer,
-                               std::chrono::system_clock::now(), self->peer, alert);
+    PeerVerifier* verifier = self->verifier();
+    self->generation = verifier != nullptr ? verifier->generation() : 0;
+    Status status = VerifyPeer(SSL_get0_peer_certificates(ssl), *self->context, self->options.role,
+                               self->options.peer, verifier, std::chrono::system_clock::now(),
+                               self->peer, alert);
     if (status) return ssl_verify_ok;
     self->refusal = std::move(status).error();
     return ssl_verify_invalid;
   }
 
+  // ---- resumption
+
+  bool resumes() const {
+    return options.shared != nullptr && context->impl().ticket_key != nullptr;
+  }
+
+  // Of what the session was authenticated by nothing may have ended, on either side.
+  void OfferTicket(SSL* ssl) {
+    if (!resumes() || options.ticket_address.empty()) return;
+    ticket_key = TicketKey(*context, options.ticket_address, options.server_name, options.peer);
+    const auto session = options.shared->tickets.state()->Take(
+        ticket_key, std::chrono::system_clock::now(),
+        [this](const VerifiedPeer& known) { return !verifier()->Revoked(known); });
+    if (session) SSL_set_session(ssl, session.get());
+  }
+
+  bool MayResume(const STACK_OF(CRYPTO_BUFFER) * chain) override {
+    generation = verifier()->generation();
+    uint8_t alert = 0;
+    const Status passed = VerifyPeer(chain, *context, options.role, options.peer, verifier(),
+                                     std::chrono::system_clock::now(), peer, &alert);
+    if (!passed) peer = {};  // the full handshake that follows will say why
+    return passed.has_value();
+  }
+
+  std::unique_ptr<TicketTaker> Taker() const {
+    if (ticket_key.empty() || peer.verified == nullptr) return nullptr;
+    return std::make_unique<TicketTaker>(
+        options.shared->tickets.state(), ticket_key, peer.verified,
+        std::min(peer.verified->not_after, context->options().chain.front().not_after()));
+  }
+
   void OnReadable() override {
+    readable = true;
     records->NoteReadable();
     Step();
   }
   void OnWritable() override { Step(); }
 
+  PeerVerifier* verifier() const {
+    return options.shared != nullptr ? &options.shared->verifier : nullptr;
+  }
+
+  // Each step may compute for long: it is made when the loop can afford it.
   void Step() {
     if (lingering) return Drain();
+    if (!begun && options.role == Role::kServer && !readable) {
+      return records->inner().ReadEnable(true);  // the client speaks first
+    }
+    if (options.shared == nullptr || options.shared->gate.Enter(*this, begun)) return OnTurn();
+    records->inner().ReadEnable(false);
+    records->inner().WriteEnable(false);
+  }
+
+  void OnShed() override {
+    outcome = Error{Code::kResourceExhausted,
+                    "more TLS handshakes are wanted than this thread can do; those that waited "
+                    "longest are given up (is somebody making connections in a loop? are more "
+                    "worker threads needed?)",
+                    0};
+    Finish(HandshakeOutcome::Kind::kShed);
+  }
+
+  void OnTurn() override {
+    begun = true;
     SslRecords::Step result = records->Handshake();
+    if (result == SslRecords::Step::kDone && tickets) records->SendTickets();
     IoResult flushed = records->Flush();
     bool gone = !flushed.ok() && flushed.kind != IoResult::Kind::kWouldBlock;
     switch (result) {
@@ -209,20 +179,40 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
                               context->options().alpn.front(),
                           0});
     }
+    peer.resumed = SSL_session_reused(ssl) == 1;
+    if (peer.resumed && peer.verified == nullptr) {
+      return Failed(Error{Code::kInternal, "a session was resumed that nobody has looked at", 0});
+    }
     peer.version = SSL_get_version(ssl);
     const char* group = SSL_get_group_name(SSL_get_group_id(ssl));
     peer.group = group != nullptr ? group : "";
     peer.cipher = SSL_CIPHER_standard_name(SSL_get_current_cipher(ssl));
+    // New lists may have come between the peer's certificate and its last message.
+    if (verifier() != nullptr && peer.verified != nullptr &&
+        generation != verifier()->generation()) {
+      if (auto why = verifier()->Revoked(*peer.verified)) {
+        return Failed(RevokedError(std::move(*why)));
+      }
+    }
     SSL_set_app_data(ssl, nullptr);
+    SetTicketJudge(ssl, nullptr);
     deadline.Stop();
     step.Stop();
-    TlsConnection connection{std::make_unique<TlsTransport>(std::move(records)), std::move(peer)};
+    Report(HandshakeOutcome::Kind::kOk);
+    VerifiedPeerPtr verified = peer.verified;
+    TlsConnection connection{MakeEstablished(SslRecords::Continue(std::move(records), Taker()),
+                                             context, std::move(verified), verifier()),
+                             std::move(peer)};
     Done call = std::move(done);
     call(std::move(connection));  // may destroy this
   }
 
   void Failed(Error error) {
     outcome = std::move(error);
+    if (outcome.sys_errno == kUnknownIssuer && verifier() != nullptr &&
+        verifier()->live()->on_unknown_issuer) {
+      verifier()->live()->on_unknown_issuer(context->identity());
+    }
     bool refused = options.role == Role::kServer && !refusal.message.empty();
     if (!refused) return Finish();
     // Tell the client, then wait until it has heard.
@@ -243,6 +233,12 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
     }
   }
 
+  void Report(HandshakeOutcome::Kind kind) {
+    if (options.shared == nullptr || !options.shared->on_outcome) return;
+    options.shared->on_outcome(
+        {options.role == Role::kServer, kind, peer.resumed, event::Clock::now() - started});
+  }
+
   void Expired() {
     if (lingering) return Finish();
     outcome =
@@ -250,10 +246,12 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
               "the TLS handshake did not finish within " + std::to_string(options.timeout.count()) +
                   " ms (the peer accepted the connection but does not answer)",
               0};
-    Finish();
+    Finish(HandshakeOutcome::Kind::kTimeout);
   }
 
-  void Finish() {
+  void Finish(HandshakeOutcome::Kind kind = HandshakeOutcome::Kind::kFailed) {
+    if (options.shared != nullptr) options.shared->gate.Leave(*this);
+    Report(kind);
     deadline.Stop();
     step.Stop();
     records->inner().SetEvents(nullptr);
@@ -275,7 +273,13 @@ struct TlsHandshake::Impl final : private net::TransportEvents {
   event::Timer deadline;
   std::unique_ptr<SslRecords> records;
   PeerInfo peer;
-  Error refusal;  // by our verification
+  uint64_t generation = 0;  // of the revocation lists when `peer` was verified
+  const event::TimePoint started = event::Clock::now();
+  bool begun = false;
+  bool readable = false;
+  bool tickets = false;    // a server that gives them
+  std::string ticket_key;  // client that resumes
+  Error refusal;           // by our verification
   Error outcome;
   bool lingering = false;
 };
@@ -303,7 +307,7 @@ struct TlsConnector::Impl {
       call(Fail(fd.error()));  // may destroy this
       return;
     }
-    net::SetStreamOptions(fd->get());
+    if (options.ticket_address.empty()) options.ticket_address = to.ToString();
     handshake = std::make_unique<TlsHandshake>(
         net::MakeSocketTransport(loop, std::move(*fd)), std::move(context), std::move(options),
         [this](Result<TlsConnection> result) {

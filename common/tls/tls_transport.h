@@ -18,7 +18,9 @@
 #include "common/base/result.h"
 #include "common/net/socket.h"
 #include "common/net/transport.h"
+#include "common/tls/handshake_shared.h"
 #include "common/tls/tls_context.h"
+#include "common/tls/verified_peer.h"
 
 namespace qanat::tls {
 
@@ -45,7 +47,11 @@ struct HandshakeOptions {
   Role role = Role::kClient;
   PeerPolicy peer;
   std::string server_name;  // SNI; empty sends none, as mesh peers do
+  // Client: where the server is; "" resumes nothing. TlsConnector fills it in.
+  std::string ticket_address;
   std::chrono::milliseconds timeout{10000};
+  // Of the loop, or none: then nobody is revoked, nothing is remembered and nobody waits.
+  HandshakeShared* shared = nullptr;
 };
 
 // Facts about an established connection.
@@ -53,10 +59,12 @@ struct PeerInfo {
   std::string identity;  // the peer's SPIFFE id; "" when it has none
   SubjectAltNames sans;  // of the peer's leaf
   Certificate leaf;      // unset when the peer sent none
+  VerifiedPeerPtr verified;
   std::string alpn;
   std::string version;  // "TLSv1.3"
   std::string group;    // "X25519MLKEM768"
   std::string cipher;
+  bool resumed = false;
 };
 
 struct TlsConnection {
@@ -68,7 +76,8 @@ struct TlsConnection {
 // object before that cancels and closes. `done` may destroy the object.
 // Errors: kUnauthenticated (the certificate was refused, by us or by the peer: the message says by
 // whom and why, with the names seen and wanted), kDeadlineExceeded, kUnavailable (the connection
-// ended), kInvalidArgument (what came is not TLS or nothing in common).
+// ended), kInvalidArgument (what came is not TLS or nothing in common), kResourceExhausted (there
+// are too many handshakes). Error::sys_errno may be kRevoked or kUnknownIssuer (x509.h).
 class TlsHandshake {
  public:
   using Done = std::function<void(Result<TlsConnection>)>;

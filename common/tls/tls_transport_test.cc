@@ -9,6 +9,7 @@
 #include <cstring>
 #include <thread>
 
+#include "common/tls/reader_for_test.h"
 #include "common/tls/test_certs.h"
 
 namespace qanat::tls {
@@ -18,6 +19,7 @@ using net::IoResult;
 using ::testing::HasSubstr;
 using testing::Now;
 using testing::Pair;
+using testing::Reader;
 using testing::Shake;
 using testing::TestCa;
 using namespace std::chrono_literals;
@@ -26,39 +28,6 @@ constexpr char kAlice[] = "spiffe://cluster.local/ns/shop/sa/alice";
 constexpr char kBob[] = "spiffe://cluster.local/ns/shop/sa/bob";
 
 iovec Piece(std::string_view text) { return {const_cast<char*>(text.data()), text.size()}; }
-
-// Collects what one end of a connection reads.
-class Reader final : public net::TransportEvents {
- public:
-  explicit Reader(net::Transport& transport) : transport_(transport) {
-    transport_.SetEvents(this);
-    transport_.ReadEnable(true);
-  }
-  void OnReadable() override {
-    ++calls;
-    std::vector<uint8_t> buffer(chunk);
-    IoResult got = transport_.Read(buffer);
-    if (got.ok()) {
-      text.append(reinterpret_cast<const char*>(buffer.data()), got.bytes);
-    } else if (got.kind != IoResult::Kind::kWouldBlock) {
-      end = got.kind;
-      transport_.ReadEnable(false);
-    }
-  }
-  void OnWritable() override {
-    transport_.WriteEnable(false);
-    if (on_writable) on_writable();
-  }
-
-  std::string text;
-  std::optional<IoResult::Kind> end;
-  size_t chunk = 1 << 16;
-  int calls = 0;
-  std::function<void()> on_writable;
-
- private:
-  net::Transport& transport_;
-};
 
 class TlsTest : public ::testing::Test {
  protected:
@@ -73,7 +42,7 @@ class TlsTest : public ::testing::Test {
                  net::MakePipe(loop_, capacity));
   }
   template <typename Until>
-  void RunUntil(Until until, std::chrono::milliseconds limit = 3s) {
+  void RunUntil(Until until, std::chrono::milliseconds limit = 60s) {
     auto end = std::chrono::steady_clock::now() + limit;
     while (!until() && std::chrono::steady_clock::now() < end) loop_.RunOnce(5ms);
     EXPECT_TRUE(until());

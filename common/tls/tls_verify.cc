@@ -92,16 +92,30 @@ Status CheckClient(const SubjectAltNames& sans, const TlsContext& context,
   return {};
 }
 
-}  // namespace
+constexpr size_t kMaxChain = 10;
 
-Status VerifyPeer(const SSL* ssl, const TlsContext& context, Role role, const PeerPolicy& policy,
-                  Time now, PeerInfo& peer, uint8_t* alert) {
-  const STACK_OF(CRYPTO_BUFFER)* chain = SSL_get0_peer_certificates(ssl);
-  if (chain == nullptr || sk_CRYPTO_BUFFER_num(chain) == 0) {
-    *alert = SSL_AD_CERTIFICATE_REQUIRED;
-    return Fail(Code::kUnauthenticated, "the peer presented no certificate");
+// All that the outcome of VerifyAnew() depends on, but the time.
+PeerVerifier::Key KeyOf(const STACK_OF(CRYPTO_BUFFER) * chain, Purpose purpose,
+                        const TlsContext& context) {
+  SHA256_CTX sha;
+  SHA256_Init(&sha);
+  const auto& roots = context.impl().roots_hash;
+  SHA256_Update(&sha, roots.data(), roots.size());
+  const auto use = static_cast<uint8_t>(purpose);
+  SHA256_Update(&sha, &use, 1);
+  for (size_t i = 0; i < std::min(sk_CRYPTO_BUFFER_num(chain), kMaxChain); ++i) {
+    const CRYPTO_BUFFER* der = sk_CRYPTO_BUFFER_value(chain, i);
+    const uint64_t size = CRYPTO_BUFFER_len(der);
+    SHA256_Update(&sha, &size, sizeof size);
+    SHA256_Update(&sha, CRYPTO_BUFFER_data(der), size);
   }
-  constexpr size_t kMaxChain = 10;
+  PeerVerifier::Key out;
+  SHA256_Final(out.data(), &sha);
+  return out;
+}
+
+Result<VerifiedPeerPtr> VerifyAnew(const STACK_OF(CRYPTO_BUFFER) * chain, Purpose purpose,
+                                   const TlsContext& context, Time now, uint8_t* alert) {
   bssl::UniquePtr<X509> leaf;
   bssl::UniquePtr<STACK_OF(X509)> rest(sk_X509_new_null());
   for (size_t i = 0; i < std::min(sk_CRYPTO_BUFFER_num(chain), kMaxChain); ++i) {
@@ -117,12 +131,46 @@ Status VerifyPeer(const SSL* ssl, const TlsContext& context, Role role, const Pe
       bssl::PushToStack(rest.get(), std::move(cert));
     }
   }
-  bool client = role == Role::kClient;
-  QANAT_RETURN_IF_ERROR(VerifyWith(context.impl().roots.get(), leaf.get(), rest.get(),
-                                   client ? Purpose::kServerAuth : Purpose::kClientAuth, now,
-                                   alert));
-  peer.leaf = WrapCertificate(std::move(leaf));
-  peer.sans = peer.leaf.sans();
+  std::vector<Certificate> path;
+  QANAT_RETURN_IF_ERROR(
+      VerifyWith(context.impl().roots.get(), leaf.get(), rest.get(), purpose, now, alert, &path));
+  return MakeVerifiedPeer(std::move(path));
+}
+
+}  // namespace
+
+Error RevokedError(std::string why) {
+  return {Code::kUnauthenticated, std::move(why) + " (CRL_PATH; its owner needs a new certificate)",
+          kRevoked};
+}
+
+Status VerifyPeer(const STACK_OF(CRYPTO_BUFFER) * chain, const TlsContext& context, Role role,
+                  const PeerPolicy& policy, PeerVerifier* verifier, Time now, PeerInfo& peer,
+                  uint8_t* alert) {
+  peer.identity.clear();  // a ticket may have been looked at before
+  if (chain == nullptr || sk_CRYPTO_BUFFER_num(chain) == 0) {
+    *alert = SSL_AD_CERTIFICATE_REQUIRED;
+    return Fail(Code::kUnauthenticated, "the peer presented no certificate");
+  }
+  const bool client = role == Role::kClient;
+  const Purpose purpose = client ? Purpose::kServerAuth : Purpose::kClientAuth;
+  PeerVerifier::Key key{};
+  if (verifier != nullptr) {
+    key = KeyOf(chain, purpose, context);
+    peer.verified = verifier->Find(key, now);
+  }
+  if (peer.verified == nullptr) {
+    QANAT_ASSIGN_OR_RETURN(peer.verified, VerifyAnew(chain, purpose, context, now, alert));
+    if (verifier != nullptr) verifier->Remember(key, peer.verified);
+  }
+  if (verifier != nullptr) {
+    if (auto why = verifier->Revoked(*peer.verified)) {
+      *alert = SSL_AD_CERTIFICATE_REVOKED;
+      return Fail(RevokedError(std::move(*why)));
+    }
+  }
+  peer.leaf = peer.verified->path.front();
+  peer.sans = peer.verified->sans;
   *alert = SSL_AD_BAD_CERTIFICATE;
   QANAT_RETURN_IF_ERROR(client ? CheckServer(peer.sans, policy)
                                : CheckClient(peer.sans, context, policy));
@@ -156,23 +204,22 @@ std::string AlertText(int alert) {
   }
 }
 
+Error ExplainAlert(int alert) {
+  bool certificate = (alert >= SSL_AD_BAD_CERTIFICATE && alert <= SSL_AD_CERTIFICATE_UNKNOWN) ||
+                     alert == SSL_AD_UNKNOWN_CA || alert == SSL_AD_ACCESS_DENIED ||
+                     alert == SSL_AD_CERTIFICATE_REQUIRED;
+  return {certificate ? Code::kUnauthenticated : Code::kInvalidArgument, AlertText(alert),
+          alert == SSL_AD_UNKNOWN_CA            ? kUnknownIssuer
+          : alert == SSL_AD_CERTIFICATE_REVOKED ? kRevoked
+                                                : 0};
+}
+
 Error ExplainSslError(std::string_view doing) {
   uint32_t packed = ERR_peek_error();
   int reason = ERR_GET_LIB(packed) == ERR_LIB_SSL ? ERR_GET_REASON(packed) : 0;
   std::string text = TakeSslError();
+  if (reason >= SSL_AD_REASON_OFFSET) return ExplainAlert(reason - SSL_AD_REASON_OFFSET);
   Error out{Code::kInvalidArgument, {}, 0};
-  if (reason >= SSL_AD_REASON_OFFSET) {
-    int alert = reason - SSL_AD_REASON_OFFSET;
-    out.code = alert >= SSL_AD_BAD_CERTIFICATE && alert <= SSL_AD_CERTIFICATE_UNKNOWN
-                   ? Code::kUnauthenticated
-                   : Code::kInvalidArgument;
-    if (alert == SSL_AD_UNKNOWN_CA || alert == SSL_AD_ACCESS_DENIED ||
-        alert == SSL_AD_CERTIFICATE_REQUIRED) {
-      out.code = Code::kUnauthenticated;
-    }
-    out.message = AlertText(alert);
-    return out;
-  }
   switch (reason) {
     case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
       out.code = Code::kUnauthenticated;

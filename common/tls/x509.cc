@@ -25,9 +25,7 @@ std::string NameText(const X509_NAME* name) {
 Time FromAsn1(const ASN1_TIME* time) {
   int64_t posix = 0;
   if (time == nullptr || ASN1_TIME_to_posix(time, &posix) != 1) return Time{};
-  // Year 9999 does not fit the clock's nanoseconds; far away is far enough.
-  constexpr int64_t kFar = 9'000'000'000;
-  return Time(std::chrono::seconds(std::min(std::max(posix, -kFar), kFar)));
+  return FromPosix(posix);
 }
 
 // A name that goes into logs, policies and comparisons: printable ASCII without spaces only.
@@ -58,6 +56,11 @@ std::string FormatTime(Time time) {
   char text[32];
   std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
   return text;
+}
+
+Time FromPosix(int64_t seconds) {
+  constexpr int64_t kFar = 9'000'000'000;
+  return Time(std::chrono::seconds(std::clamp(seconds, -kFar, kFar)));
 }
 
 int64_t ToPosix(Time time) {
@@ -246,11 +249,12 @@ bssl::UniquePtr<X509_STORE> MakeStore(const std::vector<Certificate>& roots) {
 }
 
 Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509) * intermediates, Purpose purpose,
-                  Time now, uint8_t* alert) {
+                  Time now, uint8_t* alert, std::vector<Certificate>* path) {
   auto refuse = [&](uint8_t code, std::string why) -> Status {
     if (alert != nullptr) *alert = code;
     ERR_clear_error();
-    return Fail(Code::kUnauthenticated, std::move(why));
+    return Fail(Error{Code::kUnauthenticated, std::move(why),
+                      code == SSL_AD_UNKNOWN_CA ? kUnknownIssuer : 0});
   };
   bssl::UniquePtr<X509_STORE_CTX> ctx(X509_STORE_CTX_new());
   if (!ctx || X509_STORE_CTX_init(ctx.get(), roots, leaf, intermediates) != 1) {
@@ -268,6 +272,13 @@ Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509) * intermediates,
   }
   if (X509_verify_cert(ctx.get()) == 1) {
     ERR_clear_error();
+    if (path != nullptr) {
+      const STACK_OF(X509)* found = X509_STORE_CTX_get0_chain(ctx.get());
+      path->clear();
+      for (size_t i = 0; i < sk_X509_num(found); ++i) {
+        path->push_back(WrapCertificate(bssl::UpRef(sk_X509_value(found, i))));
+      }
+    }
     return {};
   }
   int error = X509_STORE_CTX_get_error(ctx.get());
@@ -309,8 +320,9 @@ Status VerifyWith(X509_STORE* roots, X509* leaf, STACK_OF(X509) * intermediates,
   }
 }
 
-Status VerifyChain(const std::vector<Certificate>& chain, const std::vector<Certificate>& roots,
-                   Purpose purpose, Time now) {
+Result<std::vector<Certificate>> VerifiedPath(const std::vector<Certificate>& chain,
+                                              const std::vector<Certificate>& roots,
+                                              Purpose purpose, Time now) {
   if (chain.empty() || !chain[0].is_set()) {
     return Fail(Code::kUnauthenticated, "there is no certificate");
   }
@@ -320,7 +332,16 @@ Status VerifyChain(const std::vector<Certificate>& chain, const std::vector<Cert
     bssl::PushToStack(rest.get(), bssl::UpRef(chain[i].impl()->cert));
   }
   auto store = MakeStore(roots);
-  return VerifyWith(store.get(), chain[0].impl()->cert.get(), rest.get(), purpose, now, nullptr);
+  std::vector<Certificate> path;
+  QANAT_RETURN_IF_ERROR(VerifyWith(store.get(), chain[0].impl()->cert.get(), rest.get(), purpose,
+                                   now, nullptr, &path));
+  return path;
+}
+
+Status VerifyChain(const std::vector<Certificate>& chain, const std::vector<Certificate>& roots,
+                   Purpose purpose, Time now) {
+  QANAT_RETURN_IF_ERROR(VerifiedPath(chain, roots, purpose, now));
+  return {};
 }
 
 }  // namespace qanat::tls

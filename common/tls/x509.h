@@ -5,6 +5,7 @@
 // arguments).
 #pragma once
 
+#include <cerrno>
 #include <chrono>
 #include <memory>
 #include <span>
@@ -19,6 +20,9 @@ namespace qanat::tls {
 
 using Time = std::chrono::system_clock::time_point;
 std::string FormatTime(Time time);  // 2026-11-22T05:22:27Z
+// Seconds since 1970, as anybody may write them: what the clock's type cannot hold (it ends in
+// 2262) becomes a date in 2255, or in 1684.
+Time FromPosix(int64_t seconds);
 
 struct SubjectAltNames {
   std::vector<std::string> uri;
@@ -116,9 +120,18 @@ Result<Certificate> SignLeaf(const Authority& issuer, const LeafTemplate& leaf);
 
 enum class Purpose { kAny, kServerAuth, kClientAuth };
 
+// What is the matter with a certificate, for programs: Error::sys_errno (the kernel's numbers for
+// its own keys) of a verification or a handshake that failed, by us or by the peer's alert.
+inline constexpr int kUnknownIssuer = ENOKEY;  // leads to no root that is trusted
+inline constexpr int kRevoked = EKEYREVOKED;
+
 // The leaf is chain[0]; the rest may help to reach a root. An error names the cause: expired, not
 // yet valid, unknown root (and which), wrong key usage.
 Status VerifyChain(const std::vector<Certificate>& chain, const std::vector<Certificate>& roots,
                    Purpose purpose, Time now);
+// The same, with the certificates from the leaf to the root that it was verified by.
+Result<std::vector<Certificate>> VerifiedPath(const std::vector<Certificate>& chain,
+                                              const std::vector<Certificate>& roots,
+                                              Purpose purpose, Time now);
 
 }  // namespace qanat::tls

@@ -13,13 +13,11 @@ constexpr std::string_view kMethod =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 constexpr size_t kMaxErrorText = 8192;
 
-using Versions = std::map<std::string, std::string, std::less<>>;
-
 struct Type {
   std::string url;
   DeltaClient::Subscription mode;
   ResourceHandler* handler;
-  Versions versions;            // what we hold, by name
+  HeldVersions versions;        // what we hold, by name
   std::set<std::string> names;  // wanted, by-name types
   std::set<std::string> asked;  // on this stream
   std::vector<std::string> resend;
@@ -73,9 +71,18 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
   void Flush() {
     if (!call) return;
     for (Type& type : types) {
+      if (type.mode == Subscription::kOnDemand && !std::exchange(type.begun, true)) {
+        // Subscribing to everything and to nothing of it: "by name" with no name yet (stock).
+        DeltaRequest first;
+        first.type_url = type.url;
+        first.node = &node;
+        first.subscribe = first.unsubscribe = {"*"};
+        first.initial_versions = &type.versions;
+        Send(first);
+      }
       DeltaRequest request;
       request.type_url = type.url;
-      if (type.mode == Subscription::kByName) {
+      if (type.mode != Subscription::kWildcard) {
         std::set_difference(type.names.begin(), type.names.end(), type.asked.begin(),
                             type.asked.end(), std::back_inserter(request.subscribe));
         std::set_difference(type.asked.begin(), type.asked.end(), type.names.begin(),
@@ -154,7 +161,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
   void CheckSynced() {
     if (all_synced) return;
     all_synced = std::all_of(types.begin(), types.end(), [](const Type& t) {
-      return t.synced || t.mode == Subscription::kByName;
+      return t.synced || t.mode != Subscription::kWildcard;
     });
     if (all_synced && observer.on_synced) observer.on_synced();
   }
@@ -191,7 +198,12 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
     if (answered_once || status.ok()) {
       LOG_INFO("xds", "stream ended ({}); again in {} ms", last_error, delay.count());
     } else {
-      LOG_WARN("xds", "stream failed ({}); again in {} ms", last_error, delay.count());
+      LOG_WARN("xds", "stream to {} failed ({}); {}again in {} ms", channel.options().endpoint,
+               last_error,
+               status.code == grpc::StatusCode::kUnauthenticated
+                   ? "what is known stays in force; the token is read from its file and tried "
+                   : "",
+               delay.count());
     }
     if (observer.on_terminated) observer.on_terminated(reason);
     reconnect.Start(delay);
@@ -215,7 +227,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
       type->touched = true;
     }
     if (status) {
-      type->versions.insert_or_assign(std::string(r.name), std::string(r.version));
+      type->versions.Set(r.name, r.version);
       return;
     }
     if (errors.size() > kMaxErrorText) return;
@@ -233,9 +245,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
     Remove(*type, name);
   }
   void Remove(Type& type, std::string_view name) {
-    if (const auto it = type.versions.find(name); it != type.versions.end()) {
-      type.versions.erase(it);
-    }
+    type.versions.Erase(name);
     if (type.mode == Subscription::kByName && !type.names.contains(std::string(name))) return;
     type.touched = true;
     type.handler->OnRemoved(name);
@@ -267,11 +277,13 @@ DeltaClient::DeltaClient(event::EventLoop& loop, grpc::Channel& channel, Node no
     : impl_(std::make_unique<Impl>(loop, channel, std::move(node), std::move(observer), backoff)) {}
 DeltaClient::~DeltaClient() = default;
 
-void DeltaClient::AddType(std::string_view type_url, Subscription mode, ResourceHandler* handler) {
+void DeltaClient::AddType(std::string_view type_url, Subscription mode, ResourceHandler* handler,
+                          Versions held) {
   Type type;
   type.url = type_url;
   type.mode = mode;
   type.handler = handler;
+  for (const auto& [name, version] : held) type.versions.Set(name, version);
   impl_->types.push_back(std::move(type));
 }
 
@@ -281,7 +293,7 @@ void DeltaClient::SetNames(std::string_view type_url, const std::set<std::string
   Type* type = impl_->Find(type_url);
   if (type == nullptr || type->names == names) return;
   type->names = names;
-  std::erase_if(type->versions, [&](const auto& entry) { return !names.contains(entry.first); });
+  type->versions.EraseIf([&](std::string_view name) { return !names.contains(std::string(name)); });
   impl_->FlushSoon();
 }
 
@@ -293,7 +305,7 @@ void DeltaClient::Subscribe(std::string_view type_url, const std::string& name) 
 void DeltaClient::Unsubscribe(std::string_view type_url, const std::string& name) {
   Type* type = impl_->Find(type_url);
   if (type == nullptr || type->names.erase(name) == 0) return;
-  type->versions.erase(name);
+  type->versions.Erase(name);
   impl_->FlushSoon();
 }
 

@@ -70,15 +70,22 @@ class DeltaClient {
  public:
   enum class Subscription {
     kWildcard,  // everything; the first message subscribes to nothing by name
-    kByName,    // only what Subscribe() names; the type is first asked for when a name is wanted
+    // Nothing at first, then what Subscribe() names. Answers may bring other names too, which count
+    // (a service's endpoints; an address is answered under the workload's own name).
+    kOnDemand,
+    kByName,  // only what Subscribe() names; the type is first asked for when a name is wanted
   };
 
   DeltaClient(event::EventLoop& loop, grpc::Channel& channel, Node node,
               DeltaObserver observer = {}, grpc::Backoff::Policy backoff = {});
   ~DeltaClient();
 
-  // Before Start(). The handler is not owned. The order of adding is the order of asking.
-  void AddType(std::string_view type_url, Subscription mode, ResourceHandler* handler);
+  // What is held of a type, by name.
+  using Versions = std::map<std::string, std::string, std::less<>>;
+  // Before Start(). The handler is not owned. The order of adding is the order of asking. `held`:
+  // what it knows from before, of which the server tells what is other or gone.
+  void AddType(std::string_view type_url, Subscription mode, ResourceHandler* handler,
+               Versions held = {});
   void Start();
 
   // By-name types: the set of names wanted from now on, by difference. Names that are dropped are

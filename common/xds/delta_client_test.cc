@@ -79,7 +79,7 @@ class DeltaClientTest : public ::testing::Test {
     });
   }
   void RunUntil(const std::function<bool()>& done) {
-    const auto end = event::Clock::now() + std::chrono::seconds(10);
+    const auto end = event::Clock::now() + std::chrono::seconds(60);
     while (!done() && event::Clock::now() < end) loop_.RunOnce(milliseconds(10));
     ASSERT_TRUE(done()) << "timed out";
   }
@@ -174,6 +174,55 @@ TEST_F(DeltaClientTest, BadResourcesAreNackedAndGoodOnesApplied) {
   RunUntil([&] { return server_->calls.size() == 2 && requests_.size() == 2; });
   EXPECT_EQ(requests_[0].initial_resource_versions().size(), 1u);
   EXPECT_EQ(requests_[0].initial_resource_versions().at("a"), "v1");
+}
+
+// The first message subscribes to everything and to nothing of it; names follow. Answers under
+// other names count, and so do removals.
+TEST_F(DeltaClientTest, OnDemand) {
+  Make([this](DeltaClient& c) {
+    c.AddType(kAddressType, DeltaClient::Subscription::kOnDemand, &address_);
+    c.AddType(kAuthorizationType, DeltaClient::Subscription::kWildcard, &authorization_);
+  });
+  RunUntil([&] { return requests_.size() == 2; });
+  EXPECT_EQ(requests_[0].type_url(), kAddressType);
+  EXPECT_THAT(requests_[0].resource_names_subscribe(), ElementsAre("*"));
+  EXPECT_THAT(requests_[0].resource_names_unsubscribe(), ElementsAre("*"));
+  EXPECT_TRUE(requests_[0].has_node());
+  EXPECT_THAT(requests_[1].resource_names_subscribe(), IsEmpty());
+  Respond(kAuthorizationType, "n1", {});
+  RunUntil([&] { return synced_ == 1; });  // nothing of the other type is waited for
+  client_->Subscribe(kAddressType, "/10.0.0.1");
+  client_->Subscribe(kAddressType, "/10.0.0.2");
+  RunUntil([&] { return requests_.size() == 4; });
+  EXPECT_THAT(requests_[3].resource_names_subscribe(), ElementsAre("/10.0.0.1", "/10.0.0.2"));
+  EXPECT_THAT(requests_[3].resource_names_unsubscribe(), IsEmpty());
+  EXPECT_FALSE(requests_[3].has_node());
+  Respond(kAddressType, "n2", {{"uid-1", "x"}}, {"/10.0.0.2"});
+  RunUntil([&] { return requests_.size() == 5; });
+  EXPECT_THAT(address_.log, ElementsAre("+uid-1@v1", "-/10.0.0.2", "."));
+  // On a new stream: what is held, and then all names again.
+  stream_->Finish(0);
+  RunUntil([&] { return stream_ != nullptr && requests_.size() == 3; });
+  EXPECT_THAT(requests_[0].resource_names_subscribe(), ElementsAre("*"));
+  EXPECT_EQ(requests_[0].initial_resource_versions().size(), 1);
+  EXPECT_THAT(requests_[1].resource_names_subscribe(), ElementsAre("/10.0.0.1", "/10.0.0.2"));
+}
+
+// What was saved by an earlier process: the server is told of it, and tells what is gone.
+TEST_F(DeltaClientTest, BeginsWithWhatIsHeldFromBefore) {
+  Make([this](DeltaClient& c) {
+    c.AddType(kAddressType, DeltaClient::Subscription::kWildcard, &address_,
+              {{"a", "v7"}, {"b", "v8"}});
+  });
+  RunUntil([&] { return requests_.size() == 1; });
+  EXPECT_EQ(requests_[0].initial_resource_versions().size(), 2);
+  EXPECT_EQ(requests_[0].initial_resource_versions().at("b"), "v8");
+  EXPECT_EQ(client_->resource_count(kAddressType), 2u);
+  EXPECT_FALSE(client_->synced());
+  Respond(kAddressType, "n1", {}, {"b"});
+  RunUntil([&] { return client_->synced(); });
+  EXPECT_THAT(address_.log, ElementsAre("-b", "."));
+  EXPECT_EQ(client_->resource_count(kAddressType), 1u);
 }
 
 TEST_F(DeltaClientTest, ReconnectKeepsVersionsAndState) {

@@ -43,12 +43,12 @@ Result<std::string> EncodeDeltaRequest(const DeltaRequest& request) {
   for (const auto& name : request.subscribe) w.Bytes(3, name);
   for (const auto& name : request.unsubscribe) w.Bytes(4, name);
   if (request.initial_versions != nullptr) {
-    for (const auto& [name, version] : *request.initial_versions) {
+    request.initial_versions->ForEach([&w](std::string_view name, std::string_view version) {
       ProtoWriter entry;
       entry.String(1, name);
       entry.String(2, version);
       w.Bytes(5, entry.Take());
-    }
+    });
   }
   w.String(6, request.nonce);
   if (request.error) {

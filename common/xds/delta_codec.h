@@ -5,13 +5,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "common/base/result.h"
+#include "common/xds/held_versions.h"
 #include "common/xds/node.h"
 
 namespace qanat::xds {
@@ -21,7 +21,7 @@ struct DeltaRequest {
   const Node* node = nullptr;  // only in the first request of a type
   std::vector<std::string> subscribe;
   std::vector<std::string> unsubscribe;
-  const std::map<std::string, std::string, std::less<>>* initial_versions = nullptr;
+  const HeldVersions* initial_versions = nullptr;
   std::string nonce;
   std::optional<std::string> error;  // NACK: error_detail.message
 };

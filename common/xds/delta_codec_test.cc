@@ -20,7 +20,13 @@ TEST(DeltaRequest, IsWhatEnvoyReads) {
   node.metadata["CLUSTER_ID"] = "Kubernetes";
   node.metadata_json["LABELS"] = R"({"a":"b","n":[1,true,null]})";
   node.build_version = "qanat/1";
-  std::map<std::string, std::string, std::less<>> versions = {{"r1", "v1"}, {"r2", ""}};
+  HeldVersions versions;
+  versions.Set("r1", "v0");
+  versions.Set("r2", "");
+  versions.Set("gone", "v1");
+  versions.Set("r1", "v1");
+  versions.Erase("gone");
+  versions.Erase("never there");
   DeltaRequest request;
   request.type_url = "type.googleapis.com/istio.workload.Address";
   request.node = &node;
@@ -44,6 +50,7 @@ TEST(DeltaRequest, IsWhatEnvoyReads) {
   EXPECT_EQ(parsed.type_url(), "type.googleapis.com/istio.workload.Address");
   EXPECT_THAT(parsed.resource_names_subscribe(), ElementsAre("a", ""));
   EXPECT_THAT(parsed.resource_names_unsubscribe(), ElementsAre("b"));
+  EXPECT_EQ(parsed.initial_resource_versions().size(), 2u);
   EXPECT_EQ(parsed.initial_resource_versions().at("r1"), "v1");
   EXPECT_EQ(parsed.initial_resource_versions().at("r2"), "");
   EXPECT_EQ(parsed.response_nonce(), "n1");

@@ -174,7 +174,7 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
                                        "CreateCertificate",
                                        method_.substr(0, 200))));
       }
-      StartRead(&in_);
+      if (!finished_) StartRead(&in_);
     }
 
     void ReadDone(bool ok) {
@@ -190,7 +190,12 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
         if (!finished_) StartRead(&in_);
         return;
       }
-      Result<std::string> answer = server_.service_.OnCreateCertificate(info_, bytes);
+      pending_ = server_.service_.OnCreateCertificate(
+          info_, bytes, [this](Result<std::string> answer) { Reply(std::move(answer)); });
+    }
+
+    void Reply(Result<std::string> answer) {
+      if (finished_) return;
       if (!answer) return Finish(Fail(answer.error()));
       finished_ = true;
       const grpc::Slice slice(*answer);
@@ -208,6 +213,7 @@ class GrpcServer::Impl : public grpc::CallbackGenericService {
     const std::string method_;
     CallInfo info_;
     std::unique_ptr<StreamHandler> handler_;
+    PendingPtr pending_;  // of a unary call
     grpc::ByteBuffer in_;
     grpc::ByteBuffer out_;
     bool finished_ = false;

@@ -11,6 +11,10 @@
 namespace qanat::controlplane {
 namespace {
 
+// A client sends one request per type before it hears from us.
+constexpr size_t kMostEarly = 16;
+constexpr size_t kMostEarlyBytes = 4 << 20;
+
 std::string_view ShortType(std::string_view type_url) {
   if (type_url == kAddressType) return "wds";
   if (type_url == kAuthorizationType) return "wads";
@@ -54,7 +58,23 @@ class AdsHub::Connection : public StreamHandler {
     hub_.CountVersions();
   }
 
+  // Messages that come before the answer wait for it.
+  void Authenticate(const std::string& authorization) {
+    pending_ = hub_.tokens_.Authenticate(
+        authorization, hub_.clock_(),
+        [this](const Result<TokenClaims>& claims) { Authenticated(claims); });
+  }
+
   void OnMessage(std::string_view bytes) override {
+    if (ended_) return;
+    if (!authenticated_) {
+      early_.emplace_back(bytes);
+      early_bytes_ += bytes.size();
+      if (early_.size() > kMostEarly || early_bytes_ > kMostEarlyBytes) {
+        End({Code::kResourceExhausted, "too many messages before the caller is authenticated"});
+      }
+      return;
+    }
     Result<DeltaRequest> request = DecodeDeltaRequest(bytes);
     if (!request) return End(request.error());
     if (!session_) {
@@ -85,11 +105,23 @@ class AdsHub::Connection : public StreamHandler {
 
   void End(Error error) {
     if (std::exchange(ended_, true)) return;
+    early_.clear();
     hub_.refused_.With({std::string(CodeName(error.code))})->Add();
     LOG_WARN("ads", "stream of {} ({}) ended: {}",
-             client_.id.empty() ? client_.caller.pod_name : client_.id, client_.peer,
-             error.message);
+             client_.id.empty() ? authenticated_ ? client_.caller.pod_name : "?" : client_.id,
+             client_.peer, error.message);
     writer_.Finish(Fail(std::move(error)));
+  }
+
+  void Authenticated(const Result<TokenClaims>& claims) {
+    if (ended_) return;
+    Result<Caller> caller =
+        claims ? Identify(*claims, *hub_.snapshot_->world) : Result<Caller>(Fail(claims.error()));
+    if (!caller) return End(caller.error());
+    client_.caller = std::move(*caller);
+    client_.node = client_.caller.node;
+    authenticated_ = true;
+    for (const std::string& message : std::exchange(early_, {})) OnMessage(message);
   }
 
   // The first request says who it is. It must be who its token says it is.
@@ -145,6 +177,10 @@ class AdsHub::Connection : public StreamHandler {
   AdsHub& hub_;
   StreamWriter& writer_;
   Client client_;
+  PendingPtr pending_;
+  bool authenticated_ = false;
+  std::vector<std::string> early_;
+  size_t early_bytes_ = 0;
   std::unique_ptr<AdsSession> session_;
   bool is_waypoint_ = false;
   WaypointKey key_;
@@ -153,7 +189,7 @@ class AdsHub::Connection : public StreamHandler {
   uint64_t counted_generation_ = 0;
 };
 
-AdsHub::AdsHub(TokenAuthenticator& tokens, TranslateWaypoint translate, WallClock clock,
+AdsHub::AdsHub(Authenticator& tokens, TranslateWaypoint translate, WallClock clock,
                metrics::Registry& registry)
     : tokens_(tokens),
       translate_(std::move(translate)),
@@ -190,19 +226,12 @@ std::unique_ptr<StreamHandler> AdsHub::OnStream(const CallInfo& call, StreamWrit
     writer.Finish(Fail(Code::kUnavailable, "the sources have not been read yet: try again"));
     return nullptr;
   }
-  Result<Caller> caller = tokens_.Authenticate(call.authorization, *snapshot_->world, clock_());
-  if (!caller) {
-    refused_.With({std::string(CodeName(caller.error().code))})->Add();
-    LOG_WARN("ads", "stream from {} refused: {}", call.peer, caller.error().message);
-    writer.Finish(Fail(caller.error()));
-    return nullptr;
-  }
   Client client;
   client.peer = call.peer;
-  client.caller = std::move(*caller);
-  client.node = client.caller.node;
   client.connected_at = clock_();
-  return std::make_unique<Connection>(*this, writer, std::move(client));
+  auto connection = std::make_unique<Connection>(*this, writer, std::move(client));
+  connection->Authenticate(call.authorization);
+  return connection;
 }
 
 const WaypointConfig& AdsHub::Waypoint(const WaypointKey& key) {
@@ -260,6 +289,7 @@ void AdsHub::Pump(Connection& connection) {
 std::vector<AdsHub::Client> AdsHub::Clients() const {
   std::vector<Client> out;
   for (const Connection* connection : connections_) {
+    if (!connection->authenticated_) continue;
     Client client = connection->client_;
     client.session = connection->session_.get();
     client.generation = snapshot_ ? snapshot_->generation : 0;

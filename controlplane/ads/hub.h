@@ -25,7 +25,7 @@ class AdsHub {
  public:
   using TranslateWaypoint = std::function<WaypointConfig(const World&, const WaypointKey&)>;
   using WallClock = std::function<tls::Time()>;
-  AdsHub(TokenAuthenticator& tokens, TranslateWaypoint translate, WallClock clock,
+  AdsHub(Authenticator& tokens, TranslateWaypoint translate, WallClock clock,
          metrics::Registry& registry);
   ~AdsHub();
 
@@ -53,7 +53,7 @@ class AdsHub {
   SessionSource SourceFor(const Connection& connection);
   void CountVersions();
 
-  TokenAuthenticator& tokens_;
+  Authenticator& tokens_;
   const TranslateWaypoint translate_;
   const WallClock clock_;
   std::shared_ptr<const ConfigSnapshot> snapshot_;

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "controlplane/ads/ads_fixture.h"
+#include "controlplane/ca/jwks_authenticator.h"
 
 namespace qanat::controlplane {
 namespace {
@@ -50,7 +51,7 @@ class HubTest : public testing::Test {
   CallInfo Ztunnel() { return Call("qanat-system", "ztunnel", "ztunnel-n1", "zt1"); }
 
   static std::string Hello(const std::string& id, std::string_view type,
-                           std::map<std::string, std::string> metadata = {}) {
+                           const std::map<std::string, std::string>& metadata = {}) {
     DeltaDiscoveryRequest request;
     request.mutable_node()->set_id(id);
     for (const auto& [key, value] : metadata) {
@@ -86,7 +87,7 @@ class HubTest : public testing::Test {
   const std::string dir_ = MakeDirectory();
   tls::PrivateKey key_ = *tls::PrivateKey::GenerateP256();
   metrics::Registry registry_;
-  TokenAuthenticator tokens_{dir_ + "/jwks.json"};
+  JwksAuthenticator tokens_{dir_ + "/jwks.json"};
   int translated_ = 0;
   AdsHub hub_{tokens_,
               [this](const World&, const WaypointKey& key) {

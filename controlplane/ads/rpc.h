@@ -3,11 +3,13 @@
 // on the control plane's loop.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "common/base/result.h"
+#include "controlplane/ca/pending.h"
 
 namespace qanat::controlplane {
 
@@ -42,8 +44,10 @@ class RpcService {
   // nullptr: the writer has been finished already.
   virtual std::unique_ptr<StreamHandler> OnAdsStream(const CallInfo& call,
                                                      StreamWriter& writer) = 0;
-  virtual Result<std::string> OnCreateCertificate(const CallInfo& call,
-                                                  std::string_view request) = 0;
+  // `done` is called once with the answer, perhaps before this returns (then nullptr is returned).
+  using Answer = std::function<void(Result<std::string>)>;
+  [[nodiscard]] virtual PendingPtr OnCreateCertificate(const CallInfo& call,
+                                                       std::string_view request, Answer done) = 0;
 
  protected:
   ~RpcService() = default;

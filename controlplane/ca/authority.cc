@@ -52,6 +52,23 @@ Status WriteFile(const std::string& path, const std::string& content, mode_t mod
   return {};
 }
 
+std::string WithNewline(std::string pem) {
+  if (!pem.ends_with('\n')) pem += '\n';
+  return pem;
+}
+
+// ParsePem's error with what it is about and what to do.
+Result<std::vector<tls::Certificate>> ParseCertificates(const std::string& pem,
+                                                        const std::string& where,
+                                                        const char* piece) {
+  Result<std::vector<tls::Certificate>> out = tls::Certificate::ParsePem(pem);
+  if (out) return out;
+  return Fail(Code::kFailedPrecondition,
+              fmt::format("{}: {} holds no certificate that can be read ({}): restore it from a "
+                          "backup; it is never overwritten",
+                          where, piece, out.error().message));
+}
+
 bool Exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 Result<tls::Authority> MakeNew(const std::string& key_path, const std::string& cert_path,
@@ -122,9 +139,75 @@ Result<CertificateAuthority> CertificateAuthority::OpenOrCreate(CaOptions option
   Result<tls::Authority> root = have_key ? Load(key_path, cert_path, now)
                                          : MakeNew(key_path, cert_path, options.trust_domain, now);
   if (!root) return Fail(root.error().Annotate("certificate authority"));
-  std::string pem = root->certificate.ToPem();
-  if (!pem.ends_with('\n')) pem += '\n';
-  return CertificateAuthority(std::move(options), std::move(*root), std::move(pem));
+  const tls::Certificate certificate = root->certificate;
+  CertificateAuthority out(std::move(options), std::move(*root), certificate);
+  out.root_pem_ = WithNewline(certificate.ToPem());
+  return out;
+}
+
+Result<CaFiles> MakeCaFiles(const std::string& trust_domain, tls::Time now) {
+  QANAT_ASSIGN_OR_RETURN(const tls::PrivateKey key, tls::PrivateKey::GenerateP256());
+  QANAT_ASSIGN_OR_RETURN(
+      const tls::Authority root,
+      tls::MakeRoot(key, trust_domain, "Qanat root CA", now - kBackdate, now + kRootLife));
+  CaFiles out;
+  out.certificate = WithNewline(root.certificate.ToPem());
+  out.key = key.ToPem();
+  return out;
+}
+
+Result<CertificateAuthority> CertificateAuthority::FromFiles(CaOptions options,
+                                                             const CaFiles& files, tls::Time now) {
+  const auto refuse = [&](std::string message) {
+    return Fail(Code::kFailedPrecondition, fmt::format("{}: {}", files.where, message));
+  };
+  QANAT_ASSIGN_OR_RETURN(const std::vector<tls::Certificate> own,
+                         ParseCertificates(files.certificate, files.where, "ca-cert.pem"));
+  Result<tls::PrivateKey> key = tls::PrivateKey::FromPem(files.key);
+  if (!key) {
+    return refuse(
+        fmt::format("ca-key.pem holds no key that can be read ({}): restore it from a backup; it "
+                    "is never overwritten",
+                    key.error().message));
+  }
+  const tls::Certificate& signer = own.front();
+  if (!signer.Matches(*key)) {
+    return refuse("ca-cert.pem and ca-key.pem do not belong together: restore the pair");
+  }
+  if (!signer.is_ca()) return refuse("ca-cert.pem is not a CA certificate");
+  if (signer.not_after() <= now) {
+    return refuse(
+        fmt::format("ca-cert.pem expired at {}: put a new one in its place (every "
+                    "workload must then get a new certificate)",
+                    tls::FormatTime(signer.not_after())));
+  }
+  std::vector<tls::Certificate> between;
+  if (!files.chain.empty()) {
+    QANAT_ASSIGN_OR_RETURN(between, ParseCertificates(files.chain, files.where, "cert-chain.pem"));
+  }
+  std::vector<tls::Certificate> roots = {signer};
+  if (!files.roots.empty()) {
+    QANAT_ASSIGN_OR_RETURN(roots, ParseCertificates(files.roots, files.where, "root-cert.pem"));
+  } else if (!signer.SelfSigned()) {
+    return refuse("ca-cert.pem is not a root, so root-cert.pem is needed beside it");
+  }
+  std::vector<tls::Certificate> chain = {signer};
+  std::vector<std::string> intermediates;
+  if (!signer.SelfSigned()) intermediates.push_back(WithNewline(signer.ToPem()));
+  for (tls::Certificate& certificate : between) {
+    if (certificate.SelfSigned() || certificate.ToDer() == signer.ToDer()) continue;
+    intermediates.push_back(WithNewline(certificate.ToPem()));
+    chain.push_back(std::move(certificate));
+  }
+  if (const Status leads = tls::VerifyChain(chain, roots, tls::Purpose::kAny, now); !leads) {
+    return refuse(
+        fmt::format("ca-cert.pem (with cert-chain.pem) does not lead to root-cert.pem: {}",
+                    leads.error().message));
+  }
+  CertificateAuthority out(std::move(options), {signer, std::move(*key)}, roots.front());
+  out.intermediates_ = std::move(intermediates);
+  for (const tls::Certificate& root : roots) out.root_pem_ += WithNewline(root.ToPem());
+  return out;
 }
 
 Result<std::vector<std::string>> CertificateAuthority::SignWorkload(const tls::PublicKey& key,
@@ -136,12 +219,13 @@ Result<std::vector<std::string>> CertificateAuthority::SignWorkload(const tls::P
   tls::LeafTemplate leaf;
   leaf.key = key;
   leaf.names.uri = {spiffe_uri};
-  leaf.not_before = std::max(now - kBackdate, root_.certificate.not_before());
-  leaf.not_after = std::min(now + life, root_.certificate.not_after());
-  QANAT_ASSIGN_OR_RETURN(const tls::Certificate certificate, tls::SignLeaf(root_, leaf));
-  std::string pem = certificate.ToPem();
-  if (!pem.ends_with('\n')) pem += '\n';
-  return std::vector<std::string>{std::move(pem), root_pem_};
+  leaf.not_before = std::max(now - kBackdate, signer_.certificate.not_before());
+  leaf.not_after = std::min(now + life, signer_.certificate.not_after());
+  QANAT_ASSIGN_OR_RETURN(const tls::Certificate certificate, tls::SignLeaf(signer_, leaf));
+  std::vector<std::string> out = {WithNewline(certificate.ToPem())};
+  out.insert(out.end(), intermediates_.begin(), intermediates_.end());
+  out.push_back(root_pem_);
+  return out;
 }
 
 Result<CertificateAuthority::Serving> CertificateAuthority::IssueServing(
@@ -152,10 +236,12 @@ Result<CertificateAuthority::Serving> CertificateAuthority::IssueServing(
   leaf.names.dns = dns;
   leaf.names.ip = ips;
   leaf.usage = tls::Usage::kServer;
-  leaf.not_before = std::max(now - kBackdate, root_.certificate.not_before());
-  leaf.not_after = std::min<tls::Time>(now + kServingLife, root_.certificate.not_after());
-  QANAT_ASSIGN_OR_RETURN(const tls::Certificate certificate, tls::SignLeaf(root_, leaf));
-  return Serving{key.ToPem(), certificate.ToPem() + root_pem_};
+  leaf.not_before = std::max(now - kBackdate, signer_.certificate.not_before());
+  leaf.not_after = std::min<tls::Time>(now + kServingLife, signer_.certificate.not_after());
+  QANAT_ASSIGN_OR_RETURN(const tls::Certificate certificate, tls::SignLeaf(signer_, leaf));
+  std::string chain = WithNewline(certificate.ToPem());
+  for (const std::string& pem : intermediates_) chain += pem;
+  return Serving{key.ToPem(), chain + root_pem_};
 }
 
 }  // namespace qanat::controlplane

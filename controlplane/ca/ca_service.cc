@@ -10,7 +10,7 @@
 
 namespace qanat::controlplane {
 
-CaService::CaService(const CertificateAuthority& authority, TokenAuthenticator& tokens,
+CaService::CaService(const CertificateAuthority& authority, Authenticator& tokens,
                      std::set<std::string> trusted_nodes, GetWorld world, Clock clock,
                      metrics::Registry& registry)
     : authority_(authority),
@@ -75,10 +75,11 @@ Result<std::string> CaService::Grant(const Caller& caller, const std::string& im
                                               impersonated, world.mesh().trust_domain)},
         account);
   }
-  // The node of the caller's own pod decides, never anything that the request says.
+  // The node of the caller's own pod decides, never anything that the request says. Pods of the
+  // host's network are never in the mesh, and often mighty: nobody needs their identity.
   for (const Pod* pod : world.PodsInNamespace(wanted->ns)) {
     if (pod->service_account == wanted->service_account && pod->node == caller.node &&
-        !caller.node.empty() && !pod->terminal()) {
+        !caller.node.empty() && !pod->terminal() && !pod->host_network) {
       return impersonated;
     }
   }
@@ -89,15 +90,25 @@ Result<std::string> CaService::Grant(const Caller& caller, const std::string& im
       account + " on " + caller.node);
 }
 
-Result<std::vector<std::string>> CaService::CreateCertificate(std::string_view authorization,
-                                                              const CertificateRequest& request) {
+PendingPtr CaService::CreateCertificate(std::string_view authorization, CertificateRequest request,
+                                        Done done) {
   requests_.Add();
+  return tokens_.Authenticate(
+      authorization, clock_(),
+      [this, request = std::move(request), done = std::move(done)](
+          const Result<TokenClaims>& claims) { done(Answer(claims, request)); });
+}
+
+Result<std::vector<std::string>> CaService::Answer(const Result<TokenClaims>& claims,
+                                                   const CertificateRequest& request) {
   const std::shared_ptr<const World> world = world_();
   const tls::Time now = clock_();
-  const Result<Caller> caller = tokens_.Authenticate(authorization, *world, now);
+  const Result<Caller> caller =
+      claims ? Identify(*claims, *world) : Result<Caller>(Fail(claims.error()));
   if (!caller) {
     not_authenticated_.Add();
-    return Refuse("not_authenticated", caller.error(), "");
+    return Refuse(caller.error().code == Code::kUnavailable ? "unavailable" : "not_authenticated",
+                  caller.error(), "");
   }
   const std::string who =
       fmt::format("{}/{} (pod {})", caller->ns, caller->service_account, caller->pod_name);

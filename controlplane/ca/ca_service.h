@@ -29,21 +29,25 @@ class CaService {
   using Clock = std::function<tls::Time()>;
   // `trusted_nodes`: "namespace/serviceaccount" of node proxies, who may ask for the identities of
   // pods on their own node.
-  CaService(const CertificateAuthority& authority, TokenAuthenticator& tokens,
+  CaService(const CertificateAuthority& authority, Authenticator& tokens,
             std::set<std::string> trusted_nodes, GetWorld world, Clock clock,
             metrics::Registry& registry);
 
-  // The chain: leaf, then root. Errors: kUnauthenticated, kPermissionDenied, kInvalidArgument.
-  Result<std::vector<std::string>> CreateCertificate(std::string_view authorization,
-                                                     const CertificateRequest& request);
+  using Done = std::function<void(Result<std::vector<std::string>>)>;
+  // The chain: leaf, then root. Errors: kUnauthenticated, kPermissionDenied, kInvalidArgument,
+  // kUnavailable. `done` is called once, perhaps before this returns (then nullptr is returned).
+  [[nodiscard]] PendingPtr CreateCertificate(std::string_view authorization,
+                                             CertificateRequest request, Done done);
 
  private:
+  Result<std::vector<std::string>> Answer(const Result<TokenClaims>& claims,
+                                          const CertificateRequest& request);
   Result<std::string> Grant(const Caller& caller, const std::string& impersonated,
                             const World& world);
   tl::unexpected<Error> Refuse(const char* reason, Error error, const std::string& who);
 
   const CertificateAuthority& authority_;
-  TokenAuthenticator& tokens_;
+  Authenticator& tokens_;
   const std::set<std::string> trusted_nodes_;
   const GetWorld world_;
   const Clock clock_;

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "controlplane/ca/ca_service.h"
+#include "controlplane/ca/jwks_authenticator.h"
 #include "controlplane/source/store.h"
 
 namespace qanat::controlplane {
@@ -28,7 +29,8 @@ const char* kNamelessCsr =
     "CqIiyZWGvAtl2p8CICQj7jkRGOg8Am6Pmn/ZvPLOrkyQ7W1U2oMzk5NeEvsi\n"
     "-----END CERTIFICATE REQUEST-----\n";
 
-// Two nodes; on n1 the node proxy, a web pod and a finished pod, on n2 a database.
+// Two nodes; on n1 the node proxy, a web pod, a finished pod and one of the host's network, on n2 a
+// database.
 const char* kPods = R"(
 apiVersion: v1
 kind: Pod
@@ -49,6 +51,12 @@ status: {phase: Succeeded}
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: agent, namespace: shop, uid: agent1}
+spec: {nodeName: n1, serviceAccountName: agent, hostNetwork: true}
+status: {phase: Running}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: db, namespace: shop, uid: db1}
 spec: {nodeName: n2, serviceAccountName: db}
 )";
@@ -62,7 +70,7 @@ class CaTest : public testing::Test {
     WriteJwks(issuer_);
     authority_ = std::make_unique<CertificateAuthority>(
         *CertificateAuthority::OpenOrCreate({dir_ + "/ca"}, now_));
-    tokens_ = std::make_unique<TokenAuthenticator>(dir_ + "/jwks.json");
+    tokens_ = std::make_unique<JwksAuthenticator>(dir_ + "/jwks.json");
     SetWorld(kPods);
     service_ = std::make_unique<CaService>(
         *authority_, *tokens_, std::set<std::string>{"qanat-system/ztunnel"},
@@ -99,9 +107,18 @@ class CaTest : public testing::Test {
                                        const tls::RequestNames& names, int64_t validity = 0) {
     // Without names given: the web pod's own.
     const bool none = names.uri.empty() && names.dns.empty() && names.ip.empty();
-    return service_->CreateCertificate(
+    return Create(
         authorization,
         {*tls::MakeCsr(key_, none ? tls::RequestNames{{kWeb}, {}, {}} : names), validity, as});
+  }
+  Result<std::vector<std::string>> Create(const std::string& authorization,
+                                          CertificateRequest request) {
+    std::optional<Result<std::vector<std::string>>> answer;
+    EXPECT_EQ(service_->CreateCertificate(authorization, std::move(request),
+                                          [&](auto result) { answer = std::move(result); }),
+              nullptr)
+        << "keys are at hand: the answer comes at once";
+    return answer.value();
   }
   uint64_t Refusals(const std::string& reason) {
     return registry_.AddCounter("qanat_ca_refusals", "Certificates refused, by reason.", {"reason"})
@@ -126,7 +143,7 @@ class CaTest : public testing::Test {
   std::shared_ptr<const World> world_;
   metrics::Registry registry_;
   std::unique_ptr<CertificateAuthority> authority_;
-  std::unique_ptr<TokenAuthenticator> tokens_;
+  std::unique_ptr<JwksAuthenticator> tokens_;
   std::unique_ptr<CaService> service_;
 };
 
@@ -146,7 +163,7 @@ TEST_F(CaTest, NodeProxyGetsTheIdentityOfAPodOnItsNode) {
 }
 
 TEST_F(CaTest, EveryoneGetsTheirOwnAndACsrWithoutNamesWillDo) {
-  const auto web = service_->CreateCertificate(Token(Web()), {kNamelessCsr, 0, ""});
+  const auto web = Create(Token(Web()), {kNamelessCsr, 0, ""});
   ASSERT_TRUE(web) << web.error().message;
   EXPECT_EQ((*tls::Certificate::ParsePem(web->front()))[0].sans().uri[0], kWeb);
   const auto node = Ask(Token({}), "", {{kZtunnel}, {}, {}});
@@ -174,6 +191,12 @@ TEST_F(CaTest, AnotherNodesPodIsRefused) {
 TEST_F(CaTest, FinishedPodGivesNoIdentity) {
   const std::string job = "spiffe://cluster.local/ns/shop/sa/job";
   ExpectRefused(Ask(Token({}), job, {{job}, {}, {}}), Code::kPermissionDenied,
+                "no_such_pod_on_node", "no pod on node n1");
+}
+
+TEST_F(CaTest, APodOfTheHostsNetworkLendsNoIdentity) {
+  const std::string agent = "spiffe://cluster.local/ns/shop/sa/agent";
+  ExpectRefused(Ask(Token({}), agent, {{agent}, {}, {}}), Code::kPermissionDenied,
                 "no_such_pod_on_node", "no pod on node n1");
 }
 
@@ -272,7 +295,7 @@ TEST_F(CaTest, GarbageForARequest) {
   for (const char* csr : {"", "x",
                           "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE "
                           "REQUEST-----\n"}) {
-    const auto result = service_->CreateCertificate(Token(Web()), {csr, 0, ""});
+    const auto result = Create(Token(Web()), {csr, 0, ""});
     ASSERT_FALSE(result);
     EXPECT_EQ(result.error().code, Code::kInvalidArgument);
   }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/proto/authorization.pb.h"
+#include "controlplane/ads/object_status.h"
 #include "controlplane/translate/authorization.h"
 #include "controlplane/translate/status.h"
 
@@ -58,22 +59,7 @@ std::string StatusPage(AdsHub& hub, const std::vector<Issue>& issues) {
   json out = {{"objects", json::array()}, {"errors", json::array()}};
   if (hub.snapshot() == nullptr) return Dump(out);
   const World& world = *hub.snapshot()->world;
-  std::vector<ObjectStatus> objects = BuildStatus(world);
-  for (const Gateway& gateway : world.objects().gateways) {
-    if (!world.IsWaypoint(gateway)) continue;
-    for (const Notice& notice : hub.Waypoint(gateway.meta.key()).notices) {
-      for (ObjectStatus& object : objects) {
-        if (object.kind != notice.kind || object.name != notice.object) continue;
-        const bool told = std::any_of(
-            object.conditions.begin(), object.conditions.end(), [&](const StatusCondition& c) {
-              return c.reason == notice.reason && c.message == notice.message;
-            });
-        if (!told) {
-          object.conditions.push_back({"ResolvedRefs", false, notice.reason, notice.message});
-        }
-      }
-    }
-  }
+  const std::vector<ObjectStatus> objects = ObjectStatuses(hub);
   for (const ObjectStatus& object : objects) {
     json conditions = json::array();
     for (const StatusCondition& c : object.conditions) conditions.push_back(ConditionJson(c));

@@ -39,6 +39,9 @@ struct Gateway {
   ObjectMeta meta;
   std::string class_name;
   std::vector<Listener> listeners;
+  Labels infrastructure_labels;  // for what is made for the Gateway
+  Labels infrastructure_annotations;
+  bool has_parameters = false;  // spec.infrastructure.parametersRef, which we do not serve
   std::vector<std::string> spec_addresses;
   std::vector<std::string> status_addresses;  // IPs or host names; empty: not ready
 };
@@ -46,6 +49,7 @@ struct Gateway {
 struct GatewayClass {
   ObjectMeta meta;
   std::string controller;
+  bool has_parameters = false;  // spec.parametersRef, which we do not serve
 };
 
 struct BackendRef {

@@ -14,9 +14,10 @@
 namespace qanat::controlplane {
 
 struct SourceLocation {
-  std::string file;  // "" for an object that the control plane made itself
+  std::string file;  // "" for an object of an API server, or one that we made ourselves
   int line = 0;      // 1-based; 0 when unknown
-  std::string ToString() const { return file + ":" + std::to_string(line); }
+  // "" for an object of an API server: its name is its place.
+  std::string ToString() const { return file.empty() ? "" : file + ":" + std::to_string(line); }
 };
 
 struct NamespacedName {
@@ -45,6 +46,8 @@ struct ObjectMeta {
   Labels labels;
   Labels annotations;
   std::vector<OwnerReference> owners;
+  int64_t generation = 0;    // of the spec, as an API server counts; 0 when it does not
+  bool terminating = false;  // deletionTimestamp is set
   // Seconds since the epoch when the YAML says so (creationTimestamp); else the order in which
   // the objects were read decides who is older.
   int64_t creation_time = 0;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <limits>
 #include <utility>
 
 namespace qanat::controlplane {
@@ -14,8 +15,10 @@ namespace {
 
 using Decode = AnyObject (*)(ObjectMeta, MapReader&);
 
-AnyObject DecodeServiceAccount(ObjectMeta meta, MapReader&) { return ServiceAccount{meta}; }
-AnyObject DecodeOther(ObjectMeta meta, MapReader&) { return OtherObject{meta}; }
+AnyObject DecodeServiceAccount(ObjectMeta meta, MapReader&) {
+  return ServiceAccount{std::move(meta)};
+}
+AnyObject DecodeOther(ObjectMeta meta, MapReader&) { return OtherObject{std::move(meta)}; }
 
 struct Kind {
   std::string_view group;
@@ -119,6 +122,8 @@ ObjectMeta ReadMeta(MapReader& root, ReadContext& context) {
   meta.name = reader.String("name");
   meta.ns = reader.String("namespace");
   meta.uid = reader.String("uid");
+  meta.generation = reader.Int("generation", 0, std::numeric_limits<int64_t>::max()).value_or(0);
+  meta.terminating = reader.Take("deletionTimestamp") != nullptr;
   meta.generate_name = reader.String("generateName");
   meta.labels = reader.StringMap("labels");
   meta.annotations = reader.StringMap("annotations");
@@ -256,6 +261,13 @@ DecodedFile DecodeFile(const std::string& file, std::string_view text) {
   if (!yaml.errors.empty()) return out;
   out.parsed = true;
   for (const YamlNode& document : yaml.documents) DecodeDocument(file, document, out);
+  return out;
+}
+
+DecodedFile DecodeObject(const YamlNode& node) {
+  DecodedFile out;
+  out.parsed = true;
+  DecodeDocument("", node, out);
   return out;
 }
 

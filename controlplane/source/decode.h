@@ -45,6 +45,8 @@ struct DecodedFile {
 };
 
 DecodedFile DecodeFile(const std::string& file, std::string_view text);
+// One object that is no file's: issues carry only its name.
+DecodedFile DecodeObject(const YamlNode& node);
 
 // The kind's identity across API versions: "VirtualService", but "Gateway.networking.istio.io" for
 // the classic Gateway, which shares its name with the Gateway API's.

@@ -89,7 +89,7 @@ AnyObject DecodeNode(ObjectMeta meta, MapReader& root) {
 
 AnyObject DecodePod(ObjectMeta meta, MapReader& root) {
   Pod pod;
-  pod.terminating = root.Map("metadata").Take("deletionTimestamp") != nullptr;
+  pod.terminating = meta.terminating;
   pod.meta = std::move(meta);
   MapReader spec = root.Map("spec");
   pod.node = spec.String("nodeName");

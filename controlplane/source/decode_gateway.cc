@@ -259,7 +259,10 @@ Gateway::Listener ReadListener(const YamlNode* node, ReadContext& context) {
 }  // namespace
 
 AnyObject DecodeGatewayClass(ObjectMeta meta, MapReader& root) {
-  return GatewayClass{std::move(meta), root.Map("spec").String("controllerName")};
+  MapReader spec = root.Map("spec");
+  GatewayClass out{std::move(meta), spec.String("controllerName"), false};
+  out.has_parameters = spec.Take("parametersRef") != nullptr;
+  return out;
 }
 
 AnyObject DecodeGateway(ObjectMeta meta, MapReader& root) {
@@ -280,7 +283,11 @@ AnyObject DecodeGateway(ObjectMeta meta, MapReader& root) {
     MapReader address(node, "spec.addresses", root.context());
     gateway.spec_addresses.push_back(address.String("value"));
   }
-  spec.Ignore({"infrastructure", "backendTLS", "allowedListeners", "tls", "defaultScope"});
+  MapReader infrastructure = spec.Map("infrastructure");
+  gateway.infrastructure_labels = infrastructure.StringMap("labels");
+  gateway.infrastructure_annotations = infrastructure.StringMap("annotations");
+  gateway.has_parameters = infrastructure.Take("parametersRef") != nullptr;
+  spec.Ignore({"backendTLS", "allowedListeners", "tls", "defaultScope"});
   spec.Finish();
   MapReader status = root.Map("status");
   for (const YamlNode* node : status.Items("addresses")) {

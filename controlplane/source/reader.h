@@ -11,10 +11,10 @@
 #include <string_view>
 #include <vector>
 
+#include "common/yaml/yaml.h"
 #include "controlplane/model/gateway_api.h"
 #include "controlplane/model/meta.h"
 #include "controlplane/source/issue.h"
-#include "controlplane/source/yaml.h"
 
 namespace qanat::controlplane {
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where objects come from: a folder of YAML, later a Kubernetes API server. Lives on the control
-// plane's loop.
+// Where objects come from: a folder of YAML (folder.h) or a Kubernetes API server
+// (controlplane/kube/kube_source.h). Lives on the control plane's loop.
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "common/base/result.h"
@@ -24,6 +25,11 @@ class Source {
   // Reads everything once, then calls `on_change` (never from inside Start) whenever a new
   // Snapshot() would differ.
   virtual Status Start(std::function<void()> on_change) = 0;
+  // Everything has been read once. A source for which that takes a while returns from Start before
+  // it and calls `on_change` when it is so; until then a Snapshot() holds nothing but issues that
+  // count.
+  virtual bool synced() const { return true; }
+  virtual std::string WaitingFor() const { return {}; }  // while it is not, for people
   virtual SourceSnapshot Snapshot() const = 0;
   // Takes in at once what is known to have changed, instead of a moment later: before a decision
   // that a pod's absence would turn into a refusal.

@@ -13,6 +13,8 @@ namespace {
 namespace pb = istio::workload;
 
 constexpr uint32_t kHbonePort = 15008;
+// Label, and the extension of the same name that tells node proxies; stock ones pass over it.
+constexpr const char* kRequireWaypoint = "qanat.io/require-waypoint";
 
 std::string Bytes(const net::IpAddress& ip) {
   return {reinterpret_cast<const char*>(ip.bytes().data()), ip.bytes().size()};
@@ -91,6 +93,34 @@ bool SelectedByEntry(const ServiceEntry& entry, const Pod& pod) {
          entry.workload_selector->Matches(pod.meta.labels);
 }
 
+// A pod of an ingress or east-west Gateway: destinations that want their waypoint take it directly.
+// Whoever may make pods and Gateways in a namespace must not be able to say so of his own: it takes
+// the mesh's root namespace, or a label on the namespace.
+bool IsGatewayPod(const World& world, const Pod& pod) {
+  if (pod.meta.ns != world.mesh().root_namespace) {
+    const std::string* label = world.NamespaceLabel(pod.meta.ns, "qanat.io/gateways");
+    if (label == nullptr || *label != "true") return false;
+  }
+  const std::string* name = pod.meta.Label("gateway.networking.k8s.io/gateway-name");
+  const Gateway* gateway = name == nullptr ? nullptr : world.FindGateway({pod.meta.ns, *name});
+  return gateway != nullptr && !world.IsWaypoint(*gateway);
+}
+
+// The service's own label, else its namespace's.
+bool LabelIsTrue(const World& world, const ObjectMeta& meta, std::string_view key) {
+  const std::string* value = meta.Label(key);
+  if (value == nullptr) value = world.NamespaceLabel(meta.ns, key);
+  return value != nullptr && *value == "true";
+}
+
+// The namespace's label is for services that have a waypoint (the waypoint's own has none). The
+// service's own label holds in any case: without a waypoint nothing may come.
+bool RequiresWaypoint(const World& world, const Service& service) {
+  if (const std::string* own = service.meta.Label(kRequireWaypoint)) return *own == "true";
+  return world.WaypointOf(service).effective() &&
+         LabelIsTrue(world, service.meta, kRequireWaypoint);
+}
+
 void TranslatePod(const World& world, const Pod& pod, AddressTable& out) {
   if (pod.terminal() || pod.ips.empty()) return;
   pb::Address address;
@@ -112,6 +142,7 @@ void TranslatePod(const World& world, const Pod& pod, AddressTable& out) {
   if (pod.host_network) w.set_network_mode(pb::HOST_NETWORK);
   if (world.TakesHbone(pod)) w.set_tunnel_protocol(pb::HBONE);
   w.set_native_tunnel(!pod.host_network && world.NativeTunnel(pod));
+  if (IsGatewayPod(world, pod)) w.add_extensions()->set_name("qanat.io/gateway");
 
   const std::string workload_name = world.WorkloadName(pod);
   w.set_workload_name(workload_name);
@@ -171,11 +202,8 @@ void TranslateService(const World& world, const Service& service, AddressTable& 
   }
   const WaypointRef waypoint = world.WaypointOf(service);
   if (waypoint.effective()) SetWaypoint(waypoint, s.mutable_waypoint());
-  const std::string* ingress = service.meta.Label("istio.io/ingress-use-waypoint");
-  if (ingress == nullptr) {
-    ingress = world.NamespaceLabel(service.meta.ns, "istio.io/ingress-use-waypoint");
-  }
-  s.set_ingress_use_waypoint(ingress != nullptr && *ingress == "true");
+  s.set_ingress_use_waypoint(LabelIsTrue(world, service.meta, "istio.io/ingress-use-waypoint"));
+  if (RequiresWaypoint(world, service)) s.add_extensions()->set_name(kRequireWaypoint);
 
   pb::LoadBalancing lb;
   using Distribution = Service::TrafficDistribution;

@@ -11,7 +11,15 @@
 namespace qanat::controlplane {
 namespace {
 
-ObjectStatus For(const ObjectMeta& meta) { return {meta.kind, meta.key(), meta.location, {}}; }
+ObjectStatus For(const ObjectMeta& meta) {
+  return {meta.kind, meta.key(), meta.location, meta.generation, {}};
+}
+
+// "shop/reviews (shop.yaml:3)"
+std::string Placed(const ObjectMeta& meta) {
+  const std::string place = meta.location.ToString();
+  return place.empty() ? meta.key().ToString() : meta.key().ToString() + " (" + place + ")";
+}
 
 std::string Join(const std::vector<std::string>& list) {
   return fmt::format("{}", fmt::join(list, ", "));
@@ -284,9 +292,8 @@ void Routes(const World& world, std::vector<ObjectStatus>& out) {
         if (winner != nullptr && winner != &route && ref.effective()) {
           status.conditions.push_back(
               {"Applied", false, "Shadowed",
-               fmt::format(
-                   "VirtualService {} ({}) is older and has the same host {}: only one counts",
-                   winner->meta.key().ToString(), winner->meta.location.ToString(), host)});
+               fmt::format("VirtualService {} is older and has the same host {}: only one counts",
+                           Placed(winner->meta), host)});
         }
       }
     }

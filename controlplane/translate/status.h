@@ -22,6 +22,8 @@ struct ObjectStatus {
   std::string kind;
   NamespacedName name;
   SourceLocation location;
+  int64_t generation = 0;  // of the object that the conditions speak of
+  // Of an HTTPRoute: one Accepted per parent, in their order, then what holds for all parents.
   std::vector<StatusCondition> conditions;
 };
 

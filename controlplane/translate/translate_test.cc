@@ -163,6 +163,71 @@ TEST(Waypoint, NoneOptsOutAndWaypointForIsHeeded) {
             "istio.io/WaypointBound=False TrafficTypeNotSupported\n");
 }
 
+TEST(Waypoint, RequireWaypointReachesTheProxies) {
+  const auto requires_it = [](const std::string& yaml) {
+    const istio::workload::Service service = ServiceIn(yaml);
+    return service.extensions_size() == 1 &&
+           service.extensions(0).name() == "qanat.io/require-waypoint";
+  };
+  const std::string ready = std::string(kGateway) + kReady;
+  const std::string use = "{istio.io/use-waypoint: w}";
+  EXPECT_FALSE(requires_it(WithWaypoint(ready, use)));
+  EXPECT_TRUE(requires_it(
+      WithWaypoint(ready, "{istio.io/use-waypoint: w, qanat.io/require-waypoint: 'true'}")));
+  EXPECT_TRUE(requires_it(WithWaypoint(ready, use, "{qanat.io/require-waypoint: 'true'}")));
+  EXPECT_FALSE(requires_it(WithWaypoint(ready, "{qanat.io/require-waypoint: 'false'}",
+                                        "{qanat.io/require-waypoint: 'true'}")));
+  // Its own label without a waypoint: nothing may come. The namespace's: not meant.
+  EXPECT_TRUE(requires_it(WithWaypoint("", "{qanat.io/require-waypoint: 'true'}")));
+  EXPECT_FALSE(requires_it(WithWaypoint("", "{}", "{qanat.io/require-waypoint: 'true'}")));
+  // The waypoint's own service has no waypoint to require.
+  const auto table =
+      TranslateAddresses(*WorldOf(WithWaypoint(ready, use, "{qanat.io/require-waypoint: 'true'}")));
+  const auto own =
+      Decode<istio::workload::Address>(table.resources.at("shop/w.shop.svc.cluster.local"));
+  EXPECT_EQ(own.service().extensions_size(), 0);
+}
+
+TEST(Waypoint, PodsOfOtherGatewaysAreMarked) {
+  const std::string yaml = R"(
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: ingress, namespace: shop}
+spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: ingress-1
+  namespace: shop
+  labels: {gateway.networking.k8s.io/gateway-name: ingress}
+spec: {serviceAccountName: ingress, nodeName: n1}
+status: {phase: Running, podIP: 10.0.0.9, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: liar, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: none}}
+spec: {serviceAccountName: ingress, nodeName: n1}
+status: {phase: Running, podIP: 10.0.0.10, conditions: [{type: Ready, status: "True"}]}
+)";
+  const auto marked = [](const std::string& text, const std::string& pod) {
+    const ResourcesByName out = TranslateAddresses(*WorldOf(text)).resources;
+    const auto workload =
+        Decode<istio::workload::Address>(out.at("Kubernetes//Pod/shop/" + pod)).workload();
+    return workload.extensions_size() == 1 && workload.extensions(0).name() == "qanat.io/gateway";
+  };
+  // Who may make pods and Gateways there may not say it; who may label the namespace may.
+  EXPECT_FALSE(marked(yaml, "ingress-1"));
+  const std::string labelled = yaml + R"(
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {qanat.io/gateways: "true"}}
+)";
+  EXPECT_TRUE(marked(labelled, "ingress-1"));
+  EXPECT_FALSE(marked(labelled, "liar"));
+}
+
 TEST(Check, NamedPortThatNoPodHas) {
   const std::vector<Issue> issues = CheckWorld(*WorldOf(kShop));
   ASSERT_THAT(issues, SizeIs(1));

@@ -20,10 +20,16 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import cold  # noqa: E402
+import counts  # noqa: E402
+import fairness  # noqa: E402
+import history  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402
-from loads import LOADS, PATHS, cpu_per_unit, cpu_seconds  # noqa: E402
+import workloads  # noqa: E402
+from loads import LOADS, PATHS, cpu_per_unit  # noqa: E402
 from pods import ECHO, YAML, finish, set_sysctls, start  # noqa: E402
+from process import cpu_seconds  # noqa: E402
 from proof import Misrouted, check_enrolment, check_mesh, check_plain, settle  # noqa: E402
 
 from bed import BIN, Mesh, cgroup2, run_inside  # noqa: E402
@@ -66,22 +72,39 @@ class Bench:
         pod = "near" if path == "same node" else "far"
         return f"{namespace}/client", f"{self.mesh.ip(f'{namespace}/{pod}')}:{port}"
 
-    def leg(self, path, load, leg):
+    def refuse(self, row, wrong):
+        """There is no such row, and the run says so."""
+        row["refused"] = str(wrong)
+        self.failures += 1
+        self.say(f"refused: {wrong}")
+
+    def leg(self, path, load, leg, watcher=None, seconds=None, attempts=3):
         """One load over one path, once; its report with our CPU in it. Misrouted, or RuntimeError
-        for a load that did not work."""
+        for a load that did not work. A watcher is started before it and stopped when it is over,
+        without the reading of counters in between."""
         source, to = self.target(path, leg, load.port)
+        seconds = seconds or self.options.seconds
         before = settle(self.mesh)
         cpu = cpu_seconds(self.on_path)
+        if watcher:
+            watcher.start()
         process = start(self.mesh, source, [
             load.mode, "--to", to, "--connections", str(load.connections), "--warmup", str(self.warmup),
-            "--seconds", str(self.options.seconds), *load.flags])
-        result = finish(process, timeout=self.options.seconds + 60)
+            "--seconds", str(seconds), *load.flags])
+        try:
+            result = finish(process, timeout=seconds + 60)
+        finally:
+            if watcher:
+                watcher.stop()
         after = settle(self.mesh)  # what still was on its way is part of the load's CPU
         result["cpu_seconds"] = cpu_seconds(self.on_path) - cpu
         result["cpu_per_unit"] = cpu_per_unit(load, result)
         if result["errors"]:
             raise RuntimeError(f"{leg}: {result['errors']} errors, the first: {result['first_error']}")
         if not result["all_bytes"] or (load.mode != "bulk" and not result["samples"]):
+            if attempts > 1:  # a machine that stood still for all of a short load: nothing was measured
+                self.say(f"{leg}: nothing was answered, once more")
+                return self.leg(path, load, leg, watcher, seconds, attempts - 1)
             raise RuntimeError(f"{leg}: nothing was answered")
         if leg == "mesh":
             check_mesh(path, load, result, before, after)
@@ -89,8 +112,9 @@ class Bench:
             check_plain(before, after)
         return result
 
-    def run(self, wanted):
+    def run(self, wanted, leg_of=None):
         """{(path, load name): (rounds of results, why there is no row)}"""
+        leg_of = leg_of or Bench.leg
         samples = {(path, load.name): [] for path, load in wanted}
         refused = {}
         started = time.monotonic()
@@ -108,7 +132,7 @@ class Bench:
                 if number % 2:
                     legs.reverse()
                 try:
-                    samples[key].append({leg: self.leg(path, load, leg) for leg in legs})
+                    samples[key].append({leg: leg_of(self, path, load, leg) for leg in legs})
                 except (Misrouted, RuntimeError) as wrong:
                     refused[key] = str(wrong)
                     self.failures += 1
@@ -128,8 +152,13 @@ def parse():
                         help="only this path; may be repeated")
     parser.add_argument("--only", default="", metavar="TEXT",
                         help="only loads whose name contains TEXT, such as bulk or HTTP")
-    parser.add_argument("--idle-connections", type=int, default=5000, metavar="N",
-                        help="held while memory is read (5000); 0 leaves memory out")
+    parser.add_argument("--idle-connections", type=int, default=10000, metavar="N",
+                        help="held while memory is read (10000); 0 leaves memory out")
+    parser.add_argument("--workloads", default=None, metavar="N,N",
+                        help="sizes of the mesh that a node proxy is started in (10000,100000); 0 leaves it out")
+    parser.add_argument("--no-fairness", action="store_true", help="leave out what a neighbour does to another pod's p99")
+    parser.add_argument("--history", default="build/bench-history.jsonl", metavar="FILE",
+                        help="a line for this run is added to it (build/bench-history.jsonl)")
     parser.add_argument("-o", "--output", default="build/bench.json", metavar="FILE",
                         help="where the JSON goes (build/bench.json)")
     parser.add_argument("--markdown", action="store_true",
@@ -143,15 +172,21 @@ def parse():
     wanted = [(path, load) for path in PATHS for load in LOADS
               if (not options.path or path.replace(" ", "-") in options.path)
               and options.only.lower() in load.name.lower()]
-    if not wanted:
+    if not wanted and not cold.wanted(options):
         parser.error(f"--only {options.only}: no such load; there are: "
-                     + "; ".join(load.name for load in LOADS))
+                     + "; ".join(load.name for load in LOADS + cold.LOADS))
+    # As for memory, an --only asks for something else.
+    sizes = options.workloads or ("0" if options.only or options.path else "1000" if options.quick else "10000,100000")
+    if not all(size.isdigit() for size in sizes.split(",")):
+        parser.error("--workloads is a list of numbers, such as 10000,100000")
+    options.sizes = [int(size) for size in sizes.split(",") if int(size)]
     return options, wanted
 
 
 @contextlib.contextmanager
-def mesh_of(name):
+def mesh_of(name, environment=None):
     """The mesh, taken down whatever happens; a second signal does not stop the taking down."""
+    Bench.say(f"bringing up the mesh '{name}', two nodes")
     lock = open(f"/run/qanat-bench-{name}.lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +198,8 @@ def mesh_of(name):
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
-    mesh = Mesh(name=name)
+    # By default a pod has a share of the process's descriptors, which is few where a machine has few.
+    mesh = Mesh(name=name, environment={"QANAT_MAX_CONNECTIONS_PER_POD": "20000", **(environment or {})})
     try:
         mesh.write("bench.yaml", YAML)
         yield mesh.up()
@@ -172,7 +208,9 @@ def mesh_of(name):
             signal.signal(number, signal.SIG_IGN)
         Bench.say("taking the mesh down")
         mesh.down()
-        left = leftovers(name)
+        deadline = time.monotonic() + 30  # the kernel takes groups and namespaces apart in its own time
+        while (left := leftovers(name)) and time.monotonic() < deadline:
+            time.sleep(0.1)
         if left:
             raise SystemExit("the mesh left behind: " + ", ".join(left))
         os.unlink(lock.name)
@@ -195,7 +233,11 @@ def repeat(options):
         words += ["--path", path]
     if options.only:
         words += ["--only", options.only]
-    if options.idle_connections != 5000:
+    if options.no_fairness:
+        words.append("--no-fairness")
+    if options.workloads is not None:
+        words += ["--workloads", options.workloads]
+    if options.idle_connections != 10000:
         words += ["--idle-connections", str(options.idle_connections)]
     if options.name != "bench":
         words += ["--name", options.name]
@@ -210,25 +252,47 @@ def main():
                   f"{machine['cpus']} processors): expect a wide A/A")
     minutes = (options.rounds * len(wanted) * 3 * (options.seconds + warmup(options) + 0.2) + 30) / 60
     Bench.say(f"{len(wanted)} loads, {options.rounds} rounds: about {minutes:.0f} min")
-    Bench.say(f"bringing up the mesh '{options.name}', two nodes")
     with mesh_of(options.name) as mesh:
         bench = Bench(mesh, options)
         paths = [path for path in PATHS if any(path == p for p, _ in wanted)]
         held = memory.measure(bench, paths, options.idle_connections) if options.idle_connections else []
+        too_much = [] if any(memory.instrumented(pid) for pid in bench.programs.values()) else memory.over(held)
         samples, refused = bench.run(wanted)
+        counted, profiles = counts.measure(bench, wanted), counts.profile(bench, wanted)
+        fair = [] if options.no_fairness or options.only or "cross node" not in paths else fairness.measure(bench, options.rounds)
+        sizes = workloads.measure(bench, options.sizes)
+        version = mesh.ctl("--version").stdout.strip()
+    if colds := cold.wanted(options):
+        with mesh_of(options.name, cold.ENVIRONMENT) as mesh:
+            cold_bench = Bench(mesh, options)
+            more, why = cold_bench.run(colds, cold.leg)
+            bench.failures += cold_bench.failures
+            samples, refused = samples | more, refused | why
     rows = [report.make_row(path, load, figure, samples[path, load.name],
                             refused.get((path, load.name)))
-            for path, load in wanted for figure in load.figures]
-    version = mesh.ctl("--version").stdout.strip()
+            for path, load in wanted + colds for figure in load.figures]
     out = {"version": version, "machine": machine, "congestion_control": bench.congestion_control, "rounds": options.rounds,
            "seconds": options.seconds, "waypoint_node": bench.waypoint_node,
-           "command": repeat(options), "rows": rows, "memory_kb": held}
+           "command": repeat(options), "rows": rows, "counts": counted, "profiles": profiles,
+           "fairness": fair, "memory_kb": held, "workloads": sizes}
     report.write(options.output, out)
+    worse = history.add(options.history, out)
     print(report.table(rows))
+    for text in (report.counts_table(counted), report.profile_table(profiles)):
+        if text:
+            print(text)
+    if fair:
+        print(report.fairness_table(fair))
     if held:
         print(report.memory_table(held))
+    if sizes:
+        print(report.workloads_table(sizes))
     if options.markdown:
         print(report.markdown(rows))
+    for line in too_much:
+        print(f"more memory than it may be: {line}")
+    for line in worse:
+        print(f"worse than before: {line}")
     if options.rounds < 5:
         print("fewer than five rounds: nothing here is a figure to quote")
     print(f"written to {options.output}; repeat: {repeat(options)}")

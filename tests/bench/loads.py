@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured: the loads, and the rows that come of each."""
-import os
 from collections import namedtuple
 
 from pods import ECHO, HTTP, SINK
@@ -38,21 +37,3 @@ def cpu_per_unit(load, result):
     during the warm-up too, so what was done then counts as well."""
     done = result["all_bytes"] / (1 << 30) if load.mode == "bulk" else result["all_samples"] / 1000
     return result["cpu_seconds"] / done if done else 0.0
-
-
-def cpu_seconds(pids):
-    """On-CPU time of all threads, from the scheduler: /proc/PID/stat counts in steps of 10 ms."""
-    total = 0
-    for pid in pids:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/schedstat") as f:
-                total += int(f.read().split()[0])
-    return total / 1e9
-
-
-def rss_kb(pid):
-    with open(f"/proc/{pid}/status") as f:
-        for line in f:
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1])
-    raise RuntimeError(f"process {pid} has no VmRSS")

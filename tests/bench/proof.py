@@ -78,7 +78,7 @@ class Counters:
         return [self.total(metric) for metric in TRAFFIC]
 
 
-def settle(mesh, seconds=20):
+def settle(mesh, seconds=60):
     """Waits until every connection of the client has ended and nothing moves, so that one load is
     not in the next one's figures; returns the counters of then."""
     deadline = time.monotonic() + seconds

@@ -52,6 +52,49 @@ def table(rows):
     return "\n".join(lines)
 
 
+def or_none(value, pattern):
+    return "not here" if value is None else format(value, pattern)
+
+
+def counts_table(counts):
+    """A row's second line says which system calls they are."""
+    if not counts:
+        return ""
+    lines = [f"{'of all proxies on the path':46}{'system calls':>14}{'instructions':>16}"]
+    for row in counts:
+        name = f"  {row['path']}: {row['row']}"
+        if row["refused"]:
+            lines.append(f"{name:46}refused: {row['refused']}")
+            continue
+        lines.append(f"{name:46}{or_none(row['system_calls'], '14.1f'):>14}{or_none(row['instructions'], '16,.0f'):>16} a {row['per']}")
+        if row["per"] != "GiB" and row["by_call"]:
+            lines.append("      " + ", ".join(f"{call} {n:.1f}" for call, n in row["by_call"].items() if n >= 0.05))
+    return "\n".join(lines)
+
+
+def profile_table(profiles):
+    lines = []
+    for row in profiles:
+        title = f"CPU time of the proxies, {row['path']}: {row['row']}"
+        if row["refused"]:
+            lines.append(f"{title}: refused: {row['refused']}")
+            continue
+        lost = f", {row['lost']} lost" if row["lost"] else ""
+        lines.append(f"{title} ({row['samples']} samples{lost}; {row['in_kernel'] * 100:.0f}% in the kernel)")
+        for entry in row["top"]:
+            lines.append(f"  {entry['share'] * 100:5.1f}%  {entry['where']:16.16}  {entry['function']:.110}")
+    return "\n".join(lines)
+
+
+def fairness_table(fairness):
+    lines = ["another pod's load on the same node"]
+    for row in fairness:
+        name = f"  {row['row']}"
+        lines.append(f"{name:46}refused: {row['refused']}" if row["refused"] else
+                     f"{name:46}{row['alone_us']:10.1f}{row['beside_us']:10.1f} us     {row['ratio']:9.2f} x alone")
+    return "\n".join(lines)
+
+
 def memory_table(memory):
     """Processes down, states across; `memory` is what memory.measure returns."""
     width = max(len(entry["state"]) for entry in memory) + 3
@@ -59,6 +102,20 @@ def memory_table(memory):
     for program in memory[0]["kb"]:
         cells = (f"{e['kb'][program] / 1024:.1f}" if not e["refused"] else "refused" for e in memory)
         lines.append(f"  {program:28}" + "".join(f"{cell:>{width}}" for cell in cells))
+    for before, entry in zip(memory, memory[1:]):
+        if before["refused"] or entry["refused"] or not entry.get("connections"):
+            continue
+        each = {name: (kb - before["kb"][name]) / entry["connections"] for name, kb in entry["kb"].items() if name.startswith("ztunnel-")}
+        lines.append(f"  {entry['state']}, KB each: " + ", ".join(f"{name} {kb:.2f}" for name, kb in each.items()))
+    return "\n".join(lines)
+
+
+def workloads_table(rows):
+    lines = [f"{'a node proxy starts in a mesh of':34}{'ready after':>12}{'CPU':>9}{'RSS, MB':>10}{'at most':>10}"]
+    for row in rows:
+        name = f"  {row['workloads']} workloads"
+        lines.append(f"{name:34}refused: {row['refused']}" if row["refused"] else
+                     f"{name:34}{row['ready_s']:10.2f} s{row['cpu_s']:7.2f} s{row['rss_kb'] / 1024:10.1f}{row['peak_kb'] / 1024:10.1f}")
     return "\n".join(lines)
 
 

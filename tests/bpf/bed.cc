@@ -129,7 +129,7 @@ void Bed::RemoveAll() {
          "-'); do ip netns del $n; done");
   std::error_code ignored;
   fs::remove_all("/sys/fs/bpf/" + name_, ignored);
-  for (int round = 0; round < 20 && fs::exists(cgroup_); ++round) {
+  for (int round = 0; round < 400 && fs::exists(cgroup_); ++round) {
     System("find " + cgroup_ + " -depth -type d -exec rmdir {} + 2>/dev/null");
     if (fs::exists(cgroup_)) std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
@@ -157,7 +157,12 @@ Bed::PodInfo Bed::MakePod(const std::string& name, int last) {
   return pod;
 }
 
-void Bed::DeletePodNs(const PodInfo& pod) { System("ip netns del " + pod.netns); }
+void Bed::DeletePodNs(const PodInfo& pod) {
+  // The link first, as CNI DEL does: while anything holds the namespace it would answer for an
+  // address that the next pod has by then.
+  System("ip -n " + node_ns() + " link del v" + pod.name);
+  System("ip netns del " + pod.netns);
+}
 
 void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_path) {
   nlohmann::json json = {{"uid", pod.uid},
@@ -272,7 +277,7 @@ std::string Bed::Admin(const std::string& path) const {
   return Run({node_ns(), "host"}, [&]() -> std::string {
     const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_in to{AF_INET, htons(15030), {htonl(INADDR_LOOPBACK)}, {}};
-    timeval limit{2, 0};
+    timeval limit{30, 0};
     ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return "";
     const std::string request = "GET " + path + " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -295,19 +300,19 @@ uint64_t Bed::Counter(const PodInfo& pod, const std::string& name) const {
   throw std::runtime_error("no counters of " + pod.uid);
 }
 
-std::string Bed::CmdAdd(const PodInfo& pod) const {
+std::string Bed::CmdAdd(const PodInfo& pod, const std::string& more) const {
   return Run({node_ns(), "host"}, [&]() -> std::string {
     const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un to{};
     to.sun_family = AF_UNIX;
     std::snprintf(to.sun_path, sizeof to.sun_path, "%s/cni.sock", dir_.c_str());
     if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return "error: connect";
-    const std::string body = nlohmann::json{
-        {"Netns", "/run/netns/" + pod.netns},
-        {"PodName", pod.name},
-        {"PodNamespace", "shop"},
-        {"IPs",
-         {{{"IP", pod.ip4}}}}}.dump();
+    std::string body = nlohmann::json{{"Netns", "/run/netns/" + pod.netns},
+                                      {"PodName", pod.name},
+                                      {"PodNamespace", "shop"},
+                                      {"IPs", {{{"IP", pod.ip4}}}}}
+                           .dump();
+    body.insert(body.size() - 1, more);
     const std::string request =
         "POST /cmdadd HTTP/1.1\r\nHost: cni\r\nContent-Type: application/json\r\n"
         "Connection: close\r\nContent-Length: " +

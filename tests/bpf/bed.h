@@ -61,13 +61,13 @@ class Bed {
   // The status file's redirection ("" when there is none), and the whole file.
   std::string Redirection(const PodInfo& pod) const;
   std::string StatusText(const PodInfo& pod) const;
-  bool WaitFor(const std::function<bool()>& condition, int milliseconds = 8000) const;
+  bool WaitFor(const std::function<bool()>& condition, int milliseconds = 60000) const;
   bool WaitEnabled(const PodInfo& pod) const;
   // GET over the admin port inside the node's namespace.
   std::string Admin(const std::string& path) const;
   uint64_t Counter(const PodInfo& pod, const std::string& name) const;
   // POST /cmdadd; the status code and body.
-  std::string CmdAdd(const PodInfo& pod) const;
+  std::string CmdAdd(const PodInfo& pod, const std::string& more = "") const;
 
   // Runs `body` in a child process there and returns what it returned; "error: ..." if it died.
   std::string Run(const Where& where, const std::function<std::string()>& body) const;
@@ -114,8 +114,8 @@ struct Dial {
   unsigned mark = 0;
   std::string device;            // SO_BINDTODEVICE
   bool drop_privileges = false;  // after the socket is made
-  int timeout_ms = 3000;
-  bool say_self = false;  // append " self=LOCAL peer=REMOTE"
+  int timeout_ms = 20000;        // tests that wait for silence ask for less
+  bool say_self = false;         // append " self=LOCAL peer=REMOTE"
 };
 std::string Call(const Dial& dial);
 // Listens on [::]:port (all addresses) and answers "app <local> <peer>" to each connection.

@@ -74,19 +74,25 @@ class Peer {
       }
       auto it = listeners_.find(events[i].data.fd);
       if (it == listeners_.end()) continue;
-      const int fd = ::accept4(it->first, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-      if (fd < 0) continue;
-      auto local = net::SocketAddress::OfLocal(fd), from = net::SocketAddress::OfPeer(fd);
-      const std::string line = it->second.what + " " + std::to_string(it->second.worker) + " " +
-                               (local ? local->ToString() : "?") + " " +
-                               (from ? from->ToString() : "?") + "\n";
-      (void)!::send(fd, line.data(), line.size(), MSG_NOSIGNAL);
-      ::shutdown(fd, SHUT_WR);
-      // What the client sent (TCP Fast Open) must be read, or close() would reset.
-      char sink[64];
-      (void)!::recv(fd, sink, sizeof sink, MSG_DONTWAIT);
-      ::close(fd);
+      Answer(it->first, it->second);
     }
+    return true;
+  }
+
+  // Accepts one connection, if there is one, and says what it reached.
+  static bool Answer(int listener, const Listener& which) {
+    const int fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) return false;
+    auto local = net::SocketAddress::OfLocal(fd), from = net::SocketAddress::OfPeer(fd);
+    const std::string line = which.what + " " + std::to_string(which.worker) + " " +
+                             (local ? local->ToString() : "?") + " " +
+                             (from ? from->ToString() : "?") + "\n";
+    (void)!::send(fd, line.data(), line.size(), MSG_NOSIGNAL);
+    ::shutdown(fd, SHUT_WR);
+    // What the client sent (TCP Fast Open) must be read, or close() would reset.
+    char sink[64];
+    (void)!::recv(fd, sink, sizeof sink, MSG_DONTWAIT);
+    ::close(fd);
     return true;
   }
 
@@ -159,6 +165,9 @@ class Peer {
       if (it->second.uid != uid) {
         ++it;
         continue;
+      }
+      // Who waits in the queue has been accepted by the kernel: closing would reset them.
+      while (Answer(it->first, it->second)) {
       }
       ::close(it->first);
       it = listeners_.erase(it);

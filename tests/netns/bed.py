@@ -8,6 +8,7 @@ is what an application in that pod can do and see. When the mesh goes down, a sa
 a program's log or a restart that the test did not announce is a failure.
 """
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -27,7 +28,7 @@ APP = os.path.join(ROOT, "tests/netns/app.py")
 sys.path.insert(0, os.path.join(ROOT, "tests/support"))
 import reports
 # Tests take all of it from here.
-from inside import LIBC, InPod, cgroup2, connect, echo_once, http_get, outcome, run_inside, setns
+from inside import LIBC, InPod, cgroup2, connect, echo_once, http_get, outcome, over, run_inside, setns
 
 OURS = ("agent-", "ztunnel-", "controlplane", "waypoint-")
 
@@ -42,7 +43,7 @@ class Mesh:
         self.name, self.nodes, self.options = name or own_name("e2e"), nodes, list(options)
         self.deaths = {}  # program -> how often the test has made it end
         self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
-        self.folder = tempfile.mkdtemp(prefix="qanat-e2e-")
+        self.folder, self.flags = tempfile.mkdtemp(prefix="qanat-e2e-"), tempfile.mkdtemp(prefix="qanat-flags-")
         self.run = f"/run/qanat/{self.name}"
         atexit.register(self.discard)
 
@@ -93,6 +94,7 @@ class Mesh:
             if os.path.exists(self.run):
                 self.ctl("local", "down", "--name", self.name, check=False)
             shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.flags, ignore_errors=True)
 
     def kill(self, program, how=signal.SIGKILL):
         """Ends a program; that it is started again is then no failure. Returns its pid."""
@@ -100,6 +102,27 @@ class Mesh:
         self.deaths[program] = self.deaths.get(program, 0) + 1
         os.kill(pid, how)
         return pid
+
+    @contextlib.contextmanager
+    def supervisor_stopped(self):
+        """Meanwhile nothing that ends is started again, and what is kept for it stays kept."""
+        with open(f"{self.run}/supervisor.pid") as f:
+            supervisor = int(f.read())
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def flag(self):
+        """A path that comes to be when the block ends, however it does: what runs inside pods sees it."""
+        path = os.path.join(self.flags, str(time.monotonic_ns()))
+        try:
+            yield path
+        finally:
+            with open(path, "w"):
+                pass
 
     def unannounced_deaths(self):
         found = []
@@ -113,7 +136,7 @@ class Mesh:
                              f"{self.deaths.get(entry['name'], 0)}), last end: {entry['lastEnd']}\n{self.last_lines(entry['name'] + '.log')}")
         return found
 
-    def end_programs(self, seconds=20):
+    def end_programs(self, seconds=60):
         """The end of a program is where leaks show; `local down` would not wait for it."""
         pids = {}
         try:
@@ -243,11 +266,13 @@ class Mesh:
         """GET of a node proxy's (or with port 15030 the agent's) admin endpoint."""
         return self.call_node(node, http_get, "127.0.0.1", port, path)
 
-    def until(self, what, look, wanted, seconds=20):
-        """Waits until look() gives what is wanted: a value, or a function that tells. A failure says what it gave."""
+    def until(self, what, look, wanted, seconds=60):
+        """Waits until look() gives what is wanted: a value, or a function that tells. A failure says what it gave.
+        The last look begins after the deadline: a machine that stood still for so long costs no test."""
         fits = wanted if callable(wanted) else lambda seen: seen == wanted
-        deadline, seen = time.monotonic() + seconds, None
-        while time.monotonic() < deadline:
+        deadline, seen, over = time.monotonic() + seconds, None, False
+        while not over:
+            over = time.monotonic() >= deadline
             try:
                 seen = look()
                 if fits(seen):
@@ -257,7 +282,7 @@ class Mesh:
             time.sleep(0.05)
         raise AssertionError(f"{what}: not within {seconds} s; last seen: {seen!r}\n{self.diagnose()}")
 
-    def wait(self, what, condition, seconds=20):
+    def wait(self, what, condition, seconds=60):
         """For conditions with nothing to show but whether they hold, and the last exception."""
         self.until(what, condition, bool, seconds)
 

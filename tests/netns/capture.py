@@ -5,6 +5,7 @@ start() forks a watcher that looks for new namespaces of the mesh every few mill
 one recorder for each: an AF_PACKET socket that sees all interfaces, also those made later. Files:
 for each packet a record (float64 time, interface name padded to 16 bytes, uint32 length, bytes).
 """
+import errno
 import json
 import os
 import signal
@@ -37,8 +38,10 @@ def record(netns, path):
                 if stop:
                     break
                 continue
-            except OSError:
-                break  # an interface went down: ENETDOWN is reported once and is no end
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:
+                    raise
+                continue  # an interface went down: said once, and no end
             f.write(HEADER.pack(time.time(), address[0].encode(), len(data)))
             f.write(data)
             packets += 1

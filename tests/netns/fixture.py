@@ -37,6 +37,7 @@ def application(name, version):
     readinessProbe:
       httpGet: {{path: /status/200, port: 8080}}
       periodSeconds: 1
+      timeoutSeconds: 5
 """
 
 

@@ -100,6 +100,12 @@ class InPod(Exception):
 
 
 # -- what runs inside pods ------------------------------------------------------------------------
+def over(began, seconds, flag, most=150):
+    """Whether a load may end: after so many seconds, and not before `flag` is there when there is one."""
+    passed = time.monotonic() - began
+    return passed >= most or passed >= seconds and (flag is None or os.path.exists(flag))
+
+
 def connect(host, port, timeout=10):
     sock = socket.create_connection((host, port), timeout=timeout)
     return sock

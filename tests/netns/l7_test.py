@@ -41,7 +41,7 @@ spec:
   - match: [{headers: {canary: {exact: "true"}}}]
     route: [{destination: {host: web, subset: v2}}]
   - match: [{uri: {prefix: /flaky}}]
-    retries: {attempts: 3, perTryTimeout: 2s, retryOn: "5xx"}
+    retries: {attempts: 3, perTryTimeout: 10s, retryOn: "5xx"}
     route: [{destination: {host: web, subset: v1}}]
   - match: [{uri: {prefix: /slow}}]
     timeout: 0.5s
@@ -75,11 +75,19 @@ class L7(MeshCase):
     def get(self, path="/", headers=None, method="GET", source="mesh/client"):
         return self.mesh.call(source, http_get, HOST, 80, path, headers, method)
 
-    def within_three_sigma(self, counts, share, total):
+    def within_three_sigma(self, share, total):
+        """The second version's share of so many requests. One right sample in 370 lies outside; two after each
+        other do not."""
         sigma = math.sqrt(total * share * (1 - share))
-        self.assertEqual(sum(counts.values()), total, counts)
-        self.assertLessEqual(set(counts), {"v1", "v2"}, f"not all requests were answered: {counts}")
-        self.assertLess(abs(counts.get("v2", 0) - total * share), 3 * sigma, counts)
+        outside = []
+        for _ in range(2):
+            counts = self.versions(total)
+            self.assertEqual(sum(counts.values()), total, counts)
+            self.assertLessEqual(set(counts), {"v1", "v2"}, f"not all requests were answered: {counts}")
+            if abs(counts.get("v2", 0) - total * share) < 3 * sigma:
+                return
+            outside.append(counts)
+        self.fail(f"{share} of {total} requests were to go to v2: {outside}")
 
     def versions(self, count, headers=None):
         return self.mesh.call("mesh/client", versions, HOST, "/", count, headers, timeout=120)
@@ -94,8 +102,7 @@ class L7(MeshCase):
         self.mesh.write("route.yaml", CANARY % (90, 10))
         try:
             self.mesh.until("90/10", lambda: self.versions(40), lambda seen: seen.get("v1", 0) > 28)
-            counts = self.versions(1000)
-            self.within_three_sigma(counts, 0.1, 1000)
+            self.within_three_sigma(0.1, 1000)
             self.mesh.write("route.yaml", CANARY % (0, 100))
             self.mesh.until("all to v2, live", lambda: self.versions(20), {"v2": 20})
         finally:
@@ -106,7 +113,7 @@ class L7(MeshCase):
         try:
             self.mesh.until("90/10", lambda: self.versions(40), lambda seen: seen.get("v1", 0) > 28)
             self.mesh.until("header route", lambda: self.versions(20, {"canary": "true"}), {"v2": 20})
-            self.within_three_sigma(self.versions(1000), 0.1, 1000)
+            self.within_three_sigma(0.1, 1000)
             self.assertEqual(self.versions(50, {"canary": "true"}), {"v2": 50})
             for i in range(5):
                 status, _, body = self.get(f"/flaky/retry-{i}")
@@ -153,11 +160,13 @@ spec:
 
     def test_6_metrics_name_both_ends(self):
         self.get("/for-the-metrics")
-        text = self.mesh.call("plain/outsider", http_get, self.mesh.ip("mesh/waypoint"), 15020, "/stats/prometheus")[2].decode()
-        lines = [l for l in text.splitlines() if l.startswith("istio_requests_total{")]
-        self.assertTrue(any('reporter="waypoint"' in l and 'source_principal="spiffe://cluster.local/ns/mesh/sa/client"' in l
+        def lines():
+            text = self.mesh.call("plain/outsider", http_get, self.mesh.ip("mesh/waypoint"), 15020, "/stats/prometheus")[2].decode()
+            return [l for l in text.splitlines() if l.startswith("istio_requests_total{")]
+        # Counted when the exchange is over, of which the client may know first.
+        self.mesh.until("both ends are named", lines, lambda seen: any('reporter="waypoint"' in l and 'source_principal="spiffe://cluster.local/ns/mesh/sa/client"' in l
                             and 'destination_principal="spiffe://cluster.local/ns/mesh/sa/web"' in l
-                            and 'destination_service="web.mesh.svc.cluster.local"' in l for l in lines), lines)
+                            and 'destination_service="web.mesh.svc.cluster.local"' in l for l in seen))
 
 
 if __name__ == "__main__":

@@ -83,11 +83,13 @@ def l7_policy(rng, number):
 
 
 def marker(number):
-    """Two policies that change nothing and tell when a set has arrived: at ztunnels and waypoint."""
+    """Two policies that change nothing and tell when a set has arrived: at ztunnels and waypoint. The first
+    selects pods, as their list of policies comes with them and not with the policies."""
     return authorization(f"marker-{number}", f"""
-  selector: {{matchLabels: {{marker: none}}}}
+  selector: {{matchLabels: {{version: v1}}}}
   action: DENY
-  rules: [{{}}]
+  rules:
+  - from: [{{source: {{ipBlocks: ["198.51.100.1/32"]}}}}]
 """) + "---" + authorization(f"marker-l7-{number}", f"""
   targetRefs: [{{group: "", kind: Service, name: web}}]
   action: DENY
@@ -108,9 +110,15 @@ class Why(MeshCase):
             parts.append(peer_authentication(rng.choice(["STRICT", "PERMISSIVE"])))
         self.mesh.write("policies.yaml", "\n---\n".join(parts))
         for node in ("node1", "node2"):
-            self.mesh.wait(f"set {number} at {node}", lambda: f"marker-{number}\"" in self.mesh.admin(node, "/config_dump")[2].decode())
+            self.mesh.wait(f"set {number} at {node}", lambda node=node: self.arrived(node, f"marker-{number}"))
         self.mesh.wait(f"set {number} at the waypoint", lambda: f"policy[marker-l7-{number}]" in self.mesh.call(
             "mesh/waypoint", http_get, "127.0.0.1", 15000, "/config_dump")[2].decode())
+
+    def arrived(self, node, name):
+        dump = json.loads(self.mesh.admin(node, "/config_dump")[2])
+        pods = [w for w in dump["workloads"] if w["namespace"] == "mesh" and w["name"] in ("client", "client2", "near", "far")]
+        return (any(p["name"] == name for p in dump["policies"]) and len(pods) == 4
+                and all(f"mesh/{name}" in w["authorizationPolicies"] for w in pods))
 
     def log_positions(self):
         logs = f"{self.mesh.run}/logs"
@@ -147,7 +155,7 @@ class Why(MeshCase):
         self.assertEqual(answer["verdict"] == "allow", how == "ok", what)
         if answer["verdict"] == "deny":
             self.mesh.until(what + "; reason in a log", lambda: self.reasons_since(before, self.mesh.ip(source_pod)),
-                            lambda reasons: answer["reason"] in reasons, 3)
+                            lambda reasons: answer["reason"] in reasons)
         return answer["verdict"]
 
     def l7(self, source_pod, method, path):
@@ -165,7 +173,7 @@ class Why(MeshCase):
                 # What refuses may be the pod's node, and what it refuses is then the waypoint.
                 sources = self.mesh.ip(source_pod), self.mesh.ip("mesh/waypoint")
                 return counted | self.reasons_since(before, *sources)
-            self.mesh.until(what + "; reason written", written, lambda reasons: answer["reason"] in reasons, 3)
+            self.mesh.until(what + "; reason written", written, lambda reasons: answer["reason"] in reasons)
         return answer["verdict"]
 
     def test_why_says_what_a_connection_gets(self):

@@ -20,6 +20,7 @@ constexpr const char* kReports[] = {
     "ERROR: AddressSanitizer",    "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer",
     "UndefinedBehaviorSanitizer", "runtime error:",       "Segmentation fault",
     "terminate called",           "Assertion `",
+    "was refused (said once",  // a system call: ztunnel/sandbox
 };
 constexpr size_t kExcerpt = 4000;
 
@@ -110,8 +111,9 @@ std::string Child::Log() const {
 
 bool Child::WaitForLog(const std::string& text, int timeout_ms) {
   for (int waited = 0;; waited += 20) {
+    const bool was_running = running();  // what it says before its end is there after it
     if (Log().find(text) != std::string::npos) return true;
-    if (waited >= timeout_ms || !running()) return false;
+    if (waited >= timeout_ms || !was_running) return false;
     ::usleep(20000);
   }
 }

@@ -28,13 +28,14 @@ class Child {
   Child& operator=(const Child&) = delete;
 
   bool running();
+  pid_t pid() const { return pid_; }
   void Signal(int signal) const;
   // "exit code 0", "signal 11", or "running" when it has not ended within the time.
   std::string Wait(int timeout_ms);
   // SIGTERM, and SIGKILL after the time.
-  std::string Stop(int timeout_ms = 10000);
+  std::string Stop(int timeout_ms = 30000);
   std::string Log() const;
-  bool WaitForLog(const std::string& text, int timeout_ms = 20000);
+  bool WaitForLog(const std::string& text, int timeout_ms = 60000);
 
  private:
   std::string log_;

@@ -30,7 +30,7 @@ TEST(Child, RunsAndEnds) {
   ::close(::mkstemp(log));
   {
     Child child({{"/bin/sh", "-c", "echo \"$WORD\"; echo two >&2; exit 3"}, {"WORD=one"}, log, -1});
-    EXPECT_EQ(child.Wait(5000), "exit code 3");
+    EXPECT_EQ(child.Wait(30000), "exit code 3");
     EXPECT_EQ(child.Log(), "one\ntwo\n");
   }
   {
@@ -41,7 +41,7 @@ TEST(Child, RunsAndEnds) {
   }
   {
     Child child({{"/nonexistent/program"}, {}, log, -1});
-    EXPECT_EQ(child.Wait(5000), "exit code 127");
+    EXPECT_EQ(child.Wait(30000), "exit code 127");
     EXPECT_FALSE(child.WaitForLog("anything"));
   }
   std::remove(log);

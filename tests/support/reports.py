@@ -8,7 +8,8 @@
 import os
 
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "UndefinedBehaviorSanitizer",
-           "runtime error:", "Segmentation fault", "terminate called", "Assertion `")
+           "runtime error:", "Segmentation fault", "terminate called", "Assertion `",
+           "was refused (said once")  # a system call: ztunnel/sandbox
 EXCERPT = 4000
 
 

@@ -23,6 +23,30 @@ if(QANAT_CONTROLPLANE)
   find_package(gRPC CONFIG REQUIRED)
 endif()
 
+# A program with the property QANAT_STATIC links archives where the others link shared libraries:
+# the CNI plugin runs on the node, outside any image.
+foreach(target PkgConfig::NGHTTP2 PkgConfig::FYAML)
+  get_target_property(libraries ${target} INTERFACE_LINK_LIBRARIES)
+  set(choices)
+  foreach(shared ${libraries})
+    string(REGEX REPLACE "\\.so$" ".a" archive "${shared}")
+    list(APPEND choices "$<IF:$<BOOL:$<TARGET_PROPERTY:QANAT_STATIC>>,${archive},${shared}>")
+  endforeach()
+  set_property(TARGET ${target} PROPERTY INTERFACE_LINK_LIBRARIES "${choices}")
+endforeach()
+string(REGEX REPLACE "\\.so$" ".a" protobuf_archive "${Protobuf_LIBRARY_RELEASE}")
+add_library(qanat_protobuf INTERFACE)
+if(EXISTS ${protobuf_archive})
+  target_link_libraries(qanat_protobuf INTERFACE
+    $<IF:$<BOOL:$<TARGET_PROPERTY:QANAT_STATIC>>,${protobuf_archive},protobuf::libprotobuf>)
+else()
+  target_link_libraries(qanat_protobuf INTERFACE protobuf::libprotobuf)
+endif()
+add_library(fmt_static STATIC EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tools/cmake/fmt_static.cc)
+add_library(qanat_fmt INTERFACE)
+target_link_libraries(qanat_fmt INTERFACE
+  $<IF:$<BOOL:$<TARGET_PROPERTY:QANAT_STATIC>>,fmt_static,fmt::fmt>)
+
 function(qanat_built_dependency script variable)
   if(NOT ${variable})
     execute_process(

@@ -13,7 +13,7 @@ namespace {
 
 constexpr char kExits[] =
     "Exit codes: 0 fine (why: allowed), 1 it could not be done, 2 wrong command line,\n"
-    "3 why: refused, 4 status: the mesh runs, but not all of it is well.\n"
+    "3 why: refused, 4 status, verify: not all of the mesh is well.\n"
     "local exec ends with the exit code of its command.";
 
 struct Builder {
@@ -49,6 +49,11 @@ struct Builder {
                         .description("table|json|yaml"));
   }
 
+  void InCluster(CLI::App* command) {
+    command->add_option("--kubeconfig", options.kubeconfig,
+                        "Kubeconfig file (default: $KUBECONFIG, ~/.kube/config, or the pod's own)");
+    command->add_option("--context", options.context, "Context of the kubeconfig");
+  }
   void ByNode(CLI::App* command) {
     command->add_option("--node", options.node, "Ask this node only (default: all)");
   }
@@ -162,6 +167,7 @@ struct Builder {
     };
     for (const Simple& c : commands) {
       CLI::App* command = Add(&app, c.name, c.verb, c.what, c.examples);
+      InCluster(command);
       Formatted(command);
       if (c.by_node) ByNode(command);
       if (c.by_namespace) ByNamespace(command);
@@ -173,6 +179,7 @@ struct Builder {
     CLI::App* logs = Add(&app, "logs", Verb::kLogs, "Show or change log levels of the node proxies",
                          "  qanatctl logs\n  qanatctl logs --node node1 --level info,pool=debug\n"
                          "  qanatctl logs --reset\n");
+    InCluster(logs);
     ByNode(logs);
     Formatted(logs);
     CLI::Option* level = logs->add_option("--level", options.log_level,
@@ -193,7 +200,64 @@ struct Builder {
     why->add_option("--header,-H", options.headers, "HTTP header 'name: value'; repeatable")
         ->allow_extra_args(false)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    InCluster(why);
     Formatted(why);
+  }
+
+  void Install() {
+    const auto cluster = [this](CLI::App* command) { InCluster(command); };
+    const auto values = [this](CLI::App* command) {
+      Options::Install& i = options.install;
+      command->add_option("-n,--namespace", options.ns, "Where the mesh runs (qanat-system)");
+      command->add_option("--root-namespace", i.root_namespace,
+                          "Whose policies count for the whole mesh (istio-system)");
+      command->add_option("--trust-domain", i.trust_domain, "Of every identity (cluster.local)");
+      command->add_option("--image-prefix", i.image_prefix,
+                          "Images before /NAME:TAG (localhost/qanat)");
+      command->add_option("--image-tag", i.image_tag, "Images after the colon (" QANAT_VERSION ")");
+    };
+    CLI::App* manifests =
+        Add(&app, "manifests", Verb::kManifests, "Print the mesh's manifests for a cluster",
+            "  kubectl apply --server-side -f <(qanatctl manifests)\n"
+            "  qanatctl manifests --image-prefix registry.example/qanat > qanat.yaml\n");
+    cluster(manifests);  // asked which CRDs it has from somebody else
+    values(manifests);
+    manifests->add_flag("--no-crds", options.install.no_crds,
+                        "Without CRDs: for a cluster that has Istio's, or gets them elsewhere");
+
+    CLI::App* install =
+        Add(&app, "install", Verb::kInstall,
+            "Install (or upgrade, or repair) the mesh in a cluster and wait until it is ready",
+            "  qanatctl install\n  qanatctl install --image-prefix registry.example/qanat\n");
+    cluster(install);
+    values(install);
+    install->add_flag("--force", options.install.force,
+                      "Go on although a prerequisite is missing, another mesh is there, or an "
+                      "object of the same name is not ours. CRDs of others are never touched");
+    install->add_option("--timeout", options.timeout_s, "Seconds to wait for each stage")
+        ->capture_default_str();
+
+    CLI::App* uninstall =
+        Add(&app, "uninstall", Verb::kUninstall,
+            "Remove the mesh; its pods get plain networking, nothing of yours goes",
+            "  qanatctl uninstall\n  qanatctl uninstall --purge\n");
+    cluster(uninstall);
+    uninstall->add_option("-n,--namespace", options.ns, "Where the mesh runs (qanat-system)");
+    uninstall->add_flag(
+        "--purge", options.install.purge,
+        "Also the CA's key, the namespace, and our CRDs with every policy and route "
+        "of these kinds");
+    uninstall->add_flag("--force", options.install.force,
+                        "Go on although a node's agent does not work: that node is left as it is");
+    uninstall->add_option("--timeout", options.timeout_s, "Seconds to wait for each stage")
+        ->capture_default_str();
+
+    CLI::App* verify = Add(&app, "verify", Verb::kVerify,
+                           "Check every object of the mesh and each node's agent and proxy",
+                           "  qanatctl verify\n  qanatctl verify -o json\n");
+    cluster(verify);
+    verify->add_option("-n,--namespace", options.ns, "Where the mesh runs (qanat-system)");
+    Formatted(verify);
   }
 
   void Other() {
@@ -226,6 +290,7 @@ struct Builder {
                kExits);
     Local();
     Inspect();
+    Install();
     Other();
   }
 };

@@ -25,6 +25,10 @@ int CmdCapture(const Options& options);
 int CmdLogs(const Options& options);
 int CmdWhy(const Options& options);
 int CmdWords(const Options& options);
+int CmdManifests(const Options& options);
+int CmdInstall(const Options& options);
+int CmdUninstall(const Options& options);
+int CmdVerify(const Options& options);
 
 // Prints the error in the one way of all commands and returns kExitError.
 int Complain(const Error& error);

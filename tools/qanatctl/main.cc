@@ -27,6 +27,10 @@ int Dispatch(const qanat::ctl::Options& options) {
     case Verb::kCapture: return CmdCapture(options);
     case Verb::kLogs: return CmdLogs(options);
     case Verb::kWhy: return CmdWhy(options);
+    case Verb::kManifests: return CmdManifests(options);
+    case Verb::kInstall: return CmdInstall(options);
+    case Verb::kUninstall: return CmdUninstall(options);
+    case Verb::kVerify: return CmdVerify(options);
     case Verb::kCompletion:
       std::fputs(qanat::ctl::CompletionScript(options.shell, qanat::ctl::CommandShapes()).c_str(),
                  stdout);

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "common/netns/netns.h"
-#include "tools/qanatctl/http_call.h"
 #include "tools/qanatctl/json_util.h"
 #include "tools/qanatctl/local/files.h"
 #include "tools/qanatctl/local/teardown.h"
@@ -50,6 +49,15 @@ PodRef ReadPod(const Json& json) {
   return pod;
 }
 
+Result<HttpResponse> ThroughNamespace(const std::string& where, uint16_t port,
+                                      const HttpRequest& request) {
+  QANAT_ASSIGN_OR_RETURN(auto ns, netns::NetNs::Open(where));
+  HttpTarget target;
+  target.address = net::SocketAddress(net::IpAddress::V4(0x7f000001), port);
+  target.netns = &ns;
+  return HttpDo(target, request, std::chrono::seconds(10));
+}
+
 }  // namespace
 
 Result<MeshView> MeshView::Load(const std::string& mesh) {
@@ -70,7 +78,10 @@ Result<MeshView> MeshView::Load(const std::string& mesh) {
   MeshView view;
   const Json& json = *parsed;
   view.supervisor_alive_ = IsAlive(Int(Get(json, "supervisor"), "pid"));
-  view.fabric_netns_ = local::Names::NetnsPath(names.FabricNetns());
+  view.control_planes_ = {local::Names::NetnsPath(names.FabricNetns())};
+  view.name_ = mesh;
+  view.local_ = true;
+  view.reach_ = ThroughNamespace;
   for (const Json& node : Items(json, "nodes")) {
     view.nodes_.push_back({Str(node, "name"), Str(node, "netns")});
   }
@@ -147,7 +158,7 @@ Result<const PodRef*> ResolvePod(const std::vector<PodRef>& pods, const std::str
   }
   if (candidates.empty()) {
     return Fail(Code::kNotFound,
-                fmt::format("no pod is called '{}'; see: qanatctl local status", text));
+                fmt::format("no pod is called '{}'; see: qanatctl workloads", text));
   }
   return Fail(Code::kInvalidArgument, fmt::format("'{}' could be:{}", text, candidates));
 }
@@ -166,16 +177,31 @@ Result<std::vector<NodeRef>> MeshView::SelectNodes(const std::string& wanted) co
   return Fail(Code::kNotFound, fmt::format("no node '{}'; there is:{}", wanted, known));
 }
 
-Result<std::string> MeshView::Fetch(const std::string& netns, uint16_t port,
-                                    const std::string& path, const std::string& method) {
-  QANAT_ASSIGN_OR_RETURN(auto ns, netns::NetNs::Open(netns));
-  HttpTarget target;
-  target.address = net::SocketAddress(net::IpAddress::V4(0x7f000001), port);
-  target.netns = &ns;
+MeshView MeshView::Make(Parts parts) {
+  MeshView view;
+  view.name_ = std::move(parts.name);
+  view.json_ = std::move(parts.raw);
+  view.supervisor_alive_ = true;  // the cluster itself
+  view.nodes_ = std::move(parts.nodes);
+  view.pods_ = std::move(parts.pods);
+  view.services_ = std::move(parts.services);
+  view.control_planes_ = std::move(parts.control_planes);
+  view.hosts_ = std::move(parts.hosts);
+  view.reach_ = std::move(parts.reach);
+  return view;
+}
+
+std::string MeshView::Hosts(const std::string& node) const {
+  if (!local_) return hosts_;
+  return local::ReadFile(local::Names{name_}.NodeDir(node) + "/hosts").value_or("");
+}
+
+Result<std::string> MeshView::Fetch(const std::string& where, uint16_t port,
+                                    const std::string& path, const std::string& method) const {
   HttpRequest request;
   request.method = method;
   request.path = path;
-  QANAT_ASSIGN_OR_RETURN(auto answer, HttpDo(target, request, std::chrono::seconds(10)));
+  QANAT_ASSIGN_OR_RETURN(auto answer, reach_(where, port, request));
   if (answer.status != 200) {
     return Fail(Code::kUnavailable, fmt::format("{} {}: HTTP {} {}", method, path, answer.status,
                                                 answer.body.substr(0, 300)));

@@ -37,6 +37,10 @@ enum class Verb : uint8_t {
   kCapture,
   kLogs,
   kWhy,
+  kManifests,
+  kInstall,
+  kUninstall,
+  kVerify,
   kCompletion,
   kWords,  // hidden: for completion
 };
@@ -74,6 +78,20 @@ struct Options {
   std::string method;
   std::string path;
   std::vector<std::string> headers;
+
+  // In a cluster: which, and as whom. "" is what kubectl would take.
+  std::string kubeconfig;
+  std::string context;
+  // manifests, install, uninstall; "" is the default
+  struct Install {
+    std::string root_namespace;
+    std::string trust_domain;
+    std::string image_prefix;
+    std::string image_tag;
+    bool no_crds = false;
+    bool force = false;
+    bool purge = false;
+  } install;
 
   std::string shell;  // completion
 };

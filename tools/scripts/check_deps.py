@@ -17,30 +17,35 @@ BASE = {"common/base"}
 EVENT = BASE | {"common/event", "common/netns"}
 NET = EVENT | {"common/net"}
 PURE = BASE | {"common/net"}  # of common/net only address.h: checked below
-TLS = NET | {"common/tls"}
+TLS = NET | {"common/tls", "common/takeover"}  # of takeover only fields.h
 COMMON = {
-    "base", "event", "netns", "net", "proto", "tls", "metrics", "http", "hbone", "admin", "grpc",
-    "model", "policy", "lb", "state", "xds", "identity",
+    "base", "event", "netns", "net", "dns", "proto", "tls", "metrics", "http", "hbone", "admin",
+    "grpc", "model", "policy", "lb", "state", "xds", "identity", "kube", "yaml",
+    "takeover",
 }
 ALL_COMMON = {f"common/{name}" for name in COMMON}
 EDGES = {
     "common/base": set(),
     "common/event": BASE,
     "common/netns": BASE,
+    "common/yaml": BASE,
     "common/net": EVENT,
+    "common/dns": PURE,
     "common/proto": set(),
     "common/metrics": BASE,
     "common/model": PURE,
     "common/policy": PURE | {"common/model"},
     "common/lb": PURE | {"common/model"},
     "common/state": PURE | {"common/model", "common/policy", "common/lb", "common/proto"},
-    "common/tls": NET | {"common/model"},
+    "common/tls": TLS | {"common/model"},
     "common/hbone": TLS | {"common/model"},
     "common/http": TLS,
     "common/admin": NET | {"common/http", "common/metrics"},
     "common/grpc": TLS | {"common/http"},
     "common/xds": TLS | {"common/grpc", "common/http", "common/proto"},
     "common/identity": TLS | {"common/grpc", "common/model", "common/proto"},
+    "common/takeover": EVENT,
+    "common/kube": TLS | {"common/http", "common/grpc"},  # of grpc: resolver and backoff
     "bpf/include": set(),
     "bpf": {"bpf/include"},
     "bpf/user": BASE | {"common/net", "common/netns", "bpf/include"},
@@ -48,10 +53,11 @@ EDGES = {
     "ztunnel": ALL_COMMON,
     "waypoint": ALL_COMMON,
     "controlplane": ALL_COMMON,
-    "tools/qanatctl": ALL_COMMON | {"bpf/user"},
+    "deploy": set(),
+    "tools/qanatctl": ALL_COMMON | {"bpf/user", "deploy"},
     "tools/loadgen": NET,
 }
-PURE_FOLDERS = {"common/model", "common/policy", "common/lb", "common/state"}
+PURE_FOLDERS = {"common/dns", "common/model", "common/policy", "common/lb", "common/state"}
 # BoringSSL's and gRPC's headers stay behind one target each.
 PRIVATE_HEADERS = [
     (re.compile(r"^openssl/"), {"common/tls"}, "only common/tls sees BoringSSL"),

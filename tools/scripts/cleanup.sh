@@ -33,4 +33,7 @@ if [ -d /sys/fs/bpf/qanat ]; then
   rm -rf /sys/fs/bpf/qanat && echo "removed pinned programs and maps"
 fi
 rm -rf /run/qanat
+if [ -d /tmp/qanat-kubernetes ]; then  # clusters of tests; one that a developer keeps up stays
+  python3 -B "$(dirname "$(realpath "$0")")/../../tests/kubernetes/cluster.py" down --tests 2>&1
+fi
 exit 0

@@ -8,6 +8,8 @@
 
 #include "common/tls/crypto.h"
 #include "ztunnel/admin/json.h"
+#include "ztunnel/admin/policy_json.h"
+#include "ztunnel/route/identify.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -97,6 +99,24 @@ std::string_view ModeName(model::LbMode mode) {
   return "";
 }
 
+ordered_json FamiliesName(model::IpFamilies families) {
+  switch (families) {
+    case model::IpFamilies::kAutomatic: return nullptr;  // null, as stock
+    case model::IpFamilies::kIpv4Only: return "IPv4";
+    case model::IpFamilies::kIpv6Only: return "IPv6";
+    case model::IpFamilies::kDual: return "Dual";
+  }
+  return nullptr;
+}
+
+ordered_json EndpointJson(const model::Workload& workload, const std::string& service,
+                          const model::PortList& ports) {
+  return {{"workloadUid", workload.uid},
+          {"service", service},
+          {"port", Ports(ports)},
+          {"status", workload.healthy ? "Healthy" : "Unhealthy"}};
+}
+
 ordered_json ServiceJson(const model::Service& s, const model::EndpointList& endpoints) {
   ordered_json out;
   out["name"] = s.name;
@@ -112,10 +132,8 @@ ordered_json ServiceJson(const model::Service& s, const model::EndpointList& end
   out["ports"] = Ports(s.ports);
   out["endpoints"] = ordered_json::object();
   for (const auto& endpoint : endpoints) {
-    out["endpoints"][endpoint.workload->uid] = {
-        {"workloadUid", endpoint.workload->uid},
-        {"port", Ports(*endpoint.ports)},
-        {"status", endpoint.workload->healthy ? "Healthy" : "Unhealthy"}};
+    out["endpoints"][endpoint.workload->uid] =
+        EndpointJson(*endpoint.workload, s.Key(), *endpoint.ports);
   }
   out["subjectAltNames"] = s.subject_alt_names;
   if (s.waypoint) out["waypoint"] = Gateway(*s.waypoint);
@@ -134,76 +152,9 @@ ordered_json ServiceJson(const model::Service& s, const model::EndpointList& end
       {"routingPreferences", preferences},
       {"mode", ModeName(s.load_balancing.mode)},
       {"healthPolicy", s.load_balancing.allow_unhealthy ? "AllowAll" : "OnlyHealthy"}};
+  out["ipFamilies"] = FamiliesName(s.ip_families);
   out["canonical"] = s.canonical;
   out["visibility"] = s.namespace_only ? "Namespace" : "Public";
-  return out;
-}
-
-ordered_json Value(const model::StringMatch& match) {
-  switch (match.kind) {
-    case model::StringMatch::Kind::kExact: return {{"Exact", match.value}};
-    case model::StringMatch::Kind::kPrefix: return {{"Prefix", match.value}};
-    case model::StringMatch::Kind::kSuffix: return {{"Suffix", match.value}};
-    case model::StringMatch::Kind::kPresence: return "Presence";
-    case model::StringMatch::Kind::kNotUnderstood: break;
-  }
-  return "NotUnderstood";
-}
-ordered_json Value(const model::IpMatch& match) {
-  return match.understood ? match.block.ToString() : "NotUnderstood";
-}
-ordered_json Value(const model::PortMatch& match) {
-  return match.understood ? ordered_json(match.port) : ordered_json("NotUnderstood");
-}
-ordered_json Value(const model::ServiceAccountMatch& match) {
-  return match.understood ? match.ns + "/" + match.sa : "NotUnderstood";
-}
-
-template <typename Values>
-void AddList(ordered_json& out, const char* key, const Values& values) {
-  if (values.empty()) return;
-  out[key] = ordered_json::array();
-  for (const auto& value : values) out[key].push_back(Value(value));
-}
-
-ordered_json MatchJson(const model::Match& match) {
-  ordered_json out = ordered_json::object();
-  AddList(out, "namespaces", match.namespaces);
-  AddList(out, "notNamespaces", match.not_namespaces);
-  AddList(out, "serviceAccounts", match.service_accounts);
-  AddList(out, "notServiceAccounts", match.not_service_accounts);
-  AddList(out, "principals", match.principals);
-  AddList(out, "notPrincipals", match.not_principals);
-  AddList(out, "sourceIps", match.source_ips);
-  AddList(out, "notSourceIps", match.not_source_ips);
-  AddList(out, "destinationIps", match.destination_ips);
-  AddList(out, "notDestinationIps", match.not_destination_ips);
-  AddList(out, "destinationPorts", match.destination_ports);
-  AddList(out, "notDestinationPorts", match.not_destination_ports);
-  return out;
-}
-
-ordered_json PolicyJson(const model::Policy& policy) {
-  ordered_json rules = ordered_json::array();
-  for (const model::Rule& rule : policy.rules) {
-    ordered_json clauses = ordered_json::array();
-    for (const model::Clause& clause : rule.clauses) {
-      ordered_json matches = ordered_json::array();
-      for (const model::Match& match : clause.matches) matches.push_back(MatchJson(match));
-      clauses.push_back(std::move(matches));
-    }
-    rules.push_back(std::move(clauses));
-  }
-  const char* scope = policy.scope == model::PolicyScope::kGlobal      ? "Global"
-                      : policy.scope == model::PolicyScope::kNamespace ? "Namespace"
-                                                                       : "WorkloadSelector";
-  ordered_json out = {{"name", policy.name},
-                      {"namespace", policy.ns},
-                      {"scope", scope},
-                      {"action", policy.action == model::PolicyAction::kAllow ? "Allow" : "Deny"},
-                      {"rules", rules},
-                      {"dryRun", policy.dry_run}};
-  if (!policy.problems.empty()) out["problems"] = policy.problems;
   return out;
 }
 
@@ -236,13 +187,24 @@ ordered_json CertificateJson(const identity::SecretManager::Entry& entry) {
   return out;
 }
 
-ordered_json ConnectionJson(const ConnectionInfo& info) {
+const char* ProtocolName(const Flow& flow) { return flow.mutual_tls ? "HBONE" : "TCP"; }
+const net::SocketAddress& TargetOf(const Flow& flow) {
+  return flow.target.is_set() ? flow.target : flow.destination;
+}
+
+// Outbound: what the application dialled, and whom we dialled for it. Inbound: the service that was
+// asked for, which is a name or null, and the application's address.
+ordered_json StockConnectionJson(const ConnectionInfo& info) {
   const Flow& flow = info.flow;
-  ordered_json out;
-  out["src"] = flow.source.ToString();
-  out["originalDst"] = flow.destination.ToString();
-  out["actualDst"] = flow.target.is_set() ? flow.target.ToString() : flow.destination.ToString();
-  out["protocol"] = flow.mutual_tls ? "HBONE" : "TCP";
+  ordered_json out = {{"src", flow.source.ToString()}};
+  if (flow.reporter == Reporter::kSource) {
+    out["originalDst"] = info.dialled.ToString();
+    out["actualDst"] = flow.destination.ToString();
+  } else {
+    out["originalDst"] = flow.service ? ordered_json(flow.service->hostname) : ordered_json();
+    out["actualDst"] = TargetOf(flow).ToString();
+  }
+  out["protocol"] = ProtocolName(flow);
   return out;
 }
 
@@ -255,6 +217,9 @@ ordered_json ConfigJson(const Config& config) {
           {"inpodUds", config.inpod_uds},
           {"packetMark", config.packet_mark},
           {"onePass", config.one_pass},
+          {"sharedTunnels", config.shares_own()},
+          {"sharedTunnelsTaken", config.shared_tunnels},
+          {"tlsResumption", config.tls_resumption},
           {"ipv6Enabled", config.ipv6},
           {"workerThreads", config.workers},
           {"windowSize", config.stream_window},
@@ -273,8 +238,16 @@ std::string ConfigDumpJson(const DumpInput& input) {
   ordered_json out;
   // Sorted, so that two dumps can be compared.
   std::map<std::string, ordered_json> workloads, services, policies;
-  input.snapshot.ForEachWorkload(
-      [&](const model::WorkloadPtr& w) { workloads[w->uid] = WorkloadJson(*w); });
+  // Of services that were not announced: by their key, then by workload.
+  std::map<std::string, std::map<std::string, ordered_json>> staged;
+  input.snapshot.ForEachWorkload([&](const model::WorkloadPtr& w) {
+    workloads[w->uid] = WorkloadJson(*w);
+    for (const auto& [key, ports] : w->services) {
+      if (input.snapshot.ServiceByKey(key) == nullptr) {
+        staged[key][w->uid] = EndpointJson(*w, key, ports);
+      }
+    }
+  });
   input.snapshot.ForEachService([&](const model::ServicePtr& s) {
     services[s->Key()] = ServiceJson(*s, input.snapshot.EndpointsOf(*s));
   });
@@ -289,11 +262,24 @@ std::string ConfigDumpJson(const DumpInput& input) {
   out["services"] = values(services);
   out["policies"] = values(policies);
   out["stagedServices"] = ordered_json::object();
-  out["staticConfig"] = {{"workloads", ordered_json::array()},
-                         {"policies", ordered_json::array()},
-                         {"services", ordered_json::array()}};
+  for (auto& [key, endpoints] : staged) out["stagedServices"][key] = std::move(endpoints);
+  // Without a control plane all that there is came from the file.
+  const Config& config = input.config;
+  const bool from_file = config.control_plane.xds_address.empty() &&
+                         !(config.local_xds.empty() && config.local_xds_path.empty());
+  for (const char* kind : {"workloads", "policies", "services"}) {
+    out["staticConfig"][kind] = from_file ? out[kind] : ordered_json::array();
+  }
   out["version"] = {{"version", QANAT_VERSION}, {"buildStatus", "qanat"}};
   out["config"] = ConfigJson(input.config);
+  const state::Freshness freshness = input.snapshot.freshness();
+  out["meshState"] = {{"freshness", ToString(freshness)}};
+  if (freshness != state::Freshness::kLive) {
+    out["meshState"]["currentAt"] = Time(input.snapshot.current_at());
+    out["meshState"]["ageSeconds"] =
+        std::chrono::duration_cast<std::chrono::seconds>(input.now - input.snapshot.current_at())
+            .count();
+  }
   out["certificates"] = ordered_json::array();
   for (const auto& entry : input.certificates)
     out["certificates"].push_back(CertificateJson(entry));
@@ -304,14 +290,18 @@ std::string ConfigDumpJson(const DumpInput& input) {
     for (const ConnectionInfo& info : input.connections) {
       if (info.pod_uid != uid) continue;
       (info.flow.reporter == Reporter::kSource ? outbound : inbound)
-          .push_back(ConnectionJson(info));
+          .push_back(StockConnectionJson(info));
     }
-    out["workloadState"][uid] = {{"state", entry.up ? "Up" : "Pending"},
-                                 {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
-                                 {"info",
-                                  {{"name", entry.pod->name},
-                                   {"namespace", entry.pod->ns},
-                                   {"serviceAccount", entry.pod->service_account}}}};
+    const Identified known = IdentifyPod(
+        input.snapshot, {input.config.network, input.config.control_plane.cluster_id}, *entry.pod);
+    out["workloadState"][uid] = {
+        {"state", entry.up ? "Up" : "Pending"},
+        {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
+        {"info",
+         {{"name", entry.pod->name},
+          {"namespace", entry.pod->ns},
+          {"trustDomain", known.workload ? known.workload->trust_domain : ""},
+          {"serviceAccount", entry.pod->service_account}}}};
     if (!entry.error.empty()) out["workloadState"][uid]["error"] = entry.error;
   }
   return Print(out);
@@ -321,7 +311,10 @@ std::string ConnectionsJson(const std::vector<ConnectionInfo>& connections) {
   ordered_json out = ordered_json::array();
   for (const ConnectionInfo& info : connections) {
     const Flow& flow = info.flow;
-    ordered_json one = ConnectionJson(info);
+    ordered_json one = {{"src", flow.source.ToString()},
+                        {"originalDst", info.dialled.ToString()},
+                        {"actualDst", TargetOf(flow).ToString()},
+                        {"protocol", ProtocolName(flow)}};
     one["direction"] = flow.reporter == Reporter::kSource ? "outbound" : "inbound";
     one["path"] = info.path;
     one["podUid"] = info.pod_uid;

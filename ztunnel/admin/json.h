@@ -2,6 +2,7 @@
 // The admin endpoints' JSON, as text, from plain values. Main thread; no sockets.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct DumpInput {
   const std::map<std::string, Pods::Entry>& pods;
   std::vector<identity::SecretManager::Entry> certificates;
   std::vector<ConnectionInfo> connections;
+  std::chrono::system_clock::time_point now = std::chrono::system_clock::now();
 };
 // The shape of stock ztunnel's /config_dump, which istioctl ztunnel-config reads.
 std::string ConfigDumpJson(const DumpInput& input);

@@ -9,6 +9,7 @@
 #include "common/policy/policy.h"
 #include "ztunnel/admin/json.h"
 #include "ztunnel/route/outbound.h"
+#include "ztunnel/route/required_waypoint.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -63,6 +64,10 @@ Result<net::SocketAddress> ResolveDestination(const state::MeshSnapshot& snapsho
   return Fail(Code::kNotFound, fmt::format("{} has neither an address nor endpoints", host));
 }
 
+std::string MemoryFull(const WhyContext& context, const Pod& pod) {
+  return context.memory_full ? context.memory_full(pod) : std::string();
+}
+
 }  // namespace
 
 Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::string& source,
@@ -82,9 +87,17 @@ Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::stri
   why.source = identified.workload->uid;
   QANAT_ASSIGN_OR_RETURN(const net::SocketAddress to,
                          ResolveDestination(context.snapshot, *identified.workload, destination));
+  if (std::string full = MemoryFull(context, *pod); !full.empty()) {
+    why.route.reason = Reason::kMemoryExhausted;
+    why.route.detail = std::move(full);
+    return WhyOutboundJson(why);
+  }
   std::mt19937_64 random(std::random_device{}());
-  why.route =
-      DecideOutbound(context.snapshot, *identified.workload, to, [&random] { return random(); });
+  OutboundOptions options;
+  options.waypoints_of_endpoints = context.enforce_waypoint;
+  options.socks = context.socks;
+  why.route = DecideOutbound(
+      context.snapshot, *identified.workload, to, [&random] { return random(); }, options);
   if (why.route.kind == Route::Kind::kHbone) {
     const PodPtr far =
         context.pods.Find(why.route.destination->ns + "/" + why.route.destination->name);
@@ -133,12 +146,23 @@ Result<std::string> WhyInboundAnswer(const WhyContext& context, const std::strin
                                                                       : identified.reason;
     return refused(reason, identified.detail);
   }
-  if (IsProxyPort(request.destination_port)) {
+  if (const std::string full = MemoryFull(context, *pod); !full.empty()) {
+    return refused(Reason::kMemoryExhausted, full);
+  }
+  if (IsProxyPort(request.destination_port, context.socks)) {
     return refused(Reason::kSelfCall, fmt::format("{} is a port of the proxy", port));
   }
-  return WhyInboundJson(
-      policy::Explain(context.snapshot.PoliciesFor(*identified.workload), request), Reason::kNone,
-      "");
+  const auto explanation =
+      policy::Explain(context.snapshot.PoliciesFor(*identified.workload), request);
+  if (explanation.decision.allowed && context.enforce_waypoint) {
+    RequiredWaypoint required = CheckRequiredWaypoint(
+        context.snapshot, *identified.workload, {request.destination_ip, request.destination_port},
+        {request.source, request.source_ip});
+    if (required.reason != Reason::kNone) {
+      return WhyInboundJson(explanation, required.reason, required.detail);
+    }
+  }
+  return WhyInboundJson(explanation, Reason::kNone, "");
 }
 
 }  // namespace qanat::ztunnel

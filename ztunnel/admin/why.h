@@ -2,6 +2,7 @@
 // `why` questions answered with the very functions that decide real connections. Main thread.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "common/base/result.h"
@@ -16,6 +17,10 @@ struct WhyContext {
   const Mesh& mesh;
   const Pods& pods;
   bool one_pass = true;
+  bool enforce_waypoint = true;
+  bool socks = false;  // one more port is the proxy's
+  // Why nothing new is taken for that pod at present; "": it is.
+  std::function<std::string(const Pod&)> memory_full = {};
 };
 
 // Where would a connection from this pod (uid, ns/name or address) to ip:port or host:port go?

@@ -95,9 +95,11 @@ std::string WhyOutboundJson(const WhyOutbound& why) {
   out["source"] = why.source;
   out["route"] = path;
   out["to"] = route.to.is_set() ? route.to.ToString() : "";
+  if (!route.host.empty()) out["host"] = route.host;  // resolved when somebody connects
   out["target"] = route.target.is_set() ? route.target.ToString() : "";
   out["authority"] = route.authority;
   out["identities"] = route.identities;
+  if (!route.inner_identities.empty()) out["inner_identities"] = route.inner_identities;
   out["service"] = route.service ? route.service->Key() : "";
   out["destination"] = route.destination ? route.destination->uid : "";
   out["destination_node"] = route.destination ? route.destination->node : "";

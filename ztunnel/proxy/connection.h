@@ -15,6 +15,8 @@
 
 namespace qanat::ztunnel {
 
+class TunnelSession;
+class UserConnection;
 class Worker;
 
 // A live connection for /debug/connections and config_dump.
@@ -23,6 +25,7 @@ struct ConnectionInfo {
   Flow flow;
   std::string path;  // "plain", "passthrough", "one-pass", "hbone", "waypoint"
   uint64_t bytes_up = 0, bytes_down = 0;
+  net::SocketAddress dialled;  // by the client, before anything was decided
 };
 
 class Connection : public event::Deferred {
@@ -43,14 +46,26 @@ class Connection : public event::Deferred {
   }
   // The answer to Worker::AwaitCertificate.
   virtual void OnCertificate(const Result<identity::CertificatePtr>&) {}
+  // Other revocation lists count: who rests on a certificate looks whether it is on them.
+  virtual void OnRevocations() {}
+  // A root is no longer believed: `certificate` (of ours) says which still are.
+  virtual void OnLostRoot(const identity::WorkloadCertificate&) {}
   // Ends now, so that both peers notice.
   virtual void Close(model::Reason reason, const std::string& detail) = 0;
   // Take nothing new; what goes on may end in its own time.
   virtual void Drain() {}
   virtual bool Touches(const std::string& pod_uid) const { return pod_->uid == pod_uid; }
   virtual std::optional<ConnectionInfo> Describe() const { return std::nullopt; }
+  // Now and then: whether it has been of no use for too long.
+  virtual void LookAtIdleness(event::TimePoint) {}
+  // Memory of bytes that wait in it; it can be had back by Close().
+  virtual size_t held() const { return 0; }
+  const Pod& pod() const { return *pod_; }
   // Counts for a graceful end: user connections do, idle tunnels do not.
   virtual bool IsUserConnection() const { return true; }
+  // For a hand-over to another process.
+  virtual UserConnection* user() { return nullptr; }
+  virtual TunnelSession* tunnel() { return nullptr; }
 
  protected:
   Worker& worker_;

@@ -6,9 +6,13 @@
 #include <cerrno>
 
 #include "common/base/log.h"
+#include "ztunnel/proxy/proxy_header.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/route/inbound.h"
+#include "ztunnel/route/gateways.h"
+#include "ztunnel/route/on_demand.h"
 #include "ztunnel/route/outbound.h"
+#include "ztunnel/route/required_waypoint.h"
+#include "ztunnel/route/stream_source.h"
 #include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
@@ -21,6 +25,10 @@ using model::Reason;
 // connections; 64 serve 12,000.
 constexpr int kSpoofAttempts = 64;
 
+// How long the control plane may take to say who a stream's source is. The sender has another way,
+// which it takes by itself a little later (outbound_tunnel.cc).
+constexpr auto kSourceTimeout = std::chrono::seconds(1);
+
 }  // namespace
 
 InboundConnection::InboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
@@ -30,42 +38,55 @@ InboundConnection::InboundConnection(Worker& worker, PodPtr pod, Fd fd, net::Soc
 }
 
 InboundConnection::InboundConnection(Worker& worker, PodPtr pod, net::SocketAddress peer,
-                                     net::SocketAddress tunnel, model::Identity peer_identity,
+                                     net::SocketAddress tunnel, Proven proven,
                                      hbone::InboundConnect request, hbone::Responder responder)
     : UserConnection(worker, std::move(pod), Fd(), Reporter::kDestination, peer),
+      proven_by_(std::move(proven.by)),
       request_(std::move(request)),
       responder_(std::move(responder)) {
   flow_.destination = tunnel;
   flow_.tunnelled = true;
   flow_.mutual_tls = true;
-  flow_.source_identity = std::move(peer_identity);
+  flow_.source_identity = std::move(proven.identity);
+  if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kDestination);
+  for (const hbone::Header& header : request_.headers) {
+    if (header.name != hbone::kSourceHeader) continue;
+    source_said_ = source_said_ ? *source_said_ + ", " + header.value : header.value;
+  }
 }
 
 void InboundConnection::Start() {
   if (!plaintext()) {
     responder_.OnGone([this] { End(Reason::kReset, "the client gave up", false); });
-  } else if (IsProxyPort(flow_.target.port())) {
+  } else if (IsProxyPort(flow_.target.port(), worker_.environment().config.socks5)) {
     return RefuseWith(503, Reason::kSelfCall,
                       fmt::format("{} is a port of the proxy", flow_.target.ToString()));
   }
-  TryIdentify();
+  if (Admit()) TryIdentify();
 }
 
 void InboundConnection::Decide(const model::WorkloadPtr& local) {
+  if (worker_.environment().want_names &&
+      AwaitNames(Missing(*local), source_said_ ? kSourceTimeout : kIdentifyTimeout)) {
+    return;
+  }
   flow_.destination_workload = local;
-  // For labels and the log only: an address proves nothing.
-  flow_.source_workload = worker_.snapshot().WorkloadByAddress(local->network, flow_.source.ip());
+  if (!plaintext()) {
+    // At the other end, and of a request that came through a waypoint, the same id.
+    LOG_DEBUG("inbound", "{} from {}: trace {}", request_.authority, flow_.source.ToString(),
+              TraceId(hbone::Find(request_.headers, "traceparent")));
+  }
+  if (!TakeSource(*local)) return;
+  NameSource(*local);
   if (!plaintext()) {
     flow_.destination_identity = local->identity();
-    InboundTarget target = DecideInbound(worker_.snapshot(), *local, flow_.destination,
-                                         request_.authority, request_.forwarded());
-    flow_.target = target.target;
-    flow_.service = target.service;
-    if (target.reason != Reason::kNone) {
-      return RefuseWith(target.status, target.reason, std::move(target.detail));
-    }
+    if (!Resolve(*local)) return RefuseWith(target_.status, target_.reason, target_.detail);
+  } else {
+    target_.target = target_.connect = flow_.target;
   }
+  const event::TimePoint asked = event::Clock::now();
   const policy::Decision decision = Check(*local);
+  SpentOn(SetupPhase::kPolicy, event::Clock::now() - asked);
   if (!decision.dry_run.empty()) {
     LOG_INFO("access", "dry run: policy {} would refuse {} to {}", decision.dry_run,
              flow_.source.ToString(), flow_.target.ToString());
@@ -74,8 +95,81 @@ void InboundConnection::Decide(const model::WorkloadPtr& local) {
     return RefuseWith(401, decision.reason,
                       fmt::format("{} {}", Explanation(decision.reason), decision.policy));
   }
+  const RequiredWaypoint required =
+      worker_.CheckWaypoint(*local, flow_.target, {flow_.source_identity, flow_.source.ip()});
+  if (required.reason != Reason::kNone) return RefuseWith(401, required.reason, required.detail);
   state_ = State::kConnecting;
-  Connect(worker_.environment().config.orig_src.value_or(true));
+  // In the proxy's own namespace nothing brings the answer to a foreign address back to us.
+  Connect(worker_.environment().config.orig_src.value_or(true) && !pod_->proxy_itself);
+}
+
+std::vector<std::string> InboundConnection::Missing(const model::Workload& local) const {
+  if (plaintext()) return MissingAround(worker_.snapshot(), local);
+  const auto for_sender = [&](const net::IpAddress& sender) {
+    return MissingForInbound(worker_.snapshot(), local, flow_.destination, request_.authority,
+                             sender);
+  };
+  std::vector<std::string> missing = for_sender(flow_.source.ip());
+  if (const auto said = net::SocketAddress::Parse(source_said_.value_or(""))) {
+    for (auto& name : for_sender(said->ip())) missing.push_back(std::move(name));
+  }
+  return missing;
+}
+
+// On a tunnel that several pods share each stream says whose it is. From here on everything goes by
+// that address: policies, the waypoint that was to be passed, the log, and what the application
+// sees.
+bool InboundConnection::TakeSource(const model::Workload& local) {
+  if (!source_said_) return true;
+  if (!worker_.environment().config.shared_tunnels) {
+    // Announced by the process before this one, on a tunnel that was taken over.
+    RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, "shared tunnels are switched off");
+    return false;
+  }
+  const Sender tunnel{flow_.source_identity, flow_.source.ip()};
+  const Config& config = worker_.environment().config;
+  StreamSource said = CheckStreamSource(worker_.snapshot(), local.network, tunnel, *source_said_,
+                                        {config.pod_namespace, config.service_account});
+  if (said.reason != Reason::kNone) {
+    RefuseWith(hbone::kMisdirected, said.reason, std::move(said.detail));
+    return false;
+  }
+  if (said.source.ip() != flow_.source.ip()) flow_.tunnel = flow_.source;
+  flow_.source = said.source;
+  source_said_.reset();  // a second look would take the source for the tunnel
+  return true;
+}
+
+bool InboundConnection::Resolve(const model::Workload& local) {
+  InboundOptions options;
+  options.localhost_app_tunnel = worker_.environment().config.localhost_app_tunnel;
+  options.socks = worker_.environment().config.socks5;
+  target_ = DecideInbound(worker_.snapshot(), local, flow_.destination, request_.authority,
+                          request_.forwarded(), options);
+  flow_.target = target_.target;
+  flow_.service = target_.service;
+  return target_.reason == Reason::kNone;
+}
+
+// For labels and the log only: an address proves nothing, and baggage less.
+void InboundConnection::NameSource(const model::Workload& local) {
+  const std::string_view network = hbone::Find(request_.headers, "x-forwarded-network");
+  if (!network.empty() && network != local.network) {
+    flow_.source_workload =
+        ForwardedSource(worker_.snapshot(), {flow_.source_identity, flow_.source.ip()}, network,
+                        request_.baggage());
+    if (flow_.source_workload != nullptr) return;
+    worker_.environment().metrics->forwarded_network_ignored.With({})->Add();
+  }
+  flow_.source_workload = worker_.snapshot().WorkloadByAddress(local.network, flow_.source.ip());
+  // Through a gateway that passes the inner tunnel on the address is the gateway's: what remains is
+  // what the certificate proved.
+  if (!network.empty() && flow_.source_workload != nullptr &&
+      flow_.source_workload->identity() != *flow_.source_identity) {
+    auto proven = std::make_shared<model::Workload>();
+    proven->ns = flow_.source_identity->ns;
+    flow_.source_workload = std::move(proven);
+  }
 }
 
 policy::Decision InboundConnection::Check(const model::Workload& local) const {
@@ -96,22 +190,31 @@ void InboundConnection::OnSnapshot() {
   }
 }
 
+void InboundConnection::OnRevocations() {
+  if (proven_by_ == nullptr || state_ == State::kOver) return;
+  if (const auto why = worker_.handshakes().verifier.Revoked(*proven_by_)) {
+    Close(Reason::kCertificateRevoked, *why);
+  }
+}
+
 // ---- to the application
 
 void InboundConnection::Connect(bool spoof) {
   net::ConnectOptions options;
-  options.to = flow_.target;
+  options.to = target_.connect;
   options.mark = worker_.environment().config.packet_mark;
+  // The kernel that serves both ends cannot forget one of them.
+  options.keepalive.enabled = false;
   options.netns = pod_->netns.get();
-  // The application sees the client's address. A pod that calls itself keeps its own.
-  spoof = spoof && flow_.source.ip() != flow_.target.ip() &&
-          flow_.source.ip().family() == flow_.target.ip().family();
+  // The application sees the client's address. A pod that calls itself keeps its own, and nothing
+  // but loopback may come from outside to loopback.
+  spoof = spoof && flow_.source.ip() != options.to.ip() && !options.to.ip().is_loopback() &&
+          flow_.source.ip().family() == options.to.ip().family();
   if (spoof) {
     options.bind = net::SocketAddress(flow_.source.ip(), 0);
     options.transparent = true;
   }
-  connector_ = std::make_unique<net::Connector>(
-      worker_.loop(), options, [this, spoof](Result<Fd> fd) { OnConnected(std::move(fd), spoof); });
+  BeginConnect(options, true, [this, spoof](Result<Fd> fd) { OnConnected(std::move(fd), spoof); });
 }
 
 void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
@@ -137,10 +240,23 @@ void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
   Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
 }
 
+// The socket has just been connected: its buffer holds what is far less than its least size.
+bool InboundConnection::SendProxyHeader(net::Transport& application) const {
+  std::string bytes =
+      EncodeProxyV2({flow_.source, target_.proxy_destination,
+                     flow_.source_identity ? flow_.source_identity->ToString() : std::string(),
+                     target_.proxy_hostname});
+  const iovec all{bytes.data(), bytes.size()};
+  const net::IoResult sent = application.Write({&all, 1});
+  return sent.ok() && sent.bytes == bytes.size();
+}
+
 void InboundConnection::Reached(net::TransportPtr application) {
+  if (target_.proxy_protocol && !SendProxyHeader(*application)) {
+    return RefuseWith(503, Reason::kConnectFailed, "the application took no PROXY header");
+  }
   net::TransportPtr client;
   if (plaintext()) {
-    net::SetStreamOptions(fd_.get());
     client = net::MakeSocketTransport(worker_.loop(), std::move(fd_));
   } else {
     hbone::Headers headers;
@@ -156,6 +272,10 @@ void InboundConnection::Reached(net::TransportPtr application) {
 // ---- the end
 
 void InboundConnection::Refuse(Reason reason, std::string detail) {
+  // Whose the stream is cannot be told: on the source's own tunnel that is no question.
+  if (source_said_ && reason == Reason::kDestinationUnknown) {
+    return RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, std::move(detail));
+  }
   RefuseWith(model::IsPolicy(reason) ? 401 : 503, reason, std::move(detail));
 }
 

@@ -12,6 +12,9 @@ constexpr int kSoOriginalDst = 80;  // SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST
 std::optional<OriginalDestination> FindOriginalDestination(int fd, uint16_t listener_port) {
   const auto local = net::SocketAddress::OfLocal(fd);
   if (!local) return std::nullopt;
+  // Another port than the listener's: the packets came as they were sent, by a listener lookup or
+  // TPROXY. A REDIRECT leads to the listener's own port.
+  if (local->port() != listener_port) return OriginalDestination{*local, false};
   sockaddr_storage storage{};
   socklen_t size = sizeof storage;
   // Asked for in the family of the packets: an IPv4 connection on a dual-stack socket is IPv4.
@@ -21,8 +24,7 @@ std::optional<OriginalDestination> FindOriginalDestination(int fd, uint16_t list
     // Conntrack may track without having rewritten anything.
     if (nat.is_set() && nat != *local) return OriginalDestination{nat, true};
   }
-  if (local->port() == listener_port) return std::nullopt;
-  return OriginalDestination{*local, false};
+  return std::nullopt;
 }
 
 }  // namespace qanat::ztunnel

@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "common/base/log.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/telemetry/headers.h"
+#include "ztunnel/route/on_demand.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -13,6 +15,7 @@ namespace {
 using model::Reason;
 
 Reason ReasonOf(const Error& error, bool tunnel) {
+  if (tunnel && error.sys_errno == tls::kRevoked) return Reason::kCertificateRevoked;
   switch (error.code) {
     case Code::kDeadlineExceeded: return Reason::kConnectTimeout;
     case Code::kUnauthenticated: return Reason::kPeerIdentityMismatch;
@@ -33,6 +36,8 @@ Reason ReasonOf(const Error& error, bool tunnel) {
 
 }  // namespace
 
+Reason TunnelReasonOf(const Error& error) { return ReasonOf(error, true); }
+
 OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                                        OriginalDestination original)
     : UserConnection(worker, std::move(pod), std::move(fd), Reporter::kSource, peer),
@@ -42,20 +47,51 @@ OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::S
 
 void OutboundConnection::Decide(const model::WorkloadPtr& source) {
   flow_.source_workload = source;
-  route_ = DecideOutbound(worker_.snapshot(), *source, original_.address,
-                          [this] { return worker_.Random(); });
+  attempts_ = Attempts(event::Clock::now());
+  std::vector<std::string> missing;
+  Route route = NextRoute({}, &missing);
+  if (worker_.environment().want_names && route.destination != nullptr &&
+      worker_.PodByName(route.destination->ns, route.destination->name) != nullptr) {
+    // In one pass the destination's end is decided here as well.
+    for (auto& name : MissingAround(worker_.snapshot(), *route.destination)) {
+      missing.push_back(std::move(name));
+    }
+  }
+  if (AwaitNames(std::move(missing))) return;
+  Take(std::move(route));
+}
+
+Route OutboundConnection::NextRoute(std::vector<std::string> tried,
+                                    std::vector<std::string>* missing) const {
+  OutboundOptions options = worker_.outbound_options(*pod_);
+  options.avoid.tried = std::move(tried);
+  if (worker_.environment().want_names) options.missing = missing;
+  return DecideOutbound(
+      worker_.snapshot(), *flow_.source_workload, original_.address,
+      [this] { return worker_.Random(); }, options);
+}
+
+void OutboundConnection::Take(Route route) {
+  route_ = std::move(route);
   flow_.service = route_.service;
   flow_.destination_workload = route_.destination;
+  if (!route_.host.empty()) return Resolve();
   switch (route_.kind) {
     case Route::Kind::kRefuse: return Refuse(route_.reason, route_.detail);
     case Route::Kind::kPassthrough:
     case Route::Kind::kTcp:
       flow_.destination = route_.to;
       return ConnectPlain(route_.to, worker_.environment().config.packet_mark);
-    case Route::Kind::kHbone: break;
+    case Route::Kind::kHbone:
+    case Route::Kind::kDoubleHbone: break;
   }
-  flow_.source_identity = source->identity();
-  flow_.destination_identity = model::Identity::Parse(route_.identities.back());
+  flow_.source_identity = flow_.source_workload->identity();
+  const bool through_gateway = route_.kind == Route::Kind::kDoubleHbone;
+  const auto& far = through_gateway ? route_.inner_identities : route_.identities;
+  // Which of several it will prove over there is not known.
+  if (!through_gateway || far.size() == 1) {
+    flow_.destination_identity = model::Identity::Parse(far.back());
+  }
   if (TryOnePass()) return;
   flow_.destination = route_.to;
   flow_.target = route_.target;
@@ -66,6 +102,65 @@ void OutboundConnection::Decide(const model::WorkloadPtr& source) {
   worker_.AwaitCertificate(*flow_.source_identity, this);
 }
 
+// ---- another endpoint, when one cannot be reached
+
+void OutboundConnection::TryFailed(Reason reason, std::string detail) {
+  if (Attempts::IsEndpointFailure(reason)) worker_.EndpointFailed(*pod_, route_);
+  if (TryAnother(reason, detail)) return;
+  if (attempts_.number() > 1) detail += fmt::format(" (try {})", attempts_.number());
+  Refuse(reason, std::move(detail));
+}
+
+bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
+  // A pod that was asked for by its address has no substitute; a waypoint on the way to it has.
+  if (route_.picked_port == 0) return false;
+  if (!attempts_.MayRetry(reason, event::Clock::now())) return false;
+  std::vector<std::string> tried = attempts_.tried();
+  tried.push_back(route_.destination->uid);
+  Route next = NextRoute(std::move(tried));
+  if (next.kind == Route::Kind::kRefuse || next.destination == nullptr) return false;
+  LOG_DEBUG("outbound", "{} to {}: {} failed ({}: {}), trying {}", pod_->name,
+            original_.address.ToString(), route_.destination->uid, ToString(reason), detail,
+            next.destination->uid);
+  worker_.environment().metrics->connect_retries.With({std::string(ToString(reason))})->Add();
+  attempts_.Next(route_.destination->uid);
+  flow_.tries = attempts_.number();
+  try_timer_.reset();
+  connector_.reset();
+  lookup_.reset();
+  pending_.reset();
+  shared_timer_.reset();
+  one_pass_ = false;
+  if (reason != Reason::kConnectTimeout) own_tunnel_only_ = false;  // there is not time for both
+  destination_pod_ = nullptr;
+  flow_.tunnelled = flow_.mutual_tls = false;
+  flow_.target = {};
+  flow_.source_identity.reset();
+  flow_.destination_identity.reset();
+  Take(std::move(next));
+  return true;
+}
+
+// Its share of the time is over. Where nobody else is left it goes on waiting: to the end of the
+// time for all tries, or, if it was the only one, of its own.
+void OutboundConnection::OnTryTimeout() {
+  if (state_ != State::kConnecting) return;
+  const std::string detail = fmt::format(
+      "{} did not answer in time",
+      route_.host.empty() ? route_.to.ToString() : "the name server asked for " + route_.host);
+  const Route slow = route_;
+  const bool shared = shared_timer_ != nullptr;
+  if (shared) SharedFailed("timeout", "no answer in time");
+  if (TryAnother(Reason::kConnectTimeout, detail)) {
+    worker_.EndpointFailed(*pod_, slow);
+  } else if (const auto left = attempts_.Left(event::Clock::now()); left.count() > 0) {
+    try_timer_->Start(left);
+    if (shared) UseOwn();
+  } else {
+    TryFailed(Reason::kConnectTimeout, detail);
+  }
+}
+
 // ---- one pass: both ends are pods of this node
 
 bool OutboundConnection::TryOnePass() {
@@ -73,6 +168,9 @@ bool OutboundConnection::TryOnePass() {
   // Where addresses are rewritten (iptables) a connection of ours with another mark would be sent
   // back to us; and a client whose address is not its namespace's is nobody we know.
   if (!environment.config.one_pass || original_.by_nat) return false;
+  // What nobody has confirmed since the restart is not enough to leave TLS out.
+  if (worker_.snapshot().freshness() != state::Freshness::kLive) return false;
+  if (route_.kind != Route::Kind::kHbone) return false;
   if (!pod_->HasAddress(flow_.source.ip())) return false;
   OnePass one_pass =
       DecideOnePass(route_, worker_.PodByName(route_.destination->ns, route_.destination->name));
@@ -82,15 +180,23 @@ bool OutboundConnection::TryOnePass() {
   }
   destination_pod_ = std::move(one_pass.pod);
   policy::Decision decision;
-  if (CheckOnePass(decision).reason != Reason::kNone) {
+  const Identified far = CheckOnePass(decision);
+  if (far.reason != Reason::kNone) {
     destination_pod_ = nullptr;
     return false;
   }
+  const RequiredWaypoint required = worker_.CheckWaypoint(
+      *far.workload, route_.target, {flow_.source_identity, flow_.source.ip()});
   one_pass_ = true;
   flow_.destination = route_.target;
   if (!decision.allowed) {
     environment.metrics->one_pass.With({"denied"})->Add();
     Refuse(decision.reason, fmt::format("{} {}", Explanation(decision.reason), decision.policy));
+    return true;
+  }
+  if (required.reason != Reason::kNone) {
+    environment.metrics->one_pass.With({"denied"})->Add();
+    Refuse(required.reason, required.detail);
     return true;
   }
   environment.metrics->one_pass.With({"taken"})->Add();
@@ -128,6 +234,13 @@ void OutboundConnection::OnSnapshot() {
   }
 }
 
+void OutboundConnection::OnRevocations() {
+  if (proven_by_ == nullptr || state_ == State::kOver) return;
+  if (const auto why = worker_.handshakes().verifier.Revoked(*proven_by_)) {
+    Close(Reason::kCertificateRevoked, *why);
+  }
+}
+
 bool OutboundConnection::Touches(const std::string& pod_uid) const {
   return Connection::Touches(pod_uid) ||
          (destination_pod_ != nullptr && destination_pod_->uid == pod_uid);
@@ -135,19 +248,50 @@ bool OutboundConnection::Touches(const std::string& pod_uid) const {
 
 // ---- getting there
 
-void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mark) {
+void OutboundConnection::Connecting() {
   state_ = State::kConnecting;
+  if (route_.picked_port == 0) return;
+  try_timer_ = std::make_unique<event::Timer>(worker_.loop(), [this] { OnTryTimeout(); });
+  try_timer_->Start(attempts_.ForThisTry(event::Clock::now()));
+}
+
+// As the pod itself would resolve it: the name servers and the cache are the pod's.
+void OutboundConnection::Resolve() {
+  Connecting();
+  worker_.environment().metrics->on_demand_dns.With(OnDemandDnsLabels(flow_, route_.host))->Add();
+  asked_ = event::Clock::now();
+  lookup_ = worker_.resolver().Resolve(
+      pod_, route_.host, original_.address.ip().is_v4() ? AF_INET : AF_INET6,
+      [this](auto addresses) { OnResolved(std::move(addresses)); });
+}
+
+void OutboundConnection::OnResolved(Result<std::vector<net::IpAddress>> addresses) {
+  const auto lookup = std::move(lookup_);
+  SpentOn(SetupPhase::kDns, event::Clock::now() - asked_);
+  if (!addresses) {
+    return TryFailed(Reason::kDnsFailure,
+                     fmt::format("{}: {}", route_.host, addresses.error().message));
+  }
+  Route route = std::move(route_);
+  route.Resolved((*addresses)[worker_.Random() % addresses->size()], route.picked_port);
+  Take(std::move(route));
+}
+
+void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mark) {
+  Connecting();
   net::ConnectOptions options;
   options.to = to;
   options.mark = mark;
+  options.keepalive = worker_.environment().config.keepalive;
+  // The kernel that serves both ends cannot forget one of them.
+  if (one_pass_) options.keepalive.enabled = false;
   options.netns = pod_->netns.get();
-  connector_ = std::make_unique<net::Connector>(
-      worker_.loop(), options, [this](Result<Fd> fd) { OnConnected(std::move(fd)); });
+  BeginConnect(options, one_pass_, [this](Result<Fd> fd) { OnConnected(std::move(fd)); });
 }
 
 void OutboundConnection::OnConnected(Result<Fd> fd) {
   auto connector = std::move(connector_);
-  if (!fd) return Refuse(ReasonOf(fd.error(), false), fd.error().message);
+  if (!fd) return TryFailed(ReasonOf(fd.error(), false), fd.error().message);
   Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
 }
 
@@ -157,41 +301,9 @@ void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& c
   OpenTunnel();
 }
 
-void OutboundConnection::OpenTunnel() {
-  state_ = State::kConnecting;
-  hbone::PoolKey key;
-  key.source_identity = flow_.source_identity->ToString();
-  key.destination_identities = route_.identities;
-  key.destination = route_.to;
-  key.source_ip = flow_.source.ip();
-  key.source_netns = pod_->netns_cookie;
-  hbone::ConnectRequest request;
-  request.authority = route_.authority;
-  const std::string_view host =
-      route_.service ? std::string_view(route_.service->hostname) : std::string_view();
-  request.headers = {
-      {"baggage", MakeBaggage(*flow_.source_workload)},
-      {"forwarded", MakeForwarded(flow_.source, host)},
-      {"traceparent", MakeTraceparent(worker_.Random(), worker_.Random(), worker_.Random())}};
-  pending_ = worker_.pool().Connect(key, std::move(request),
-                                    [this](auto result) { OnTunnelResponse(std::move(result)); });
-}
-
-void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
-  auto pending = std::move(pending_);
-  if (!result) {
-    const Error& error = result.error().error;
-    return Refuse(ReasonOf(error, true), error.message);
-  }
-  if (result->status != 200 || result->stream == nullptr) {
-    return Refuse(result->status == 401 ? Reason::kDeniedByPeer : Reason::kRefusedByPeer,
-                  fmt::format("http status: {}", result->status));
-  }
-  Reached(std::move(result->stream));
-}
-
 void OutboundConnection::Reached(net::TransportPtr upstream) {
-  net::SetStreamOptions(fd_.get());
+  try_timer_.reset();
+  worker_.EndpointGood(*pod_, route_);
   StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream));
 }
 
@@ -206,6 +318,9 @@ void OutboundConnection::Refuse(Reason reason, std::string detail) {
 void OutboundConnection::OnEnd(const FlowEnd& end) {
   // There is no second proxy on this path, so the destination's report is ours to make.
   if (one_pass_) LogDestinationSide(end);
+  try_timer_.reset();
+  shared_timer_.reset();
+  lookup_.reset();
   pending_.reset();
 }
 
@@ -219,6 +334,41 @@ void OutboundConnection::LogDestinationSide(const FlowEnd& end) {
   worker_.LogFlow(flow, end);
 }
 
+std::optional<ConnectionInfo> OutboundConnection::Describe() const {
+  auto info = UserConnection::Describe();
+  if (info) info->dialled = original_.address;
+  return info;
+}
+
+// ---- hand-over
+
+void OutboundConnection::SaveMore(SavedConnection& saved) const {
+  saved.outbound = SavedConnection::Outbound{original_.address,
+                                             original_.by_nat,
+                                             static_cast<uint64_t>(route_.kind),
+                                             route_.via_waypoint,
+                                             one_pass_,
+                                             {},
+                                             {},
+                                             {}};
+  if (!one_pass_) return;
+  saved.outbound->destination_pod = destination_pod_->uid;
+  saved.outbound->destination = route_.destination->uid;
+  saved.outbound->target = route_.target;
+}
+
+void OutboundConnection::RestoreMore(const SavedConnection& saved) {
+  const SavedConnection::Outbound& from = *saved.outbound;
+  original_ = {from.original, from.by_nat};
+  route_.kind = static_cast<Route::Kind>(from.kind);
+  route_.via_waypoint = from.via_waypoint;
+  one_pass_ = from.one_pass;
+  if (!one_pass_) return;
+  destination_pod_ = worker_.PodByUid(from.destination_pod);
+  route_.destination = worker_.snapshot().WorkloadByUid(from.destination);
+  route_.target = from.target;
+}
+
 const char* OutboundConnection::PathName() const {
   if (one_pass_) return "one-pass";
   if (route_.via_waypoint) return "waypoint";
@@ -227,6 +377,7 @@ const char* OutboundConnection::PathName() const {
     case Route::Kind::kPassthrough: return "passthrough";
     case Route::Kind::kTcp: return "plain";
     case Route::Kind::kHbone: return "hbone";
+    case Route::Kind::kDoubleHbone: return "double-hbone";
   }
   return "";
 }

@@ -6,17 +6,25 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
 
 namespace qanat::ztunnel {
 namespace {
 
 using net::IoResult;
 
-// Reads in one go before other connections get their turn.
-constexpr int kRounds = 4;
+// About how much one direction moves before everybody else of the worker has a turn: some 100 us.
+// Coming back costs an epoll_wait, a hundredth of that.
+constexpr uint64_t kTurn = 128 << 10;
+
+// A read while memory is scarce: it may have to be kept.
+constexpr size_t kScarceRead = 16 << 10;
+constexpr size_t kScarceSplice = 64 << 10;
 
 // The kernel delays an ACK by 40 ms (TCP_DELACK_MIN), up to 200 ms, and fires late when busy.
 constexpr auto kAckDelayMin = std::chrono::milliseconds(35);
@@ -29,6 +37,7 @@ Relay::Relay(RelayShared& shared, net::TransportPtr downstream, net::TransportPt
     : shared_(shared),
       downstream_(std::move(downstream)),
       upstream_(std::move(upstream)),
+      charge_(downstream_->loop().memory()),
       done_(std::move(done)) {
   up_.from = down_.to = downstream_.get();
   up_.to = down_.from = upstream_.get();
@@ -47,11 +56,31 @@ Relay::~Relay() {
   }
 }
 
+void Relay::ChargeTo(MemoryMeter* owner) {
+  owner_ = owner;
+  charge_.ChargeTo(owner);
+  downstream_->ChargeTo(owner);
+  upstream_->ChargeTo(owner);
+}
+
+size_t Relay::held() const { return charge_.bytes() + downstream_->held() + upstream_->held(); }
+
+// What a pipe holds is the kernel's memory, and as much ours to answer for.
+void Relay::Charge() {
+  size_t bytes = 0;
+  for (const Direction* direction : {&up_, &down_}) {
+    bytes += direction->pending.capacity() + (direction->pipe ? direction->pipe->bytes : 0);
+  }
+  charge_.Set(bytes);
+}
+
 void Relay::Start() {
   downstream_->SetEvents(&downstream_side_);
   upstream_->SetEvents(&upstream_side_);
   downstream_->ReadEnable(true);
   upstream_->ReadEnable(true);
+  // Its first bytes are nearly always here by now: the way to the other end took longer.
+  Pump(up_);
 }
 
 void Relay::Abort() {
@@ -62,21 +91,87 @@ void Relay::Abort() {
   upstream_->Abort();
 }
 
+bool Relay::CanFreeze() const {
+  return !finished_ && downstream_->splice_fd() >= 0 && upstream_->splice_fd() >= 0;
+}
+
+bool Relay::CanFreezeStream() const {
+  return !finished_ && (downstream_->splice_fd() >= 0) != (upstream_->splice_fd() >= 0);
+}
+
+RelayState Relay::Freeze() {
+  finished_ = true;
+  const auto take = [](Direction& direction) {
+    RelayState::Way way;
+    way.pending.assign(
+        direction.pending.begin() + static_cast<std::ptrdiff_t>(direction.pending_at),
+        direction.pending.end());
+    // Either the pipe holds something or `pending` does: nothing is read while something waits.
+    while (direction.pipe && direction.pipe->bytes > 0) {
+      const size_t had = way.pending.size();
+      way.pending.resize(had + direction.pipe->bytes);
+      const ssize_t n =
+          read(direction.pipe->read.get(), way.pending.data() + had, direction.pipe->bytes);
+      way.pending.resize(had + (n > 0 ? static_cast<size_t>(n) : 0));
+      if (n <= 0 && errno != EINTR) break;
+      if (n > 0) direction.pipe->bytes -= static_cast<size_t>(n);
+    }
+    way.bytes = direction.bytes;
+    way.eof = direction.eof;
+    way.done = direction.done;
+    way.quick_ack = direction.quick_ack;
+    return way;
+  };
+  RelayState state;
+  state.up = take(up_);
+  state.down = take(down_);
+  downstream_->SetEvents(nullptr);
+  upstream_->SetEvents(nullptr);
+  state.downstream = downstream_->Release();
+  state.upstream = upstream_->Release();
+  return state;
+}
+
+void Relay::Resume(RelayState::Way up, RelayState::Way down) {
+  downstream_->SetEvents(&downstream_side_);
+  upstream_->SetEvents(&upstream_side_);
+  const auto put = [](Direction& direction, RelayState::Way way) {
+    direction.pending = std::move(way.pending);
+    direction.bytes = way.bytes;
+    direction.eof = way.eof;
+    direction.done = way.done;
+    direction.quick_ack = way.quick_ack;
+    direction.pending_at = 0;
+    if (!direction.pending.empty() || (direction.eof && !direction.done)) {
+      direction.to->WriteEnable(true);  // Flush() does the rest
+    } else if (!direction.eof) {
+      direction.from->ReadEnable(true);
+    }
+  };
+  put(up_, std::move(up));
+  put(down_, std::move(down));
+  Charge();
+}
+
 bool Relay::CanSplice(const Direction& direction) const {
   return direction.bytes >= shared_.splice_after && direction.from->splice_fd() >= 0 &&
          direction.to->splice_fd() >= 0;
 }
 
 void Relay::Pump(Direction& direction) {
-  for (int round = 0; round < kRounds; ++round) {
-    if (finished_ || direction.eof) return;
+  const uint64_t before = direction.bytes;
+  while (!finished_ && !direction.eof && direction.bytes - before < kTurn) {
     const bool more = CanSplice(direction) ? PumpSplice(direction) : PumpCopy(direction);
     if (!more) return;
   }
+  // Between turns an empty pipe is anybody's.
+  if (direction.pipe && direction.pipe->bytes == 0) shared_.pipes.Give(std::move(direction.pipe));
 }
 
 bool Relay::PumpCopy(Direction& direction) {
-  const IoResult read = direction.from->Read(shared_.buffer);
+  std::span<uint8_t> buffer(shared_.buffer);
+  if (scarce()) buffer = buffer.first(std::min(buffer.size(), kScarceRead));
+  const IoResult read = direction.from->Read(buffer);
   switch (read.kind) {
     case IoResult::Kind::kOk: break;
     case IoResult::Kind::kWouldBlock: return false;
@@ -100,7 +195,7 @@ bool Relay::PumpCopy(Direction& direction) {
     Block(direction);
     return false;
   }
-  return read.bytes == shared_.buffer.size();
+  return read.bytes == buffer.size();
 }
 
 // Not from the start: most applications set TCP_NODELAY, and for them each early ACK is a packet
@@ -128,8 +223,9 @@ bool Relay::PumpSplice(Direction& direction) {
   if (!direction.pipe) direction.pipe = shared_.pipes.Take();
   if (!direction.pipe) return PumpCopy(direction);
   Pipe& pipe = *direction.pipe;
-  const ssize_t n = splice(direction.from->splice_fd(), nullptr, pipe.write.get(), nullptr,
-                           pipe.capacity, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+  const size_t most = scarce() ? std::min(pipe.capacity, kScarceSplice) : pipe.capacity;
+  const ssize_t n = splice(direction.from->splice_fd(), nullptr, pipe.write.get(), nullptr, most,
+                           SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
   if (n <= 0) {
     const bool would_block = n < 0 && (errno == EAGAIN || errno == EINTR);
     shared_.pipes.Give(std::move(direction.pipe));
@@ -168,6 +264,7 @@ bool Relay::DrainPipe(Direction& direction) {
 void Relay::Block(Direction& direction) {
   direction.from->ReadEnable(false);
   direction.to->WriteEnable(true);
+  Charge();
 }
 
 void Relay::Flush(Direction& direction) {
@@ -186,6 +283,7 @@ void Relay::Flush(Direction& direction) {
   }
   std::vector<uint8_t>().swap(direction.pending);
   direction.pending_at = 0;
+  Charge();
   direction.to->WriteEnable(false);
   if (direction.eof) return TryShutdown(direction);
   direction.from->ReadEnable(true);
@@ -193,14 +291,26 @@ void Relay::Flush(Direction& direction) {
 
 void Relay::OnEof(Direction& direction) {
   direction.eof = true;
-  direction.from->ReadEnable(false);
+  // Of the last one both sides are closed in this round, which takes them out of the loop as well.
+  if (!IsLast(direction)) direction.from->ReadEnable(false);
   TryShutdown(direction);
+}
+
+bool Relay::IsLast(const Direction& direction) const {
+  return (&direction == &up_ ? down_ : up_).done;
 }
 
 void Relay::TryShutdown(Direction& direction) {
   if (direction.done) return;
+  // A socket from which everything was read, its end too, says by being closed what a shutdown
+  // would say.
+  if (IsLast(direction) && direction.to->splice_fd() >= 0) {
+    direction.done = true;
+    return Finish({});
+  }
   const IoResult result = direction.to->ShutdownWrite();
   if (result.kind == IoResult::Kind::kWouldBlock) {
+    direction.from->ReadEnable(false);
     direction.to->WriteEnable(true);
     return;
   }
@@ -219,10 +329,10 @@ void Relay::Fail(net::Transport& broken, net::Transport& other, std::string_view
                              error.empty() ? doing : std::string_view(error));
   other.Abort();
   broken.Abort();
-  Finish(std::move(result));
+  Finish(result);
 }
 
-void Relay::Finish(Result result) {
+void Relay::Finish(const Result& result) {
   if (finished_) return;
   finished_ = true;
   downstream_->SetEvents(nullptr);

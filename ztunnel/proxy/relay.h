@@ -34,6 +34,18 @@ struct RelayShared {
   uint64_t splice_after = 1 << 20;  // bytes in one direction; 0 = from the start
 };
 
+// A relay between two sockets of the kernel that stands still: what another process, or another
+// relay, needs to go on with it.
+struct RelayState {
+  struct Way {
+    std::vector<uint8_t> pending;  // read and not yet written
+    uint64_t bytes = 0;
+    bool eof = false, done = false, quick_ack = false;
+  };
+  Way up, down;
+  Fd downstream, upstream;
+};
+
 class Relay {
  public:
   struct Result {
@@ -52,10 +64,25 @@ class Relay {
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
 
+  // Before Start() or Resume(): whose memory the waiting bytes are; outlives the relay.
+  void ChargeTo(MemoryMeter* owner);
   void Start();
+  // Between two sockets, or between one and a stream of a tunnel that stands still as well: of a
+  // stream there is no descriptor.
+  bool CanFreeze() const;
+  bool CanFreezeStream() const;
+  // Takes all out of this relay, which is over then; `done` is not called. Needs one of the two,
+  // and not from inside of a handler.
+  RelayState Freeze();
+  // In place of Start(): goes on where another one stood still.
+  void Resume(RelayState::Way up, RelayState::Way down);
   // Aborts both sides so that both peers see it. `done` is not called.
   void Abort();
 
+  // One direction has ended and the other has not.
+  bool half_closed() const { return !finished_ && up_.done != down_.done; }
+  // Memory of the bytes that wait, in either direction.
+  size_t held() const;
   uint64_t bytes_up() const { return up_.bytes; }      // downstream -> upstream
   uint64_t bytes_down() const { return down_.bytes; }  // upstream -> downstream
 
@@ -89,15 +116,20 @@ class Relay {
   bool DrainPipe(Direction& direction);  // false: blocked or over
   void Block(Direction& direction);
   void OnEof(Direction& direction);
+  bool IsLast(const Direction& direction) const;  // the other one is over
   void TryShutdown(Direction& direction);
   void Fail(net::Transport& broken, net::Transport& other, std::string_view doing);
-  void Finish(Result result);
+  void Finish(const Result& result);
   bool CanSplice(const Direction& direction) const;
   void AcknowledgeEarly(Direction& direction);
+  void Charge();
+  bool scarce() const { return charge_.meter().scarce() || (owner_ && owner_->scarce()); }
 
   RelayShared& shared_;
   net::TransportPtr downstream_;
   net::TransportPtr upstream_;
+  MemoryCharge charge_;
+  const MemoryMeter* owner_ = nullptr;
   Direction up_, down_;
   Side downstream_side_, upstream_side_;
   Done done_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ztunnel/proxy/worker.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,20 +12,24 @@
 #include "ztunnel/proxy/inbound_connection.h"
 #include "ztunnel/proxy/original_destination.h"
 #include "ztunnel/proxy/outbound_connection.h"
+#include "ztunnel/proxy/pod_entry.h"
+#include "ztunnel/proxy/socks.h"
 #include "ztunnel/proxy/tunnel_session.h"
 
 namespace qanat::ztunnel {
 
 using model::Reason;
 
-struct Worker::PodEntry {
-  PodPtr pod;
-  // What verdicts about the pod's connections depend on, as of the present snapshot.
-  Reason identified = Reason::kNone;
-  model::Identity identity;
-  policy::PolicySet policies;
-  std::unique_ptr<net::Acceptor> outbound, inbound_plain, inbound_hbone;
-};
+namespace {
+
+constexpr auto kTellExhausted = std::chrono::seconds(10);
+constexpr auto kLookAtIdleness = std::chrono::seconds(60);
+constexpr auto kLookOftenest = std::chrono::milliseconds(100);
+// An inner tunnel ends at one endpoint of the far service, which the gateway picked: calls that go
+// on coming are to reach the others too, and to leave a gateway that is going away.
+constexpr auto kInnerTunnelAge = std::chrono::seconds(60);
+
+}  // namespace
 
 Worker::Worker(unsigned index, const Environment& environment)
     : environment_(environment),
@@ -32,21 +37,22 @@ Worker::Worker(unsigned index, const Environment& environment)
       random_((static_cast<uint64_t>(std::random_device{}()) << 32) ^ std::random_device{}()),
       source_sockets_(environment.metrics->sockets_open.With({"source"})),
       destination_sockets_(environment.metrics->sockets_open.With({"destination"})),
+      source_setup_(*environment.metrics, "source"),
+      destination_setup_(*environment.metrics, "destination"),
       thread_(fmt::format("worker-{}", index).c_str()) {
-  const Config& config = environment_.config;
-  hbone::PoolOptions options;
-  options.session.stream_window = config.stream_window;
-  options.session.connection_window = config.connection_window;
-  options.session.max_frame_size = config.frame_size;
-  options.max_streams = config.pool_max_streams;
-  options.idle_release = config.pool_idle;
   // Everything on the loop is made on its thread; this runs before whatever is posted later.
-  loop().Post([this, options] {
-    pool_ = std::make_unique<hbone::Pool>(
-        loop(), options,
-        hbone::MakeTlsDial(
-            loop(), [this](const hbone::PoolKey& key) { return PlanDial(key); },
-            options.connect_timeout));
+  loop().Post([this] {
+    handshakes_ = std::make_unique<tls::HandshakeShared>(loop());
+    handshakes_->on_outcome = [this](const tls::HandshakeOutcome& o) { CountHandshake(o); };
+    handshakes_->verifier.OnUnknownIssuer([this](const std::string& own) {
+      if (const auto identity = model::Identity::Parse(own)) {
+        environment_.renew_certificate(*identity);
+      }
+    });
+    MakePools();
+    resolver_ = std::make_unique<dns::Resolver>(loop(), environment_.config);
+    idleness_ = std::make_unique<event::Timer>(loop(), [this] { LookAtIdleness(); });
+    LookAtIdleness();
   });
 }
 
@@ -58,13 +64,20 @@ void Worker::Stop() {
   // What lives on the loop dies on its thread; one round later nothing of it is left.
   std::promise<void> gone;
   loop().Post([this, &gone] {
+    mover_.Clear();
     for (auto& [pointer, connection] : connections_) loop().DeferDelete(std::move(connection));
     connections_.clear();
     waiting_for_certificate_.clear();
     pods_.clear();
     loop().Post([this, &gone] {
+      idleness_.reset();
+      resolver_.reset();
+      inner_pool_.reset();
       pool_.reset();
-      gone.set_value();
+      loop().Post([this, &gone] {
+        handshakes_.reset();
+        gone.set_value();
+      });
     });
   });
   gone.get_future().wait();
@@ -73,24 +86,43 @@ void Worker::Stop() {
 
 // ---- pods
 
-void Worker::AddPod(PodPtr pod, PodListeners listeners) {
+void Worker::AddPod(PodPtr pod, Listeners listeners) {
   if (draining_) return;
   auto entry = std::make_unique<PodEntry>();
   const std::string uid = pod->uid;
-  pods_by_name_[{pod->ns, pod->name}] = pod;
+  if (!pod->proxy_itself) pods_by_name_[{pod->ns, pod->name}] = pod;  // for one pass
   entry->pod = std::move(pod);
-  const auto accept = [&](Fd fd, void (Worker::*handler)(const PodPtr&, Fd, net::SocketAddress)) {
-    return std::make_unique<net::Acceptor>(
-        loop(), std::move(fd),
-        [this, handler, raw = entry.get()](Fd connection, net::SocketAddress peer) {
-          (this->*handler)(raw->pod, std::move(connection), peer);
-        });
-  };
-  entry->outbound = accept(std::move(listeners.outbound), &Worker::OnOutbound);
-  entry->inbound_plain = accept(std::move(listeners.inbound_plain), &Worker::OnInboundPlain);
-  entry->inbound_hbone = accept(std::move(listeners.inbound_hbone), &Worker::OnInboundHbone);
+  dns::Sockets dns_sockets;
+  for (Listening& one : listeners) {
+    const auto accept = [&](void (Worker::*handler)(const PodPtr&, Fd, net::SocketAddress)) {
+      entry->acceptors.emplace_back(
+          one.role, std::make_unique<net::Acceptor>(
+                        loop(), std::move(one.fd),
+                        [this, handler, raw = entry.get()](Fd connection, net::SocketAddress peer) {
+                          (this->*handler)(raw->pod, std::move(connection), peer);
+                        },
+                        [this](const Error& error) { OnExhausted(error); }));
+    };
+    switch (one.role) {
+      case Role::kOutbound: accept(&Worker::OnOutbound); break;
+      case Role::kInboundPlain: accept(&Worker::OnInboundPlain); break;
+      case Role::kInboundHbone: accept(&Worker::OnInboundHbone); break;
+      case Role::kSocks: accept(&Worker::OnSocks); break;
+      case Role::kDnsUdp: dns_sockets.udp.push_back(std::move(one.fd)); break;
+      case Role::kDnsTcp: dns_sockets.tcp.push_back(std::move(one.fd)); break;
+    }
+  }
   RefreshVerdict(*entry);
+  if (!dns_sockets.udp.empty()) {
+    entry->dns = std::make_unique<dns::Server>(
+        loop(), entry->pod, std::move(dns_sockets),
+        dns::Server::Hooks{environment_.config, *environment_.metrics,
+                           [this]() -> const state::MeshSnapshot& { return *snapshot_; },
+                           [this](const Pod& of) { return Identify(of); },
+                           [this](const Error& error) { OnExhausted(error); }});
+  }
   pods_[uid] = std::move(entry);
+  CountPods();
 }
 
 void Worker::UpdatePod(PodPtr pod) {
@@ -98,7 +130,8 @@ void Worker::UpdatePod(PodPtr pod) {
   if (it == pods_.end()) return;
   pods_by_name_[{pod->ns, pod->name}] = pod;
   it->second->pod = std::move(pod);
-  RefreshVerdict(*it->second);
+  if (RefreshVerdict(*it->second)) CountPods();
+  if (it->second->dns) it->second->dns->Update(it->second->pod);
   // Waiting connections hold the old description; they look again with the new one.
   ForEachConnection([&](Connection& connection) { connection.UpdatePod(it->second->pod); });
 }
@@ -108,13 +141,49 @@ void Worker::RemovePod(const std::string& uid) {
   if (it == pods_.end()) return;
   const PodPtr pod = it->second->pod;
   pods_.erase(it);
+  CountPods();
   const auto named = pods_by_name_.find({pod->ns, pod->name});
   if (named != pods_by_name_.end() && named->second->uid == uid) pods_by_name_.erase(named);
   ForEachConnection([&](Connection& connection) {
     if (connection.Touches(uid)) connection.Close(Reason::kDraining, "the pod was removed");
   });
-  pool_->Close([&](const hbone::PoolKey& key) { return key.source_netns == pod->netns_cookie; },
-               "the pod was removed");
+  resolver_->RemovePod(uid);
+  EndTunnelsOf(*pod);
+}
+
+Listeners Worker::ShareListeners(const std::string& uid) const {
+  Listeners out;
+  const auto it = pods_.find(uid);
+  if (it == pods_.end()) return out;
+  const auto share = [&out](Role role, int fd) {
+    Fd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (copy) out.push_back({role, std::move(copy)});
+  };
+  for (const auto& [role, acceptor] : it->second->acceptors) share(role, acceptor->fd());
+  if (const dns::Server* dns = it->second->dns.get()) {
+    for (const int fd : dns->udp_sockets()) share(Role::kDnsUdp, fd);
+    for (const int fd : dns->tcp_sockets()) share(Role::kDnsTcp, fd);
+  }
+  return out;
+}
+
+void Worker::PauseListeners(const std::string& uid, bool paused) {
+  const auto it = pods_.find(uid);
+  if (it == pods_.end()) return;
+  for (const auto& [role, acceptor] : it->second->acceptors) acceptor->SetPaused(paused);
+  if (it->second->dns) it->second->dns->SetPaused(paused);
+}
+
+PodPtr Worker::PodByUid(const std::string& uid) const {
+  const auto it = pods_.find(uid);
+  return it == pods_.end() ? nullptr : it->second->pod;
+}
+
+PodPtr Worker::PodByCookie(uint64_t netns_cookie) const {
+  for (const auto& [uid, entry] : pods_) {
+    if (entry->pod->netns_cookie == netns_cookie) return entry->pod;
+  }
+  return nullptr;
 }
 
 PodPtr Worker::PodByName(std::string_view ns, std::string_view name) const {
@@ -162,6 +231,42 @@ void Worker::OnInboundHbone(const PodPtr& pod, Fd fd, net::SocketAddress peer) {
   started.Start();
 }
 
+// Every listener says so every 100 ms.
+void Worker::OnExhausted(const Error& error) {
+  environment_.metrics->accept_paused.Get().Add();
+  const event::TimePoint now = loop().now();
+  if (told_exhausted_ != event::TimePoint{} && now - told_exhausted_ < kTellExhausted) return;
+  told_exhausted_ = now;
+  LOG_ERROR("proxy",
+            "{}: new connections wait in their listeners' queues, those that are open go on; raise "
+            "the limit of open files, or see who has so many (/debug/connections)",
+            error.message);
+}
+
+void Worker::LookAtIdleness() {
+  const event::TimePoint now = loop().now();
+  ForEachConnection([now](Connection& connection) { connection.LookAtIdleness(now); });
+  if (now - inner_since_ >= kInnerTunnelAge) {
+    inner_since_ = now;
+    inner_pool_->Drain([](const hbone::PoolKey&) { return true; });
+  }
+  sharing_.Sweep(now);
+  const Config& config = environment_.config;
+  event::Duration next = kLookAtIdleness;
+  for (const auto limit : {config.half_closed_timeout, config.idle_tunnel_timeout}) {
+    if (limit.count() > 0) next = std::min<event::Duration>(next, limit / 4);
+  }
+  next = std::max<event::Duration>(next, kLookOftenest);
+  idleness_->Start(next);
+}
+
+void Worker::OnSocks(const PodPtr& pod, Fd fd, net::SocketAddress peer) {
+  auto client = std::make_unique<SocksConnection>(*this, pod, std::move(fd), peer);
+  SocksConnection& started = *client;
+  Adopt(std::move(client));
+  started.Start();
+}
+
 Connection& Worker::Adopt(std::unique_ptr<Connection> connection) {
   Connection* raw = connection.get();
   connections_.emplace(raw, std::move(connection));
@@ -173,35 +278,34 @@ void Worker::Release(Connection* connection) {
   if (it == connections_.end()) return;
   std::erase_if(waiting_for_certificate_,
                 [&](const auto& item) { return item.second == connection; });
+  mover_.OnReleased(connection);
   loop().DeferDelete(std::move(it->second));
   connections_.erase(it);
-}
-
-template <typename Visit>
-void Worker::ForEachConnection(Visit visit) {
-  // A visit may release its connection, which lives until the end of the round.
-  std::vector<Connection*> all;
-  all.reserve(connections_.size());
-  for (const auto& [pointer, owned] : connections_) all.push_back(pointer);
-  for (Connection* connection : all) visit(*connection);
 }
 
 // ---- what is known
 
 void Worker::SetSnapshot(state::SnapshotPtr snapshot) {
   snapshot_ = std::move(snapshot);
+  series_.ForgetPointers();
+  SweepPicks();
   // A large mesh changes all the time, what concerns one node's pods rarely does: connections are
   // checked again only where the pod's identity or the policies for it are other ones than before.
   std::vector<std::string> concerned;
   for (const auto& [uid, entry] : pods_) {
     if (RefreshVerdict(*entry)) concerned.push_back(uid);
+    if (entry->dns) entry->dns->OnSnapshot();
   }
-  ForEachConnection([&](Connection& connection) {
-    const bool look = connection.Waiting() ||
-                      std::any_of(concerned.begin(), concerned.end(),
-                                  [&](const std::string& uid) { return connection.Touches(uid); });
-    if (look) connection.OnSnapshot();
-  });
+  if (!concerned.empty()) CountPods();
+  std::vector<Connection*> look;  // a connection that looks may be released
+  for (const auto& [pointer, owned] : connections_) {
+    if (pointer->Waiting() ||
+        std::any_of(concerned.begin(), concerned.end(),
+                    [&](const std::string& uid) { return pointer->Touches(uid); })) {
+      look.push_back(pointer);
+    }
+  }
+  for (Connection* connection : look) connection->OnSnapshot();
 }
 
 bool Worker::RefreshVerdict(PodEntry& entry) const {
@@ -228,94 +332,25 @@ Identified Worker::Identify(const Pod& pod) const {
 
 policy::Decision Worker::CheckPolicy(const model::Workload& destination,
                                      const policy::Request& request) const {
-  return policy::Evaluate(snapshot_->PoliciesFor(destination), request);
-}
-
-// ---- certificates
-
-identity::CertificatePtr Worker::FindCertificate(const model::Identity& identity) const {
-  const auto it = certificates_.find(identity);
-  if (it == certificates_.end()) return nullptr;
-  return it->second->not_after() > std::chrono::system_clock::now() ? it->second : nullptr;
-}
-
-void Worker::AwaitCertificate(const model::Identity& identity, Connection* connection) {
-  waiting_for_certificate_.emplace(identity, connection);
-  environment_.want_certificate(identity);
-}
-
-void Worker::SetCertificate(const model::Identity& identity, identity::CertificatePtr certificate) {
-  if (certificate == nullptr) {
-    certificates_.erase(identity);
-    return;
+  policy::Decision decision = policy::Evaluate(snapshot_->PoliciesFor(destination), request);
+  const log::Level level =
+      environment_.config.authz_info_logging ? log::Level::kInfo : log::Level::kDebug;
+  if (log::Enabled("authz", level)) {
+    log::Write(
+        "authz", level,
+        fmt::format("{} ({}) to {} port {}: {}{}{}", request.source_ip.ToString(),
+                    request.source ? request.source->ToString() : "no identity", destination.uid,
+                    request.destination_port, decision.allowed ? "allowed" : "denied",
+                    decision.policy.empty() ? "" : " by policy ", decision.policy));
   }
-  identity::CertificatePtr& held = certificates_[identity];
-  const bool renewed = held != nullptr && held != certificate;
-  held = certificate;
-  if (renewed) {
-    // New streams go over tunnels that were made with the new certificate.
-    const std::string spiffe = identity.ToString();
-    pool_->Drain([&](const hbone::PoolKey& key) { return key.source_identity == spiffe; });
-  }
-  AnswerWaiting(identity, std::move(certificate));
+  return decision;
 }
 
-void Worker::CertificateFailed(const model::Identity& identity, const Error& error) {
-  AnswerWaiting(identity, Fail(error));
-}
-
-void Worker::AnswerWaiting(const model::Identity& identity,
-                           const Result<identity::CertificatePtr>& answer) {
-  const auto [begin, end] = waiting_for_certificate_.equal_range(identity);
-  std::vector<Connection*> waiting;
-  for (auto it = begin; it != end; ++it) waiting.push_back(it->second);
-  waiting_for_certificate_.erase(begin, end);
-  for (Connection* connection : waiting) connection->OnCertificate(answer);
-}
-
-Result<hbone::DialPlan> Worker::PlanDial(const hbone::PoolKey& key) const {
-  const auto identity = model::Identity::Parse(key.source_identity);
-  const auto certificate = identity ? FindCertificate(*identity) : nullptr;
-  if (certificate == nullptr) {
-    return Fail(Code::kFailedPrecondition,
-                fmt::format("no valid certificate for {}", key.source_identity));
-  }
-  for (const auto& [uid, entry] : pods_) {
-    if (entry->pod->netns_cookie != key.source_netns) continue;
-    hbone::DialPlan plan;
-    plan.context = certificate->client;
-    plan.connect.mark = environment_.config.packet_mark;
-    plan.connect.netns = entry->pod->netns.get();
-    return plan;
-  }
-  return Fail(Code::kUnavailable, "the pod is no longer here");
-}
-
-// ---- telemetry
-
-void Worker::CountRefused(Reporter reporter, Reason reason) {
-  environment_.metrics->refused
-      .With(
-          {reporter == Reporter::kSource ? "source" : "destination", std::string(ToString(reason))})
-      ->Add();
-}
-
-void Worker::CountTunnelError(Reason reason) {
-  environment_.metrics->tunnel_errors.With({std::string(ToString(reason))})->Add();
-}
-
-void Worker::LogFlow(const Flow& flow, const FlowEnd& end) {
-  const Series& series = series_.For(flow, end.reason);
-  if (end.reason != Reason::kNone) {
-    CountRefused(flow.reporter, end.reason);
-    if (series.failed) series.failed->Add();  // a reset by an application has no flag
-  }
-  if (end.opened) series.closed->Add();
-  const log::Level level = !end.opened                   ? log::Level::kWarn
-                           : end.reason != Reason::kNone ? log::Level::kError
-                                                         : log::Level::kInfo;
-  if (!log::Enabled("access", level)) return;
-  log::WriteRaw(AccessLine(flow, end, log::CurrentFormat(), log::Timestamp()));
+RequiredWaypoint Worker::CheckWaypoint(const model::Workload& destination,
+                                       const net::SocketAddress& target,
+                                       const Sender& sender) const {
+  if (!environment_.config.enforce_waypoint) return {};
+  return CheckRequiredWaypoint(*snapshot_, destination, target, sender);
 }
 
 // ---- draining
@@ -323,9 +358,8 @@ void Worker::LogFlow(const Flow& flow, const FlowEnd& end) {
 void Worker::StartDrain() {
   draining_ = true;
   for (auto& [uid, entry] : pods_) {
-    entry->outbound.reset();
-    entry->inbound_plain.reset();
-    entry->inbound_hbone.reset();
+    entry->acceptors.clear();
+    if (entry->dns) entry->dns->Drain();
   }
   ForEachConnection([](Connection& connection) { connection.Drain(); });
 }
@@ -333,21 +367,5 @@ void Worker::StartDrain() {
 void Worker::CloseAll(Reason reason) {
   ForEachConnection([&](Connection& connection) { connection.Close(reason, ""); });
 }
-
-size_t Worker::user_connections() const {
-  size_t count = 0;
-  for (const auto& [pointer, owned] : connections_) count += pointer->IsUserConnection() ? 1 : 0;
-  return count;
-}
-
-std::vector<ConnectionInfo> Worker::Describe() const {
-  std::vector<ConnectionInfo> out;
-  for (const auto& [pointer, owned] : connections_) {
-    if (auto info = pointer->Describe()) out.push_back(std::move(*info));
-  }
-  return out;
-}
-
-hbone::PoolStats Worker::pool_stats() const { return pool_->stats(); }
 
 }  // namespace qanat::ztunnel

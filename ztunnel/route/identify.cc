@@ -14,10 +14,10 @@ bool IsPod(const model::Workload& workload) {
 
 model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh, const Pod& pod) {
   // The uid of a pod in workload xDS (stock istiod): <cluster>//Pod/<namespace>/<name>.
-  if (auto found =
-          snapshot.WorkloadByUid(fmt::format("{}//Pod/{}/{}", mesh.cluster_id, pod.ns, pod.name))) {
-    return found;
-  }
+  std::string uid;
+  uid.reserve(mesh.cluster_id.size() + pod.ns.size() + pod.name.size() + 8);
+  uid.append(mesh.cluster_id).append("//Pod/").append(pod.ns).append("/").append(pod.name);
+  if (auto found = snapshot.WorkloadByUid(uid)) return found;
   for (const net::IpAddress& ip : pod.addresses) {
     for (auto& workload : snapshot.WorkloadsByAddress(mesh.network, ip)) {
       if (workload->name == pod.name && workload->ns == pod.ns) return workload;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "ztunnel/route/on_demand.h"
+
 namespace qanat::ztunnel {
 namespace {
 
@@ -20,11 +22,16 @@ Route Refuse(Reason reason, std::string detail) {
 class Decision {
  public:
   Decision(const state::MeshSnapshot& snapshot, const model::Workload& source,
-           const net::SocketAddress& destination, const lb::Random& random)
-      : snapshot_(snapshot), source_(source), destination_(destination), random_(random) {}
+           const net::SocketAddress& destination, const lb::Random& random,
+           const OutboundOptions& options)
+      : snapshot_(snapshot),
+        source_(source),
+        destination_(destination),
+        random_(random),
+        options_(options) {}
 
   Route Make() {
-    if (destination_.ip().is_loopback() && IsProxyPort(destination_.port())) {
+    if (destination_.ip().is_loopback() && IsProxyPort(destination_.port(), options_.socks)) {
       return Refuse(Reason::kSelfCall,
                     fmt::format("{} is a port of the proxy", destination_.ToString()));
     }
@@ -36,10 +43,17 @@ class Decision {
     if (auto service = snapshot_.ServiceByVip(source_.network, destination_.ip(), source_.ns)) {
       return ToService(std::move(service));
     }
+    const net::IpAddress& ip = destination_.ip();
+    if (!ip.is_loopback() && !ip.is_link_local()) Missing(NameOf(source_.network, ip));
     return Passthrough(nullptr);
   }
 
  private:
+  void Missing(std::string name) {
+    if (options_.missing == nullptr || snapshot_.Absent(name)) return;
+    options_.missing->push_back(std::move(name));
+  }
+
   Route Passthrough(model::ServicePtr service) {
     Route route;
     route.kind = Route::Kind::kPassthrough;
@@ -50,30 +64,51 @@ class Decision {
 
   Route ToWorkloadAddress(model::WorkloadPtr workload) {
     if (workload->waypoint && !IsWaypoint(source_, *workload->waypoint)) {
-      return ToWaypoint(*workload->waypoint, nullptr);
+      return ToWaypoint(*workload->waypoint, nullptr, destination_);
     }
     return Direct({std::move(workload), destination_.ip(), destination_.port()}, nullptr);
   }
 
   Route ToService(model::ServicePtr service) {
     if (const auto* waypoint = WaypointOf(*service); waypoint && !IsWaypoint(source_, *waypoint)) {
-      return ToWaypoint(*waypoint, service);
+      return ToWaypoint(*waypoint, service, destination_);
     }
     if (service->load_balancing.mode == model::LbMode::kPassthrough) {
       return Passthrough(std::move(service));
     }
-    auto pick = lb::PickEndpoint(*service, snapshot_.EndpointsOf(*service), source_,
-                                 destination_.port(), destination_.ip(), random_);
+    auto pick = Pick(service, destination_.port());
     if (pick.reason != Reason::kNone) {
       Route route = Refuse(pick.reason, std::move(pick.detail));
       route.service = std::move(service);
       return route;
     }
+    const model::Workload& picked = *pick.target.workload;
+    if (options_.waypoints_of_endpoints && picked.waypoint && pick.target.ip.is_set() &&
+        picked.network == source_.network && WaypointOf(*service) == nullptr &&
+        !IsWaypoint(source_, *picked.waypoint)) {
+      return ToWaypoint(*picked.waypoint, std::move(service),
+                        net::SocketAddress(pick.target.ip, pick.target.target_port));
+    }
     return Direct(std::move(pick.target), std::move(service));
   }
 
+  lb::Pick Pick(const model::ServicePtr& service, uint16_t port) {
+    if (options_.picks != nullptr) {
+      return options_.picks->PickEndpoint(service, snapshot_.EndpointListOf(*service), source_,
+                                          port, destination_.ip(), random_, options_.avoid);
+    }
+    return lb::PickEndpoint(*service, snapshot_.EndpointsOf(*service), source_, port,
+                            destination_.ip(), random_, options_.avoid);
+  }
+
   Route Direct(lb::Target target, model::ServicePtr service) {
-    Route route = DirectTo(target);
+    Route route = target.workload->network != source_.network
+                      ? ThroughGateway(*target.workload, service.get(),
+                                       service == nullptr || service->subject_alt_names.empty()
+                                           ? IdentitiesOf(*target.workload)
+                                           : service->subject_alt_names)
+                      : DirectTo(target);
+    if (service != nullptr) route.picked_port = target.target_port;
     route.destination = std::move(target.workload);
     route.service = std::move(service);
     return route;
@@ -81,31 +116,50 @@ class Decision {
 
   Route DirectTo(const lb::Target& target) {
     const model::Workload& workload = *target.workload;
-    if (workload.network != source_.network) {
-      return workload.network_gateway
-                 ? Refuse(Reason::kUnsupported,
-                          fmt::format("{} is in network {}; tunnels through a network gateway are "
-                                      "not supported yet",
-                                      workload.uid, workload.network))
-                 : Refuse(Reason::kNoNetworkGateway,
-                          fmt::format("{} is in network {}", workload.uid, workload.network));
+    Route route;
+    route.kind = Route::Kind::kTcp;
+    if (workload.protocol != model::TunnelProtocol::kNone) {
+      route.kind = Route::Kind::kHbone;
+      route.identities = {workload.identity().ToString()};
     }
-    if (!target.ip.is_set()) {
-      return Refuse(Reason::kUnsupported,
-                    fmt::format("{} is known by host name only ({}), which is not supported yet",
-                                workload.uid, workload.hostname));
+    if (target.ip.is_set()) {
+      route.Resolved(target.ip, target.target_port);
+    } else {
+      route.host = workload.hostname;
+    }
+    return route;
+  }
+
+  // ---- other networks
+
+  static std::vector<std::string> IdentitiesOf(const model::Workload& workload) {
+    return {workload.identity().ToString()};
+  }
+
+  // Only what was asked for as a service can be named over there.
+  Route ThroughGateway(const model::Workload& far, const model::Service* service,
+                       std::vector<std::string> inner_identities) {
+    const auto refuse = [&](std::string_view why) {
+      return Refuse(Reason::kNoNetworkGateway,
+                    fmt::format("{} is in network {}: {}", far.uid, far.network, why));
+    };
+    if (!far.network_gateway) return refuse("no gateway to it is known");
+    if (service == nullptr) return refuse("only services can be called there");
+    Gateway gateway = ResolveGateway(*far.network_gateway);
+    if (!gateway.why_not.empty()) {
+      return refuse(
+          fmt::format("its gateway {}: {}", far.network_gateway->ToString(), gateway.why_not));
+    }
+    if (!gateway.to.ip().is_set() && gateway.host.empty()) {
+      return refuse("its gateway has no address here");
     }
     Route route;
-    route.target = net::SocketAddress(target.ip, target.target_port);
-    if (workload.protocol == model::TunnelProtocol::kNone) {
-      route.kind = Route::Kind::kTcp;
-      route.to = route.target;
-      return route;
-    }
-    route.kind = Route::Kind::kHbone;
-    route.to = net::SocketAddress(target.ip, 15008);
-    route.authority = route.target.ToString();
-    route.identities = {workload.identity().ToString()};
+    route.kind = Route::Kind::kDoubleHbone;
+    route.to = gateway.to;
+    route.host = std::move(gateway.host);
+    route.authority = fmt::format("{}:{}", service->hostname, destination_.port());
+    route.identities = std::move(gateway.identities);
+    route.inner_identities = std::move(inner_identities);
     return route;
   }
 
@@ -124,62 +178,103 @@ class Decision {
 
   // The waypoint's own traffic must not be sent back to it. Identity and place both count: anybody
   // may run under the waypoint's service account elsewhere.
-  bool IsWaypoint(const model::Workload& workload, const model::GatewayAddress& gateway) const {
+  bool IsWaypoint(const model::Workload& workload, const model::GatewayAddress& gateway) {
     if (const auto* host = std::get_if<model::NamespacedHostname>(&gateway.destination)) {
       return workload.PortsOf(host->Key()) != nullptr;
     }
     const auto& address = std::get<model::NetworkAddress>(gateway.destination);
     if (workload.network == address.network && workload.HasAddress(address.ip)) return true;
     const auto service = snapshot_.ServiceByVip(address.network, address.ip, source_.ns);
+    if (service == nullptr && snapshot_.WorkloadByAddress(address.network, address.ip) == nullptr) {
+      Missing(NameOf(gateway));
+    }
     return service != nullptr && workload.PortsOf(service->Key()) != nullptr;
   }
 
-  Route ToWaypoint(const model::GatewayAddress& gateway, model::ServicePtr service) {
-    Route route = ToWaypointOf(gateway);
+  // `asked`: what the waypoint routes by.
+  Route ToWaypoint(const model::GatewayAddress& address, model::ServicePtr service,
+                   const net::SocketAddress& asked) {
+    Gateway gateway = ResolveGateway(address);
+    Route route;
+    if (!gateway.why_not.empty()) {
+      route = Refuse(Reason::kWaypointUnavailable,
+                     fmt::format("waypoint {}: {}", address.ToString(), gateway.why_not));
+    } else if (gateway.workload->network != source_.network) {
+      // The far network's gateway gives a call of the service to its waypoint.
+      route = ThroughGateway(*gateway.workload, service.get(), std::move(gateway.identities));
+    } else {
+      route.kind = Route::Kind::kHbone;
+      route.to = gateway.to;
+      route.host = std::move(gateway.host);
+      route.target = asked;
+      route.authority = asked.ToString();
+      route.identities = std::move(gateway.identities);
+    }
+    if (route.kind != Route::Kind::kRefuse) {
+      route.via_waypoint = true;
+      route.picked_port = gateway.to.port();
+      route.destination = std::move(gateway.workload);
+    }
     route.service = std::move(service);
     return route;
   }
 
-  Route ToWaypointOf(const model::GatewayAddress& gateway) {
-    const auto unavailable = [&](std::string_view why) {
-      return Refuse(Reason::kWaypointUnavailable,
-                    fmt::format("waypoint {}: {}", gateway.ToString(), why));
+  // A waypoint, or the gateway of another network.
+  struct Gateway {
+    std::string why_not;  // it cannot be used
+    model::WorkloadPtr workload;
+    net::SocketAddress to;
+    std::string host;  // in place of `to`'s address
+    std::vector<std::string> identities;
+  };
+
+  Gateway ResolveGateway(const model::GatewayAddress& gateway) {
+    const auto unusable = [](std::string why) {
+      Gateway out;
+      out.why_not = std::move(why);
+      return out;
     };
     model::ServicePtr service;
     lb::Target target;
     if (const auto* host = std::get_if<model::NamespacedHostname>(&gateway.destination)) {
       service = snapshot_.ServiceByKey(host->Key());
-      if (service == nullptr) return unavailable("its service is not known");
+      if (service == nullptr) {
+        Missing(NameOf(gateway));
+        return unusable("its service is not known");
+      }
     } else {
       const auto& address = std::get<model::NetworkAddress>(gateway.destination);
       target.workload = snapshot_.WorkloadByAddress(address.network, address.ip);
       target.ip = address.ip;
       target.target_port = gateway.hbone_port;
+      if (target.workload != nullptr && options_.avoid.Tried(*target.workload)) {
+        return unusable("it has been tried");
+      }
       if (target.workload == nullptr) {
         service = snapshot_.ServiceByVip(address.network, address.ip, source_.ns);
-        if (service == nullptr) return unavailable("its address is not known");
+        if (service == nullptr) {
+          Missing(NameOf(gateway));
+          return unusable("its address is not known");
+        }
       }
     }
     if (service != nullptr) {
       auto pick = PickWaypoint(*service, gateway.hbone_port);
-      if (pick.reason != Reason::kNone) return unavailable(pick.detail);
+      if (pick.reason != Reason::kNone) return unusable(std::move(pick.detail));
       target = std::move(pick.target);
     }
-    if (target.workload->network != source_.network) {
-      return Refuse(Reason::kUnsupported,
-                    fmt::format("waypoint {} is in another network", gateway.ToString()));
+    Gateway out;
+    const bool behind_gateway =
+        target.workload->network != source_.network && target.workload->network_gateway.has_value();
+    if (!target.ip.is_set()) out.host = target.workload->hostname;
+    if (!target.ip.is_set() && out.host.empty() && !behind_gateway) {
+      return unusable("it has no address");
     }
-    if (!target.ip.is_set()) return unavailable("it has no address");
-    Route route;
-    route.kind = Route::Kind::kHbone;
-    route.via_waypoint = true;
-    route.to = net::SocketAddress(target.ip, target.target_port);
-    route.target = destination_;
-    route.authority = destination_.ToString();  // the waypoint routes by what was asked for
-    if (service != nullptr) route.identities = service->subject_alt_names;
-    route.identities.push_back(target.workload->identity().ToString());
-    route.destination = std::move(target.workload);
-    return route;
+    out.to = net::SocketAddress(target.ip, target.target_port);
+    if (service != nullptr) out.identities = service->subject_alt_names;
+    out.identities.push_back(target.workload->identity().ToString());
+    out.workload = std::move(target.workload);
+    return out;
   }
 
   // The tunnel port need not be among the service's ports; then it is the same on the pod.
@@ -189,22 +284,40 @@ class Decision {
         std::any_of(endpoints.begin(), endpoints.end(), [&](const model::Endpoint& endpoint) {
           return lb::TargetPort(service, endpoint.ports, port) != 0;
         })) {
-      return lb::PickEndpoint(service, endpoints, source_, port, destination_.ip(), random_);
+      return lb::PickEndpoint(service, endpoints, source_, port, destination_.ip(), random_,
+                              options_.avoid);
     }
     model::Service with_port = service;
     with_port.ports.push_back({port, port});
-    return lb::PickEndpoint(with_port, endpoints, source_, port, destination_.ip(), random_);
+    return lb::PickEndpoint(with_port, endpoints, source_, port, destination_.ip(), random_,
+                            options_.avoid);
   }
 
   const state::MeshSnapshot& snapshot_;
   const model::Workload& source_;
   const net::SocketAddress& destination_;
   const lb::Random& random_;
+  const OutboundOptions& options_;
 };
 
 }  // namespace
 
-bool IsProxyPort(uint16_t port) { return port == 15001 || port == 15006 || port == 15008; }
+bool IsProxyPort(uint16_t port, bool socks) {
+  return port == 15001 || port == 15006 || port == 15008 || (socks && port == 15080);
+}
+
+void Route::Resolved(const net::IpAddress& ip, uint16_t port) {
+  host.clear();
+  if (via_waypoint || kind == Kind::kDoubleHbone) {
+    to = net::SocketAddress(ip, to.port());
+    return;
+  }
+  target = net::SocketAddress(ip, port);
+  to = target;
+  if (kind != Kind::kHbone) return;
+  to = net::SocketAddress(ip, 15008);
+  authority = target.ToString();
+}
 
 std::string_view ToString(Route::Kind kind) {
   switch (kind) {
@@ -212,18 +325,21 @@ std::string_view ToString(Route::Kind kind) {
     case Route::Kind::kPassthrough: return "passthrough";
     case Route::Kind::kTcp: return "tcp";
     case Route::Kind::kHbone: return "hbone";
+    case Route::Kind::kDoubleHbone: return "double-hbone";
   }
   return "";
 }
 
 Route DecideOutbound(const state::MeshSnapshot& snapshot, const model::Workload& source,
-                     const net::SocketAddress& destination, const lb::Random& random) {
-  return Decision(snapshot, source, destination, random).Make();
+                     const net::SocketAddress& destination, const lb::Random& random,
+                     const OutboundOptions& options) {
+  return Decision(snapshot, source, destination, random, options).Make();
 }
 
 OnePass DecideOnePass(const Route& route, const PodPtr& destination_pod) {
   if (route.kind != Route::Kind::kHbone) return {nullptr, "not an HBONE route"};
   if (route.via_waypoint) return {nullptr, "a waypoint is on the way"};
+  if (!route.host.empty()) return {nullptr, "the destination is known by name only"};
   if (destination_pod == nullptr) return {nullptr, "the destination is not a pod of this node"};
   const model::Workload& workload = *route.destination;
   if (destination_pod->name != workload.name || destination_pod->ns != workload.ns ||

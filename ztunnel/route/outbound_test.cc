@@ -41,10 +41,11 @@ class OutboundTest : public ::testing::Test {
     mesh.Put(waypoint_service).Put(waypoint).Put(reviews_service).Put(reviews);
   }
 
-  Route Decide(const std::string& to, const std::string& from = "frontend") {
+  Route Decide(const std::string& to, const std::string& from = "frontend",
+               const OutboundOptions& options = {}) {
     const auto snapshot = mesh.Snapshot();
     const auto source = snapshot->WorkloadByUid("Kubernetes//Pod/shop/" + from);
-    return DecideOutbound(*snapshot, *source, At(to), [this] { return random++; });
+    return DecideOutbound(*snapshot, *source, At(to), [this] { return random++; }, options);
   }
 
   TestMesh mesh;
@@ -96,6 +97,14 @@ TEST_F(OutboundTest, Table) {
   }
 }
 
+TEST_F(OutboundTest, TheSocksPortIsTheProxysWhereItIsOn) {
+  OutboundOptions options;
+  EXPECT_EQ(Decide("127.0.0.1:15080", "frontend", options).kind, Kind::kPassthrough);
+  options.socks = true;
+  EXPECT_EQ(Decide("127.0.0.1:15080", "frontend", options).reason, Reason::kSelfCall);
+  EXPECT_EQ(Decide("10.91.2.7:15080", "frontend", options).kind, Kind::kHbone);
+}
+
 TEST_F(OutboundTest, ExpectedIdentities) {
   EXPECT_THAT(Decide("10.96.0.10:80").identities,
               ElementsAre("spiffe://cluster.local/ns/shop/sa/backend-1"));
@@ -127,6 +136,47 @@ TEST_F(OutboundTest, AMissingWaypointIsRefusedNotBypassed) {
   EXPECT_EQ(Decide("10.96.0.30:80").reason, Reason::kWaypointUnavailable);
 }
 
+// Resolved when somebody connects; what is asked of it stays.
+TEST_F(OutboundTest, AWaypointThatIsKnownByNameOnly) {
+  waypoint.clear_addresses();
+  mesh.Put(waypoint);
+  EXPECT_EQ(Decide("10.96.0.30:80").reason, Reason::kWaypointUnavailable);
+  waypoint.set_hostname("waypoint.example");
+  reviews_service.mutable_waypoint()->set_hbone_mtls_port(15018);
+  mesh.Put(waypoint).Put(reviews_service);
+  Route route = Decide("10.96.0.30:80");
+  ASSERT_EQ(route.kind, Kind::kHbone) << route.detail;
+  EXPECT_EQ(route.host, "waypoint.example");
+  EXPECT_FALSE(route.to.is_set());
+  route.Resolved(Ip("192.0.2.9"), route.picked_port);
+  EXPECT_EQ(route.host, "");
+  EXPECT_EQ(route.to.ToString(), "192.0.2.9:15018");
+  EXPECT_EQ(route.target.ToString(), "10.96.0.30:80");
+  EXPECT_EQ(route.authority, "10.96.0.30:80");
+  EXPECT_THAT(route.identities, ElementsAre("spiffe://cluster.local/ns/shop/sa/extra",
+                                            "spiffe://cluster.local/ns/shop/sa/waypoint"));
+}
+
+TEST_F(OutboundTest, AGatewayThatIsKnownByNameOnly) {
+  auto service = TestMesh::MakeService("eastwest", "", "gw");
+  auto gateway = TestMesh::MakePod("eastwest", "", "", "gw");
+  gateway.set_network("far");
+  TestMesh::Join(gateway, service);
+  backend.set_network("far");
+  *backend.mutable_network_gateway() = TestMesh::GatewayOf(service);
+  mesh.Put(service).Put(gateway).Put(backend);
+  EXPECT_EQ(Decide("10.96.0.10:80").reason, Reason::kNoNetworkGateway);
+  gateway.set_hostname("eastwest.example");
+  mesh.Put(gateway);
+  Route route = Decide("10.96.0.10:80");
+  ASSERT_EQ(route.kind, Kind::kDoubleHbone) << route.detail;
+  EXPECT_EQ(route.host, "eastwest.example");
+  route.Resolved(Ip("192.0.2.9"), route.picked_port);
+  EXPECT_EQ(route.to.ToString(), "192.0.2.9:15008");
+  EXPECT_EQ(route.authority, "backend.shop.svc.cluster.local:80");
+  EXPECT_FALSE(route.target.is_set());
+}
+
 TEST_F(OutboundTest, TheWaypointItselfGoesDirect) {
   const Route route = Decide("10.96.0.30:80", "waypoint");
   EXPECT_FALSE(route.via_waypoint);
@@ -141,6 +191,25 @@ TEST_F(OutboundTest, WorkloadWaypointForPodAddressesOnly) {
   EXPECT_EQ(by_pod.authority, "10.91.2.7:9999");
   EXPECT_FALSE(Decide("10.96.0.10:80").via_waypoint);
   EXPECT_FALSE(Decide("10.91.2.7:9999", "waypoint").via_waypoint);
+}
+
+// Where destinations enforce their waypoint, a call of their service goes there too.
+TEST_F(OutboundTest, WorkloadWaypointForServicesWhereItIsEnforced) {
+  *backend.mutable_waypoint() = TestMesh::GatewayOf(waypoint_service);
+  mesh.Put(backend);
+  OutboundOptions enforced;
+  enforced.waypoints_of_endpoints = true;
+  const Route route = Decide("10.96.0.10:80", "frontend", enforced);
+  EXPECT_TRUE(route.via_waypoint);
+  EXPECT_EQ(route.to.ToString(), "10.91.2.9:15008");
+  EXPECT_EQ(route.authority, "10.91.2.7:8080");
+  EXPECT_EQ(route.service->name, "backend");
+  EXPECT_FALSE(Decide("10.96.0.10:80", "waypoint", enforced).via_waypoint);
+  // The service's own waypoint comes first, and what comes from there goes on to the pod.
+  *reviews.mutable_waypoint() = TestMesh::GatewayOf(waypoint_service);
+  mesh.Put(reviews);
+  EXPECT_EQ(Decide("10.96.0.30:80", "frontend", enforced).authority, "10.96.0.30:80");
+  EXPECT_EQ(Decide("10.96.0.30:80", "waypoint", enforced).authority, "10.91.2.10:8080");
 }
 
 TEST_F(OutboundTest, WaypointByAddress) {
@@ -188,15 +257,6 @@ TEST_F(OutboundTest, PassthroughServiceGoesWhereItWasAsked) {
   EXPECT_EQ(route.kind, Kind::kPassthrough);
   EXPECT_EQ(route.to.ToString(), "10.96.0.10:80");
   EXPECT_EQ(route.service->name, "backend");
-}
-
-TEST_F(OutboundTest, OtherNetworks) {
-  backend.set_network("n2");
-  mesh.Put(backend);
-  EXPECT_EQ(Decide("10.96.0.10:80").reason, Reason::kNoNetworkGateway);
-  backend.mutable_network_gateway()->mutable_address()->set_address(IpBytes("10.0.0.1"));
-  mesh.Put(backend);
-  EXPECT_EQ(Decide("10.96.0.10:80").reason, Reason::kUnsupported);
 }
 
 TEST_F(OutboundTest, OnePassNeedsBothSourcesToAgree) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ztunnel/telemetry/flow.h"
 
-#include <fmt/format.h>
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <initializer_list>
 
 #include "common/metrics/traffic.h"
 
@@ -19,43 +22,146 @@ std::string PrincipalOf(const std::optional<model::Identity>& identity) {
   return identity ? identity->ToString() : "";
 }
 
+// Every connection has one: written piece by piece into one string.
 class Line {
  public:
-  explicit Line(log::Format format) : format_(format) {}
+  explicit Line(log::Format format) : format_(format) { out_.reserve(640); }
 
-  void Field(std::string_view key, const std::string& value, bool quote = true) {
-    if (value.empty()) return;
-    if (format_ == log::Format::kJson) {
-      out_ += fmt::format(",\"{}\":{}", key, quote ? log::JsonQuote(value) : value);
-      return;
+  // Parts of a text: what they make together is the field's value.
+  using Parts = std::initializer_list<std::string_view>;
+
+  void Raw(std::string_view text) { out_.append(text); }
+  void Field(Parts key, Parts value, bool quote = true) {
+    Key(key);
+    if (quote) out_.push_back('"');
+    for (const std::string_view part : value) {
+      if (quote) {
+        Escape(part);
+      } else {
+        Raw(part);
+      }
     }
-    out_ += out_.empty() || out_.back() == '\t' ? "" : " ";
-    out_ += fmt::format("{}={}", key, quote ? log::JsonQuote(value) : value);
+    if (quote) out_.push_back('"');
+  }
+  // The ones that are absent are left out.
+  void Text(Parts key, std::string_view value) {
+    if (!value.empty()) Field(key, {value});
   }
   // Addresses have no quotes in the text form.
   void Address(std::string_view key, const net::SocketAddress& address) {
     if (!address.is_set()) return;
-    Field(key, address.ToString(), format_ == log::Format::kJson);
+    const std::string text = address.ToString();
+    Field({key}, {text}, format_ == log::Format::kJson);
   }
-  void Number(std::string_view key, uint64_t value) { Field(key, std::to_string(value), false); }
-  std::string out_;
+  void Number(std::string_view key, uint64_t value) { Field({key}, {Decimal(value)}, false); }
+  // Good until the next call.
+  std::string_view Decimal(uint64_t value) {
+    return {digits_.data(), std::to_chars(digits_.begin(), digits_.end(), value).ptr};
+  }
+  std::string Finish() && {
+    if (format_ == log::Format::kJson) out_.push_back('}');
+    return std::move(out_);
+  }
 
  private:
+  void Key(Parts key) {
+    const bool json = format_ == log::Format::kJson;
+    if (json) {
+      Raw(",\"");
+    } else if (!out_.empty() && out_.back() != '\t') {
+      out_.push_back(' ');
+    }
+    for (const std::string_view part : key) Raw(part);
+    Raw(json ? "\":" : "=");
+  }
+  // Nearly no text has anything to be escaped.
+  void Escape(std::string_view text) {
+    const bool plain = std::all_of(text.begin(), text.end(), [](unsigned char c) {
+      return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
+    });
+    if (plain) return Raw(text);
+    const std::string quoted = log::JsonQuote(text);
+    Raw(std::string_view(quoted).substr(1, quoted.size() - 2));
+  }
+
+  std::string out_;
   log::Format format_;
+  std::array<char, 20> digits_;
 };
 
 void AddEndFields(Line& line, std::string_view end, const model::WorkloadPtr& workload,
                   const std::optional<model::Identity>& identity) {
-  const auto key = [&](std::string_view name) { return fmt::format("{}.{}", end, name); };
   if (workload) {
-    line.Field(key("workload"), workload->name);
-    line.Field(key("namespace"), workload->ns);
+    line.Text({end, ".workload"}, workload->name);
+    line.Text({end, ".namespace"}, workload->ns);
   }
-  if (identity) line.Field(key("identity"), identity->ToString());
-  if (workload) line.Field(key("cluster"), workload->cluster_id);
+  if (identity) {
+    line.Field({end, ".identity"},
+               {"spiffe://", identity->trust_domain, "/ns/", identity->ns, "/sa/", identity->sa});
+  }
+  if (workload) line.Text({end, ".cluster"}, workload->cluster_id);
+}
+
+Line Begin(const Flow& flow, std::string_view level, std::string_view message, log::Format format,
+           std::string_view timestamp) {
+  Line line(format);
+  const auto raw = [&line](Line::Parts parts) {
+    for (const std::string_view part : parts) line.Raw(part);
+  };
+  if (format == log::Format::kJson) {
+    raw({"{\"level\":\"", level, "\",\"time\":\"", timestamp,
+         "\",\"scope\":\"access\",\"message\":\"", message, "\""});
+  } else {
+    raw({timestamp, "\t", level, "\taccess\t", message, "\t"});
+  }
+  line.Address("src.addr", flow.source);
+  AddEndFields(line, "src", flow.source_workload, flow.source_identity);
+  line.Address("dst.addr", flow.destination);
+  if (flow.tunnelled) line.Address("dst.hbone_addr", flow.target);
+  if (flow.service) line.Text({"dst.service"}, flow.service->hostname);
+  AddEndFields(line, "dst", flow.destination_workload, flow.destination_identity);
+  line.Text({"direction"}, flow.reporter == Reporter::kDestination ? "inbound" : "outbound");
+  return line;
+}
+
+std::string_view NameOf(log::Level level) {
+  switch (level) {
+    case log::Level::kTrace: return "trace";
+    case log::Level::kDebug: return "debug";
+    case log::Level::kInfo:
+    case log::Level::kOff: return "info";
+    case log::Level::kWarn: return "warn";
+    case log::Level::kError: return "error";
+  }
+  return "";
 }
 
 }  // namespace
+
+bool IsEarly(model::Reason reason) {
+  using model::Reason;
+  switch (reason) {
+    case Reason::kSourceUnknown:
+    case Reason::kAddressMismatch:
+    case Reason::kDestinationUnknown:
+    case Reason::kDestinationMismatch:
+    case Reason::kSourceUnproven:
+    case Reason::kSelfCall:
+    case Reason::kNoHealthyUpstream:
+    case Reason::kNoSuchPort:
+    case Reason::kNoNetworkGateway:
+    case Reason::kWaypointUnavailable:
+    case Reason::kUnsupported:
+    case Reason::kBadRequest: return true;
+    default: return false;
+  }
+}
+
+log::Level LevelOf(const FlowEnd& end) {
+  if (end.reason == model::Reason::kSourceUnproven) return log::Level::kDebug;
+  if (end.early) return log::Level::kWarn;
+  return end.reason == model::Reason::kNone ? log::Level::kInfo : log::Level::kError;
+}
 
 const metrics::LabelNames& FlowLabelNames() {
   static const metrics::LabelNames names = [] {
@@ -92,39 +198,29 @@ metrics::LabelValues FlowLabels(const Flow& flow, model::Reason reason) {
   return out;
 }
 
+std::string OpenedLine(const Flow& flow, log::Format format, const std::string& timestamp) {
+  return Begin(flow, "debug", "connection opened", format, timestamp).Finish();
+}
+
 std::string AccessLine(const Flow& flow, const FlowEnd& end, log::Format format,
                        const std::string& timestamp) {
   const bool failed = end.reason != model::Reason::kNone;
-  const std::string_view level = !end.opened ? "warn" : failed ? "error" : "info";
-  const std::string_view message = end.opened ? "connection complete" : "connection failed";
   const bool inbound = flow.reporter == Reporter::kDestination;
-  Line line(format);
-  if (format == log::Format::kJson) {
-    line.out_ = fmt::format(
-        "{{\"level\":\"{}\",\"time\":\"{}\",\"scope\":\"access\","
-        "\"message\":\"{}\"",
-        level, timestamp, message);
-  } else {
-    line.out_ = fmt::format("{}\t{}\taccess\t{}\t", timestamp, level, message);
-  }
-  line.Address("src.addr", flow.source);
-  AddEndFields(line, "src", flow.source_workload, flow.source_identity);
-  line.Address("dst.addr", flow.destination);
-  if (flow.tunnelled) line.Address("dst.hbone_addr", flow.target);
-  if (flow.service) line.Field("dst.service", flow.service->hostname);
-  AddEndFields(line, "dst", flow.destination_workload, flow.destination_identity);
-  line.Field("direction", inbound ? "inbound" : "outbound");
+  Line line = Begin(flow, NameOf(LevelOf(end)),
+                    end.early ? "connection failed" : "connection complete", format, timestamp);
   // Seen from this proxy's side of the tunnel (stock ztunnel): outbound sends what the client
   // sends, inbound sends what the server answers.
   line.Number("bytes_sent", inbound ? end.bytes_down : end.bytes_up);
   line.Number("bytes_recv", inbound ? end.bytes_up : end.bytes_down);
-  line.Field("duration", fmt::format("{}ms", end.duration.count()));
+  const auto elapsed = static_cast<uint64_t>(std::max<int64_t>(end.duration.count(), 0));
+  line.Field({"duration"}, {line.Decimal(elapsed), "ms"});
   if (failed) {
-    line.Field("error", end.error.empty() ? std::string(Explanation(end.reason)) : end.error);
-    line.Field("reason", std::string(ToString(end.reason)));
+    line.Text({"error"}, end.error.empty() ? Explanation(end.reason) : std::string_view(end.error));
+    line.Text({"reason"}, ToString(end.reason));
   }
-  if (format == log::Format::kJson) line.out_.push_back('}');
-  return std::move(line.out_);
+  if (flow.tries > 1) line.Number("tries", flow.tries);
+  line.Address("src.tunnel", flow.tunnel);
+  return std::move(line).Finish();
 }
 
 }  // namespace qanat::ztunnel

@@ -21,6 +21,7 @@ enum class Reporter : uint8_t { kSource, kDestination };
 struct Flow {
   Reporter reporter = Reporter::kSource;
   net::SocketAddress source;       // the client as we see it
+  net::SocketAddress tunnel;       // where the tunnel comes from, if that is not the client
   net::SocketAddress destination;  // what was dialled (inbound: the pod's address, port 15008)
   net::SocketAddress target;       // inside the tunnel: the application's address
   bool tunnelled = false;          // dst.hbone_addr is meaningful
@@ -31,6 +32,7 @@ struct Flow {
   std::optional<model::Identity> source_identity;
   std::optional<model::Identity> destination_identity;
   bool mutual_tls = false;
+  unsigned tries = 1;  // endpoints that were tried, the last one included
 };
 
 struct FlowEnd {
@@ -39,14 +41,26 @@ struct FlowEnd {
   uint64_t bytes_up = 0;    // client -> server
   uint64_t bytes_down = 0;  // server -> client
   std::chrono::milliseconds duration{0};
-  bool opened = true;  // false: refused before it was relayed ("connection failed")
+  bool opened = true;  // false: refused before it was relayed
+  // ... and before it was known who calls whom ("connection failed"; stock: early denials).
+  bool early = false;
 };
+
+// Whether a connection that was refused for this was refused early.
+bool IsEarly(model::Reason reason);
 
 // The order and the names of stock ztunnel's labels: those of all traffic, then localities.
 const metrics::LabelNames& FlowLabelNames();
 metrics::LabelValues FlowLabels(const Flow& flow, model::Reason reason);
 
-// One line of the access log, without newline: fields and order of stock ztunnel, then `reason`.
+// A stream that its sender makes again over another tunnel is nobody's failure.
+log::Level LevelOf(const FlowEnd& end);
+
+// At the beginning, for level debug.
+std::string OpenedLine(const Flow& flow, log::Format format, const std::string& timestamp);
+// One line of the access log, without newline: fields and order of stock ztunnel, then `reason`,
+// `tries` where more than one endpoint was tried, and `src.tunnel` where the client's stream came
+// over a tunnel from another address.
 std::string AccessLine(const Flow& flow, const FlowEnd& end, log::Format format,
                        const std::string& timestamp);
 

@@ -54,14 +54,77 @@ TEST(Flow, JsonLineOfARefusalFromInside) {
   end.reason = model::Reason::kPolicyNoAllow;
   end.error = "said \"no\"";
   EXPECT_EQ(AccessLine(flow, end, log::Format::kJson, "T"),
-            "{\"level\":\"warn\",\"time\":\"T\",\"scope\":\"access\",\"message\":\"connection "
-            "failed\",\"src.addr\":\"10.91.1.5:40000\",\"dst.addr\":\"10.91.2.7:15008\","
+            "{\"level\":\"error\",\"time\":\"T\",\"scope\":\"access\",\"message\":\"connection "
+            "complete\",\"src.addr\":\"10.91.1.5:40000\",\"dst.addr\":\"10.91.2.7:15008\","
             "\"dst.hbone_addr\":\"10.91.2.7:8080\",\"dst.workload\":\"backend\","
             "\"dst.namespace\":\"shop\","
             "\"dst.identity\":\"spiffe://cluster.local/ns/shop/sa/backend\","
             "\"dst.cluster\":\"Kubernetes\",\"direction\":\"inbound\",\"bytes_sent\":0,"
             "\"bytes_recv\":0,\"duration\":\"0ms\",\"error\":\"said \\\"no\\\"\","
             "\"reason\":\"policy_no_allow\"}");
+}
+
+TEST(Flow, WhatHasQuotesAndControlCharactersIsEscaped) {
+  Flow flow;
+  flow.source_identity = model::Identity{"d", "n\"s", "a\\b\n"};
+  FlowEnd end;
+  end.reason = model::Reason::kReset;
+  end.error = "line\r\x01";
+  EXPECT_EQ(
+      AccessLine(flow, end, log::Format::kText, "T"),
+      "T\terror\taccess\tconnection complete\t"
+      "src.identity=\"spiffe://d/ns/n\\\"s/sa/a\\\\b\\n\" direction=\"outbound\" bytes_sent=0 "
+      "bytes_recv=0 duration=\"0ms\" error=\"line\\r\\u0001\" reason=\"reset\"");
+}
+
+TEST(Flow, AStreamThatNamesItsSourceSaysWhereItsTunnelComesFrom) {
+  Flow flow = MakeFlow();
+  flow.tunnel = At("10.91.1.250:35000");
+  EXPECT_TRUE(AccessLine(flow, {}, log::Format::kText, "T")
+                  .ends_with(" duration=\"0ms\" src.tunnel=10.91.1.250:35000"));
+  EXPECT_TRUE(AccessLine(flow, {}, log::Format::kJson, "T")
+                  .ends_with(",\"src.tunnel\":\"10.91.1.250:35000\"}"));
+}
+
+// It goes on over another tunnel, and is told of there.
+TEST(Flow, ASourceThatIsNotBelievedIsAMatterForDebug) {
+  FlowEnd end;
+  end.opened = false;
+  end.reason = model::Reason::kSourceUnproven;
+  EXPECT_EQ(LevelOf(end), log::Level::kDebug);
+  EXPECT_TRUE(AccessLine(MakeFlow(), end, log::Format::kText, "T").starts_with("T\tdebug\t"));
+  end.reason = model::Reason::kPolicyDenied;
+  EXPECT_EQ(LevelOf(end), log::Level::kError);
+  end.opened = true;
+  EXPECT_EQ(LevelOf(end), log::Level::kError);
+  end.reason = model::Reason::kNone;
+  EXPECT_EQ(LevelOf(end), log::Level::kInfo);
+}
+
+// Early denials are warnings of their own; what a policy or a connect refused is not one.
+TEST(Flow, RefusalsThatAreEarly) {
+  const auto head = [](const FlowEnd& end) {
+    const std::string line = AccessLine(MakeFlow(), end, log::Format::kText, "T");
+    return line.substr(0, line.find("\tsrc."));
+  };
+  FlowEnd end;
+  end.opened = false;
+  for (const auto reason : model::AllReasons()) {
+    if (reason == model::Reason::kNone) continue;
+    end.reason = reason;
+    end.early = IsEarly(reason);
+    if (reason == model::Reason::kSourceUnproven) continue;  // at debug, see above
+    EXPECT_EQ(head(end), end.early ? "T\twarn\taccess\tconnection failed"
+                                   : "T\terror\taccess\tconnection complete");
+    if (model::IsPolicy(reason)) {
+      EXPECT_FALSE(end.early) << ToString(reason);
+    }
+  }
+  EXPECT_TRUE(IsEarly(model::Reason::kSourceUnknown));
+  EXPECT_TRUE(IsEarly(model::Reason::kNoHealthyUpstream));
+  EXPECT_TRUE(IsEarly(model::Reason::kSelfCall));
+  EXPECT_FALSE(IsEarly(model::Reason::kConnectFailed));
+  EXPECT_FALSE(IsEarly(model::Reason::kConnectTimeout));
 }
 
 TEST(Flow, LabelsHaveTheirPlaces) {
@@ -84,6 +147,19 @@ TEST(Flow, LabelsHaveTheirPlaces) {
   const auto empty = FlowLabels(unknown, model::Reason::kNone);
   EXPECT_EQ(empty[1], "unknown");
   EXPECT_EQ(empty[21], "-");
+}
+
+TEST(AccessLog, OpenedSaysWhoAndWhereWithoutNumbers) {
+  Flow flow;
+  flow.source = *net::SocketAddress::Parse("10.91.1.5:4000");
+  flow.destination = *net::SocketAddress::Parse("10.91.2.7:80");
+  EXPECT_EQ(OpenedLine(flow, log::Format::kText, "T"),
+            "T\tdebug\taccess\tconnection opened\tsrc.addr=10.91.1.5:4000 "
+            "dst.addr=10.91.2.7:80 direction=\"outbound\"");
+  EXPECT_EQ(OpenedLine(flow, log::Format::kJson, "T"),
+            "{\"level\":\"debug\",\"time\":\"T\",\"scope\":\"access\",\"message\":"
+            "\"connection opened\",\"src.addr\":\"10.91.1.5:4000\",\"dst.addr\":"
+            "\"10.91.2.7:80\",\"direction\":\"outbound\"}");
 }
 
 }  // namespace

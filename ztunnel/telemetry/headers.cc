@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <initializer_list>
 
 namespace qanat::ztunnel {
 namespace {
@@ -31,18 +32,20 @@ void ForEachPart(std::string_view text, char separator, Visit visit) {
 
 std::string MakeBaggage(const model::Workload& workload) {
   std::string out;
-  const auto add = [&out](std::string_view key, std::string_view value) {
+  out.reserve(256);
+  const auto add = [&out](std::initializer_list<std::string_view> key, std::string_view value) {
     if (value.empty()) return;
     if (!out.empty()) out.push_back(',');
-    out.append(key).append("=").append(value);
+    for (const std::string_view part : key) out.append(part);
+    out.append("=").append(value);
   };
-  add("k8s.cluster.name", workload.cluster_id);
-  add("k8s.namespace.name", workload.ns);
-  add(fmt::format("k8s.{}.name", ToString(workload.type)), workload.workload_name);
-  add("service.name", workload.canonical_name);
-  add("service.version", workload.canonical_revision);
-  add("cloud.region", workload.locality.region);
-  add("cloud.availability_zone", workload.locality.zone);
+  add({"k8s.cluster.name"}, workload.cluster_id);
+  add({"k8s.namespace.name"}, workload.ns);
+  add({"k8s.", ToString(workload.type), ".name"}, workload.workload_name);
+  add({"service.name"}, workload.canonical_name);
+  add({"service.version"}, workload.canonical_revision);
+  add({"cloud.region"}, workload.locality.region);
+  add({"cloud.availability_zone"}, workload.locality.zone);
   return out;
 }
 
@@ -72,7 +75,9 @@ Baggage ParseBaggage(std::string_view header) {
 }
 
 std::string MakeForwarded(const net::SocketAddress& source, std::string_view service_host) {
-  std::string out = fmt::format("for=\"{}\"", source.ToString());
+  std::string out;
+  out.reserve(64 + service_host.size());
+  out.append("for=\"").append(source.ToString()).append("\"");
   if (!service_host.empty()) out.append(";host=").append(service_host);
   return out;
 }
@@ -91,7 +96,14 @@ std::string ForwardedHost(std::string_view header) {
 }
 
 std::string MakeTraceparent(uint64_t high, uint64_t low, uint64_t span) {
-  return fmt::format("00-{:016x}{:016x}-{:016x}-00", high, low, span);
+  std::string out = "00-00000000000000000000000000000000-0000000000000000-00";
+  const auto put = [&out](size_t end, uint64_t number) {
+    for (; number != 0; number >>= 4) out[--end] = "0123456789abcdef"[number & 15];
+  };
+  put(19, high);
+  put(35, low);
+  put(52, span);
+  return out;
 }
 
 std::string TraceId(std::string_view traceparent) {

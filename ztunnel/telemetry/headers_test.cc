@@ -44,6 +44,8 @@ TEST(Headers, Traceparent) {
   const std::string trace = MakeTraceparent(1, 2, 3);
   EXPECT_EQ(trace, "00-00000000000000010000000000000002-0000000000000003-00");
   EXPECT_EQ(TraceId(trace), "00000000000000010000000000000002");
+  EXPECT_EQ(MakeTraceparent(~uint64_t{0}, 0x0123456789abcdef, 0xf000000000000001),
+            "00-ffffffffffffffff0123456789abcdef-f000000000000001-00");
   EXPECT_EQ(TraceId("00-xx"), "");
   EXPECT_EQ(TraceId(std::string(55, '-')), "");
 }

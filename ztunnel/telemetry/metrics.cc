@@ -1,7 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ztunnel/telemetry/metrics.h"
 
+#include <algorithm>
+#include <functional>
+#include <utility>
+
 namespace qanat::ztunnel {
+namespace {
+
+// Sets of labels of istio_tcp_connections_closed: some 100 MB of a scraper's memory at most.
+constexpr size_t kMostSeries = 50'000;
+constexpr size_t kMostPointers = 16'384;
+
+std::string Join(const metrics::LabelValues& labels) {
+  std::string out;
+  for (const std::string& value : labels) out.append(value).push_back('\0');
+  return out;
+}
+
+// What tells one flow from another is given up; who reports, how it ended and whether it was
+// encrypted stays.
+metrics::LabelValues OverflowLabels(metrics::LabelValues labels) {
+  const metrics::LabelNames& names = FlowLabelNames();
+  for (size_t i = 0; i < labels.size(); ++i) {
+    const bool stays = names[i] == "reporter" || names[i] == "request_protocol" ||
+                       names[i] == "response_flags" || names[i] == "connection_security_policy";
+    if (!stays) labels[i] = "overflow";
+  }
+  return labels;
+}
+
+// The labels of a flow begin with reporter and what concerns its source.
+metrics::LabelValues OfSource(const metrics::LabelValues& flow, const std::string& hostname) {
+  metrics::LabelValues out(flow.begin() + 1, flow.begin() + 9);
+  out.push_back(hostname);
+  return out;
+}
+
+}  // namespace
+
+const metrics::LabelNames& OnDemandDnsLabelNames() {
+  static const metrics::LabelNames names = OfSource(FlowLabelNames(), "hostname");
+  return names;
+}
+
+metrics::LabelValues OnDemandDnsLabels(const Flow& flow, const std::string& hostname) {
+  return OfSource(FlowLabels(flow, model::Reason::kNone), hostname);
+}
+
+const metrics::LabelNames& DnsLabelNames() {
+  static const metrics::LabelNames names{"request_query_type", "request_protocol",
+                                         "source_canonical_service", "source_canonical_revision"};
+  return names;
+}
 
 Metrics::Metrics(metrics::Registry& r)
     : opened(
@@ -21,6 +72,11 @@ Metrics::Metrics(metrics::Registry& r)
                            {"reporter", "reason"})),
       one_pass(r.AddCounter("qanat_one_pass_connections",
                             "Connections between two pods of this node in one pass", {"outcome"})),
+      shared_streams(r.AddCounter(
+          "qanat_shared_streams",
+          "Connections over tunnels that the pods of an identity share; refused, timeout: went on "
+          "over the pod's own",
+          {"outcome"})),
       tunnel_errors(r.AddCounter("qanat_inbound_tunnel_errors",
                                  "Inbound tunnels that failed before or between requests",
                                  {"reason"})),
@@ -34,17 +90,124 @@ Metrics::Metrics(metrics::Registry& r)
       xds_messages(r.AddCounter("istio_xds_message", "xDS messages received", {"url"})),
       xds_bytes(r.AddCounter("istio_xds_message_bytes", "Bytes of xDS messages received", {"url"})),
       certificate_failures(
-          r.AddCounter("qanat_certificate_failures", "Certificate requests that failed")) {
+          r.AddCounter("qanat_certificate_failures", "Certificate requests that failed")),
+      setup(r.AddHistogram("qanat_connection_setup_seconds",
+                           "Time until a connection is relayed, by what it was spent on",
+                           {0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025,
+                            0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10},
+                           {"reporter", "phase"})),
+      accept_paused(r.AddCounter("qanat_accept_paused",
+                                 "Times that a listener accepted nothing for 100 ms, because file "
+                                 "descriptors or memory had run out")),
+      connect_retries(r.AddCounter(
+          "qanat_connect_retries",
+          "Outgoing connections that went on to another endpoint, by what the one before failed of",
+          {"reason"})),
+      ejections(r.AddCounter("qanat_endpoint_ejections",
+                             "Times that a worker left a failing endpoint out for a while")),
+      forwarded_network_ignored(
+          r.AddCounter("qanat_forwarded_network_ignored",
+                       "Incoming connections that claimed to be from another network without being "
+                       "from its gateway")),
+      series_overflow(r.AddCounter("qanat_metric_series_overflow",
+                                   "Sets of labels that are counted in one common series, because "
+                                   "there were too many (each worker tells its own)")),
+      crl_rejections(r.AddCounter(
+          "istio_crl_policy_rejections",
+          "Connections refused or ended because a certificate of the peer's chain is revoked",
+          {"reporter"})),
+      crl_untracked(r.AddCounter(
+          "istio_crl_untracked_connections",
+          "Tunnelled connections that a later revocation could not end: their peer is not known",
+          {"reporter"})),
+      resumptions(r.AddCounter("qanat_tls_resumptions",
+                               "TLS handshakes that resumed a session of before", {"role"})),
+      handshakes(r.AddCounter("qanat_tls_handshakes",
+                              "TLS handshakes of tunnels by how they ended; shed: given up because "
+                              "too many waited",
+                              {"role", "outcome"})),
+      handshake_duration(r.AddHistogram(
+          "qanat_tls_handshake_duration_seconds", "Time that successful handshakes took",
+          {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}, {"role"})),
+      dns_requests(r.AddCounter("istio_dns_requests", "DNS questions of pods", DnsLabelNames())),
+      dns_upstream_requests(r.AddCounter("istio_dns_upstream_requests",
+                                         "DNS questions sent to name servers", DnsLabelNames())),
+      dns_upstream_failures(r.AddCounter("istio_dns_upstream_failures",
+                                         "DNS questions that a name server did not answer",
+                                         DnsLabelNames())),
+      dns_upstream_duration(r.AddHistogram(
+          "istio_dns_upstream_request_duration_seconds", "Time until a name server answered",
+          {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5},
+          DnsLabelNames())),
+      dns_answers(r.AddCounter("qanat_dns_answers",
+                               "DNS answers given to pods, by where they came from", {"origin"})),
+      on_demand_dns(r.AddCounter("istio_on_demand_dns",
+                                 "Resolutions of destinations that are known by name only",
+                                 OnDemandDnsLabelNames())) {
   r.AddGauge("istio_build", "Version of this component", {"component", "tag"})
       .With({"ztunnel", QANAT_VERSION})
       ->Set(1);
 }
 
+SetupTimes::SetupTimes(Metrics& metrics, const std::string& reporter)
+    : phases_{metrics.setup.With({reporter, "queue"}), metrics.setup.With({reporter, "dns"}),
+              metrics.setup.With({reporter, "policy"}), metrics.setup.With({reporter, "connect"})} {
+}
+
+size_t SeriesCache::KeyHash::operator()(const Key& key) const {
+  const auto mix = [](size_t seed, size_t value) {
+    return (seed ^ value) * 0x9e3779b97f4a7c15ULL + (seed >> 29);
+  };
+  size_t out = mix(key.rest, std::hash<const void*>()(key.source));
+  out = mix(out, std::hash<const void*>()(key.destination));
+  return mix(out, std::hash<const void*>()(key.service));
+}
+
+// nullopt: an identity is proven that is not the workload's own (or there is no workload), so the
+// labels do not follow from the pointers.
+std::optional<SeriesCache::Key> SeriesCache::KeyOf(const Flow& flow, model::Reason reason) {
+  uint32_t proven = 0;
+  for (const auto& [identity, workload] :
+       {std::pair{&flow.source_identity, &flow.source_workload},
+        {&flow.destination_identity, &flow.destination_workload}}) {
+    proven <<= 1;
+    if (!identity->has_value()) continue;
+    const model::Workload* owner = workload->get();
+    if (owner == nullptr || (*identity)->sa != owner->service_account ||
+        (*identity)->ns != owner->ns || (*identity)->trust_domain != owner->trust_domain) {
+      return std::nullopt;
+    }
+    proven |= 1;
+  }
+  Key key{flow.source_workload.get(), flow.destination_workload.get(), flow.service.get(), 0};
+  key.rest = proven | (flow.mutual_tls ? 4u : 0u) |
+             (flow.reporter == Reporter::kDestination ? 8u : 0u) |
+             static_cast<uint32_t>(reason) << 4;
+  return key;
+}
+
 const Series& SeriesCache::For(const Flow& flow, model::Reason reason) {
-  const metrics::LabelValues labels = FlowLabels(flow, reason);
-  std::string key;
-  for (const std::string& value : labels) key.append(value).push_back('\0');
-  auto [it, inserted] = series_.try_emplace(std::move(key));
+  const std::optional<Key> key = KeyOf(flow, reason);
+  if (!key) return ByLabels(flow, reason);
+  const auto it = by_pointer_.find(*key);
+  if (it != by_pointer_.end()) return it->second.series;
+  if (by_pointer_.size() >= kMostPointers) by_pointer_.clear();
+  return by_pointer_
+      .emplace(*key, Held{ByLabels(flow, reason), flow.source_workload, flow.destination_workload,
+                          flow.service})
+      .first->second.series;
+}
+
+const Series& SeriesCache::ByLabels(const Flow& flow, model::Reason reason) {
+  metrics::LabelValues labels = FlowLabels(flow, reason);
+  std::string key = Join(labels);
+  if (const auto it = by_labels_.find(key); it != by_labels_.end()) return it->second;
+  if (metrics_.closed.size() >= kMostSeries && !metrics_.closed.Contains(labels)) {
+    metrics_.series_overflow.Get().Add();
+    labels = OverflowLabels(std::move(labels));
+    key = Join(labels);
+  }
+  auto [it, inserted] = by_labels_.try_emplace(std::move(key));
   if (inserted) {
     it->second.closed = metrics_.closed.With(labels);
     if (ResponseFlag(reason) == ResponseFlag(model::Reason::kNone)) {
@@ -56,6 +219,11 @@ const Series& SeriesCache::For(const Flow& flow, model::Reason reason) {
     }
   }
   return it->second;
+}
+
+void SeriesCache::Forget() {
+  by_pointer_.clear();
+  by_labels_.clear();
 }
 
 }  // namespace qanat::ztunnel

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ztunnel/zds/client.h"
 
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -78,7 +80,11 @@ void Client::Connect() {
   fd_.Reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd_) return fail(std::strerror(errno));
   if (connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
-    return fail(std::strerror(errno));
+    if (errno != EACCES) return fail(std::strerror(errno));
+    return fail(fmt::format(
+        "user {}:{} may not: the agent has to open its socket to that group (qanat-agent "
+        "--zds-group), or the proxy to stay root (no QANAT_RUN_AS), as a stock agent wants it",
+        geteuid(), getegid()));
   }
   const std::string hello = EncodeHello();
   if (send(fd_.get(), hello.data(), hello.size(), MSG_NOSIGNAL) !=

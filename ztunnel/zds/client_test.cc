@@ -158,6 +158,51 @@ TEST_F(ZdsTest, AFailureToStartIsANackAndTheConnectionStays) {
   EXPECT_TRUE(client->connected());
 }
 
+// Cilium's agent sends no Keep, and adds a pod again under the uid that it had; a removal may come
+// before the snapshot is complete. None of it ends the connection.
+TEST_F(ZdsTest, AgentsOfOtherKinds) {
+  SendBytes(AddMessage("u1"), {OwnNetns()});
+  EXPECT_EQ(ReadAck(), "");
+  SendBytes(AddMessage("u1"), {OwnNetns()});
+  EXPECT_EQ(ReadAck(), "");
+  SendBytes(Message([](auto& r) { r.mutable_del()->set_uid("u1"); }));
+  EXPECT_EQ(ReadAck(), "");
+  SendBytes(Message([](auto& r) { r.mutable_del()->set_uid("never seen"); }));
+  EXPECT_EQ(ReadAck(), "");
+  SendBytes(Message([](auto& r) { r.mutable_snapshot_sent(); }));
+  EXPECT_EQ(ReadAck(), "");
+  SendBytes(AddMessage("u1"), {OwnNetns()});
+  EXPECT_EQ(ReadAck(), "");
+  EXPECT_TRUE(client->connected());
+  EXPECT_EQ(client->counters().protocol_errors, 0u);
+}
+
+// Both sides read into 1024 bytes.
+TEST_F(ZdsTest, TheLongestMessage) {
+  wire::WorkloadRequest request;
+  ASSERT_TRUE(request.ParseFromString(AddMessage("u1")));
+  auto& name = *request.mutable_add()->mutable_workload_info()->mutable_name();
+  while (request.ByteSizeLong() < 1024) name += 'n';
+  ASSERT_EQ(request.ByteSizeLong(), 1024u);
+  SendBytes(request.SerializeAsString(), {OwnNetns()});
+  EXPECT_EQ(ReadAck(), "");
+  name += 'n';
+  SendBytes(request.SerializeAsString(), {OwnNetns()});
+  EXPECT_THAT(ReadAck(), HasSubstr("too long"));
+  EXPECT_TRUE(Closed());
+}
+
+// Nor may the answer be longer than what the agent reads.
+TEST_F(ZdsTest, ALongErrorIsCutToWhatTheAgentReads) {
+  sink.answer = Fail(Code::kIo, std::string(5000, 'e'));
+  SendBytes(AddMessage("u1"), {OwnNetns()});
+  const std::string ack = Read();
+  EXPECT_LE(ack.size(), 1024u);
+  wire::WorkloadResponse response;
+  ASSERT_TRUE(response.ParseFromString(ack));
+  EXPECT_THAT(response.ack().error(), HasSubstr("failure to start proxy : eee"));
+}
+
 TEST_F(ZdsTest, NextMessageIsTakenOnlyAfterTheAnswer) {
   sink.hold = true;
   SendBytes(AddMessage("u1"), {OwnNetns()});

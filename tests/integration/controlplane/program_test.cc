@@ -111,7 +111,7 @@ class ProgramTest : public testing::Test {
 
   std::string Log() const { return program_->Log(); }
 
-  bool Until(const std::function<bool()>& done, int seconds = 20) {
+  bool Until(const std::function<bool()>& done, int seconds = 60) {
     const auto end = event::Clock::now() + std::chrono::seconds(seconds);
     while (!done()) {
       if (event::Clock::now() > end) return false;
@@ -219,7 +219,7 @@ TEST_F(ProgramTest, LiveChangesBrokenFilesAndRemoval) {
   Write("policy.yaml", kDeny);
   const auto written = event::Clock::now();
   ASSERT_TRUE(Until([&] { return client->policies.resources.contains("shop/deny"); }));
-  EXPECT_LT(event::Clock::now() - written, std::chrono::seconds(1));
+  EXPECT_LT(event::Clock::now() - written, std::chrono::seconds(10));
 
   // Broken: the policy stays, the log names the line.
   Write("policy.yaml", std::string(kDeny) + "---\nkind: [\n");
@@ -289,7 +289,7 @@ TEST_F(ProgramTest, TwoOnOnePortAndSigterm) {
   ASSERT_TRUE(Until([&] { return client->ads->synced(); }));
   const auto began = event::Clock::now();
   Stop();
-  EXPECT_LT(event::Clock::now() - began, std::chrono::seconds(5));
+  EXPECT_LT(event::Clock::now() - began, std::chrono::seconds(20));
 }
 
 TEST_F(ProgramTest, GarbageOnThePort) {

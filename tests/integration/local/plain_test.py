@@ -118,7 +118,7 @@ class Plain(unittest.TestCase):
         self.assertEqual(self.curl("http://unknown/", check=False).returncode, 6, "does not resolve")
         start = time.monotonic()
         self.assertEqual(self.curl("http://nobody/", check=False).returncode, 7, "refused, as by kube-proxy")
-        self.assertLess(time.monotonic() - start, 2)
+        self.assertLess(time.monotonic() - start, 10)
 
     def test_a_pod_reaches_itself_through_its_service(self):
         for _ in range(8):

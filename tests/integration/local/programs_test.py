@@ -59,6 +59,18 @@ class Programs(unittest.TestCase):
     def redirection(self, pod):
         return self.mesh.pods()[pod]["redirection"]
 
+    def test_what_an_agent_keeps_comes_back(self):
+        """Descriptors that it gave its supervisor, across kill -9; those of its node only."""
+        self.mesh.up()
+        log = f"{self.mesh.run}/logs/agent-node1.log"
+        for restart in (1, 2):
+            self.mesh.kill("agent-node1")
+
+            def got_back():
+                with open(log) as f:
+                    return f.read().count("got back [('some-file', 'of node1')]")
+            self.mesh.until("it has it again", got_back, restart)
+
     def test_the_contract(self):
         self.mesh.up()
         names = {p["name"] for p in self.mesh.state()["programs"]}

@@ -256,8 +256,10 @@ bool Bed::Until(const std::function<bool()>& done, milliseconds limit) {
 }
 
 void Bed::RunFor(milliseconds time) {
+  // At least so many rounds: on a busy machine the time alone may be one round.
+  int rounds = 0;
   auto end = std::chrono::steady_clock::now() + time;
-  while (std::chrono::steady_clock::now() < end) loop.RunOnce(milliseconds(2));
+  while (++rounds <= 20 || std::chrono::steady_clock::now() < end) loop.RunOnce(milliseconds(2));
 }
 
 http::RequestHead Bed::Head(std::string method, std::string path) {
@@ -278,7 +280,7 @@ std::unique_ptr<ClientCall> Bed::Start(http::ClientConnection* c, http::RequestH
     return call;
   }
   // A connection that has just finished its last request may need a round to notice.
-  for (int i = 0; i < 200 && !c->CanOpen(); ++i) loop.RunOnce(milliseconds(5));
+  for (int i = 0; i < 6000 && !c->CanOpen(); ++i) loop.RunOnce(milliseconds(5));
   call->stream = c->Open(head, end, call.get());
   if (call->stream == nullptr) {
     ADD_FAILURE() << "the connection takes no request";

@@ -145,7 +145,7 @@ class Bed {
   // Every worker has done what it was told before: certificates, snapshot.
   void WaitForWorkers();
   bool Until(const std::function<bool()>& done,
-             std::chrono::milliseconds limit = std::chrono::seconds(10));
+             std::chrono::milliseconds limit = std::chrono::seconds(60));
   void RunFor(std::chrono::milliseconds time);
   // GET (or what `head` says) over a fresh or given connection, and the whole answer.
   std::unique_ptr<ClientCall> Call(http::ClientConnection* c, http::RequestHead head,

@@ -134,8 +134,7 @@ TEST_F(WaypointHttp, ConfigurationChangesLive) {
   Resources none;
   bed.store->Remove(ConfigStore::Type::kListener, "main_internal");
   bed.store->BatchEnd(ConfigStore::Type::kListener);
-  bed.RunFor(milliseconds(100));
-  EXPECT_EQ(bed.Get(c, "/")->status(), 404);
+  bed.Until([&] { return bed.Get(c, "/")->status() == 404; });
 }
 
 TEST_F(WaypointHttp, FaultsAndCors) {
@@ -198,7 +197,7 @@ TEST_F(WaypointHttp, MetricsNameBothEnds) {
   Configure(AllowAll() + RouteTo("c"), {{"c", {v1.endpoint()}, ""}});
   Client client(bed, kFrontend);
   EXPECT_EQ(bed.Get(client.OpenHttp(kVip, false), "/")->status(), 200);
-  bed.RunFor(milliseconds(50));
+  bed.Until([&] { return bed.Metrics().find("istio_requests_total{") != std::string::npos; });
   std::string metrics = bed.Metrics();
   for (const char* text :
        {"istio_requests_total{", "reporter=\"waypoint\"", "source_workload=\"frontend\"",

@@ -266,7 +266,7 @@ class WaypointTcp : public ::testing::Test {
     iovec part{text.data(), text.size()};
     t.Write({&part, 1});
   }
-  Bed bed{1, [](ProxySettings& s) { s.sniff_timeout = milliseconds(200); }};
+  Bed bed{1, [](ProxySettings& s) { s.sniff_timeout = milliseconds(3000); }};
   FakeUpstream db{bed.loop, "db", bed.ca.Context(kBackend)};
   FakeUpstream web{bed.loop, "web"};
   std::vector<std::unique_ptr<Echo>> echoes;
@@ -284,10 +284,10 @@ TEST_F(WaypointTcp, ServerFirstAndHalfClose) {
   t->ShutdownWrite();
   bed.Until([&] { return reader.eof; });
   t.reset();
-  bed.RunFor(milliseconds(50));
-  std::string metrics = bed.Metrics();
-  EXPECT_NE(metrics.find("istio_tcp_connections_opened_total{"), std::string::npos);
-  EXPECT_NE(metrics.find("istio_tcp_received_bytes_total{"), std::string::npos);
+  for (const char* text :
+       {"istio_tcp_connections_opened_total{", "istio_tcp_received_bytes_total{"}) {
+    bed.Until([&] { return bed.Metrics().find(text) != std::string::npos; });
+  }
 }
 
 TEST_F(WaypointTcp, PolicyRefusesAndEndsLiveConnections) {

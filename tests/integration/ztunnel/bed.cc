@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -96,17 +97,16 @@ bool Tcp::Send(std::string_view data) {
 }
 
 std::string Tcp::Read(size_t size) {
-  std::string out(size, '\0');
-  size_t have = 0;
-  while (have < size) {
+  std::string out;  // grows as it comes: some ask for as much as there may be
+  std::vector<char> piece(std::min<size_t>(size, 65536));
+  while (out.size() < size) {
     pollfd wait{fd_.get(), POLLIN, 0};
     if (poll(&wait, 1, 10000) != 1) break;
-    const ssize_t n = recv(fd_.get(), out.data() + have, size - have, 0);
+    const ssize_t n = recv(fd_.get(), piece.data(), std::min(piece.size(), size - out.size()), 0);
     if (n < 0) WasReset();
     if (n <= 0) break;
-    have += static_cast<size_t>(n);
+    out.append(piece.data(), static_cast<size_t>(n));
   }
-  out.resize(have);
   return out;
 }
 
@@ -143,6 +143,18 @@ Tcp ConnectFrom(const netns::NetNs& netns, const std::string& address) {
   const socklen_t size = to.ToSockaddr(storage);
   if (connect(fd.get(), reinterpret_cast<sockaddr*>(&storage), size) != 0) return Tcp();
   return Tcp(std::move(fd));
+}
+
+void ExpectEcho(Tcp& tcp, const std::string& data) {
+  std::thread sender([&] {
+    EXPECT_TRUE(tcp.Send(data));
+    tcp.Finish();
+  });
+  const std::string back = tcp.Read(data.size());
+  sender.join();
+  EXPECT_EQ(back.size(), data.size());
+  EXPECT_TRUE(back == data);
+  EXPECT_EQ(tcp.Next(), "eof");
 }
 
 Server::Server(const netns::NetNs& netns, const std::string& address,
@@ -215,6 +227,7 @@ Node::Node(const std::string& name, const FakeControlPlane& control_plane,
   admin_ = app_->admin_address();
   metrics_ = app_->metrics_address();
   readiness_ = app_->readiness_address();
+  if (config.mode == Config::Mode::kDedicated) return;
   EXPECT_TRUE(agent_.Accept()) << "the proxy did not connect to its agent";
 }
 
@@ -247,6 +260,10 @@ std::string Node::Get(const std::string& path, const std::string& method) {
   return HttpGet(admin_, method, path);
 }
 std::string Node::Metrics() { return HttpGet(metrics_, "GET", "/metrics"); }
+std::string Node::Live() { return HttpGet(readiness_, "GET", "/healthz/live"); }
+void Node::StallMain(std::shared_future<void> until) {
+  thread_.loop().Post([until = std::move(until)] { until.wait(); });
+}
 std::string Node::Ready() { return HttpGet(readiness_, "GET", "/healthz/ready"); }
 
 double SumOf(const std::string& metrics, const std::string& name,
@@ -320,6 +337,13 @@ TestMesh::Workload Bed::Announce(const std::string& name, const PodNet& pod,
   if (change) change(workload);
   Put(workload);
   return workload;
+}
+
+bool Bed::IsKnown(const PodNet& pod) {
+  return std::ranges::all_of(nodes_, [&](const auto& node) {
+    return Eventually(
+        [&] { return node->Get("/config_dump").find('"' + pod.ip() + '"') != std::string::npos; });
+  });
 }
 
 void Bed::Put(const TestMesh::Workload& w) {

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -50,7 +51,7 @@ class Tcp {
   // Until `size` bytes, the end or the deadline.
   std::string Read(size_t size);
   // "eof", "reset", "data" or "nothing" within the time.
-  std::string Next(int timeout_ms = 5000);
+  std::string Next(int timeout_ms = 30000);
   void Finish();  // FIN
   void Reset();   // RST
   void Close() { fd_.Reset(); }
@@ -64,6 +65,8 @@ class Tcp {
   bool reset_ = false;
 };
 Tcp ConnectFrom(const netns::NetNs& netns, const std::string& address);
+// Sends all of it and FIN to an echo server: the same comes back, then the end.
+void ExpectEcho(Tcp& tcp, const std::string& data);
 
 // A TCP server inside a pod; `serve` runs on a thread of its own per connection.
 class Server {
@@ -94,10 +97,12 @@ class Node {
   std::string Get(const std::string& path, const std::string& method = "GET");  // admin
   std::string Metrics();
   std::string Ready();
+  std::string Live();
+  void StallMain(std::shared_future<void> until);  // its main loop does not turn before that
   double Metric(const std::string& name, const std::vector<std::string>& with = {});
   // Whether that value comes to match; what is seen from outside may run ahead of a counter.
   testing::AssertionResult Counts(const std::string& name, const std::vector<std::string>& with,
-                                  const testing::Matcher<double>& value, int timeout_ms = 5000);
+                                  const testing::Matcher<double>& value, int timeout_ms = 30000);
   void Drain();
   bool WaitStopped(int timeout_ms);
   net::SocketAddress admin_address() const { return admin_; }
@@ -117,7 +122,7 @@ double SumOf(const std::string& metrics, const std::string& name,
 
 // Whether a number comes to match; a failure says what it was.
 testing::AssertionResult Comes(const std::string& what, const std::function<double()>& look,
-                               const testing::Matcher<double>& value, int timeout_ms = 5000);
+                               const testing::Matcher<double>& value, int timeout_ms = 30000);
 
 std::string HttpGet(const net::SocketAddress& at, const std::string& method,
                     const std::string& path);
@@ -131,11 +136,13 @@ class Bed : public ::testing::Test {
   // Announces the pod to the control plane's clients; the service account is the name.
   TestMesh::Workload Announce(const std::string& name, const PodNet& pod, const std::string& node,
                               const std::function<void(TestMesh::Workload&)>& change = {});
+  // Whether all nodes come to know of a pod: what is put while they run reaches each in its time.
+  bool IsKnown(const PodNet& pod);
   void Put(const TestMesh::Workload& w);
   void Put(const TestMesh::Service& s);
   void Put(const TestMesh::Policy& p);
   Node& AddNode(const std::string& name, const std::function<void(Config&)>& change = {});
-  static bool Eventually(const std::function<bool()>& condition, int timeout_ms = 5000);
+  static bool Eventually(const std::function<bool()>& condition, int timeout_ms = 30000);
 
   std::string bridge_;
   FakeControlPlane control_plane_;

@@ -9,10 +9,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <future>
 
+#include "common/net/address.h"
 #include "common/proto/ca.pb.h"
+#include "common/proto/workload.pb.h"
 #include "common/proto/zds.pb.h"
 
 namespace qanat::ztunnel::test {
@@ -55,11 +58,19 @@ std::string First(const std::multimap<int, std::string>& fields, int number) {
   return it == fields.end() ? std::string() : it->second;
 }
 
-tls::Authority NewRoot() {
-  const auto now = std::chrono::system_clock::now();
-  return tls::MakeRoot(*tls::PrivateKey::GenerateP256(), "Qanat", "test root",
-                       now - std::chrono::hours(1), now + std::chrono::hours(24))
-      .value();
+// A resource's name and the addresses by which it is asked for too.
+std::set<std::string> NamesOf(const std::string& name, const std::string& bytes) {
+  std::set<std::string> out = {name};
+  istio::workload::Address address;
+  if (!address.ParseFromString(bytes)) return out;
+  const auto add = [&](const std::string& network, const std::string& ip) {
+    out.insert(network + "/" +
+               net::IpAddress::FromBytes({reinterpret_cast<const uint8_t*>(ip.data()), ip.size()})
+                   .ToString());
+  };
+  for (const auto& ip : address.workload().addresses()) add(address.workload().network(), ip);
+  for (const auto& vip : address.service().addresses()) add(vip.network(), vip.address());
+  return out;
 }
 
 tls::TlsContextPtr MakeContext(const tls::Authority& root, const std::string& spiffe) {
@@ -79,7 +90,22 @@ tls::TlsContextPtr MakeContext(const tls::Authority& root, const std::string& sp
 
 }  // namespace
 
+tls::Authority FakeControlPlane::NewRoot() {
+  const auto now = std::chrono::system_clock::now();
+  return tls::MakeRoot(*tls::PrivateKey::GenerateP256(), "Qanat", "test root",
+                       now - std::chrono::hours(1), now + std::chrono::hours(24))
+      .value();
+}
+
+void FakeControlPlane::Rotate(const tls::Authority& signer,
+                              const std::vector<tls::Certificate>& roots) {
+  std::lock_guard lock(mutex_);
+  signer_ = signer;
+  roots_pem_ = tls::ToPem(roots);
+}
+
 FakeControlPlane::FakeControlPlane() : root_(NewRoot()) {
+  Rotate(root_, {root_.certificate});
   std::promise<void> ready;
   thread_.loop().Post([&] {
     server_ = std::make_unique<grpc::test::TestServer>(thread_.loop());
@@ -104,10 +130,16 @@ void FakeControlPlane::OnCall(Call& call) {
     call.on_message = [this, &call](std::string message) { Sign(call, message); };
     return;
   }
+  {
+    std::lock_guard lock(mutex_);
+    if (away_) return call.Finish(14, "away");
+    initial_versions_.clear();
+  }
   call.on_message = [this, &call](const std::string& message) { OnRequest(call, message); };
   call.on_closed = [this, &call] {
     std::lock_guard lock(mutex_);
     subscribers_.erase(&call);
+    on_demand_.erase(&call);
   };
   call.Headers();
 }
@@ -120,21 +152,75 @@ void FakeControlPlane::OnRequest(Call& call, const std::string& message) {
     std::lock_guard lock(mutex_);
     last_nack_ = First(Fields(error), 2);
   }
+  std::set<std::string> held;
   {
     std::lock_guard lock(mutex_);
-    if (!subscribers_[&call].insert(type).second) return;
+    std::vector<std::string> subscribe;
+    for (auto [it, end] = fields.equal_range(3); it != end; ++it) subscribe.push_back(it->second);
+    const bool first = subscribers_[&call].insert(type).second;
+    if (first && subscribe == std::vector<std::string>{"*"} && First(fields, 4) == "*") {
+      on_demand_[&call];
+      subscribe.clear();
+      call.Send(Field(4, UrlOf(type)) + Field(5, std::to_string(++version_)));
+    }
+    if (type == "Address" && on_demand_.contains(&call)) return Answer(call, subscribe);
+    if (!first) return;
+    const auto [begin, end] = fields.equal_range(5);
+    for (auto it = begin; it != end; ++it) {
+      const auto entry = Fields(it->second);
+      held.insert(First(entry, 1));
+      initial_versions_[First(entry, 1)] = First(entry, 2);
+    }
   }
-  SendAll(call, type);
+  SendAll(call, type, held);
 }
 
-void FakeControlPlane::SendAll(Call& call, const std::string& type) {
+// What is there of these names, as stock answers: under the resource's own name, whatever it was
+// asked by; a service together with its endpoints. The lock is held.
+void FakeControlPlane::Answer(Call& call, const std::vector<std::string>& names) {
+  Demand& demand = on_demand_[&call];
+  asked_.insert(names.begin(), names.end());
+  if (names.empty() || silent_) return;
+  std::string response, removed;
+  std::set<std::string> give;
+  for (const std::string& name : names) {
+    demand.names.insert(name);
+    bool found = false;
+    for (const auto& [key, bytes] : resources_["Address"]) {
+      if (!NamesOf(key, bytes).contains(name)) continue;
+      found = true;
+      give.insert(key);
+      for (const auto& [other, body] : resources_["Address"]) {
+        istio::workload::Address address;
+        if (address.ParseFromString(body) && address.workload().services().contains(key)) {
+          give.insert(other);
+        }
+      }
+    }
+    if (!found) removed += Field(6, name);
+  }
+  for (const std::string& key : give) {
+    const std::string any = Field(1, UrlOf("Address")) + Field(2, resources_["Address"][key]);
+    response += Field(2, Field(1, "1") + Field(2, any) + Field(3, key));
+    demand.given.insert(key);
+  }
+  call.Send(response + Field(4, UrlOf("Address")) + Field(5, std::to_string(++version_)) + removed);
+}
+
+// All there is, and which of what the proxy holds is no more.
+void FakeControlPlane::SendAll(Call& call, const std::string& type,
+                               const std::set<std::string>& held) {
   std::string response;
   std::lock_guard lock(mutex_);
+  std::string removed;
+  for (const std::string& name : held) {
+    if (!resources_[type].contains(name)) removed += Field(6, name);
+  }
   for (const auto& [name, bytes] : resources_[type]) {
     const std::string any = Field(1, UrlOf(type)) + Field(2, bytes);
     response += Field(2, Field(1, "1") + Field(2, any) + Field(3, name));
   }
-  call.Send(response + Field(4, UrlOf(type)) + Field(5, std::to_string(++version_)));
+  call.Send(response + Field(4, UrlOf(type)) + Field(5, std::to_string(++version_)) + removed);
 }
 
 void FakeControlPlane::Put(const std::string& type, const std::string& name,
@@ -149,6 +235,14 @@ void FakeControlPlane::Put(const std::string& type, const std::string& name,
     std::lock_guard lock(mutex_);
     for (auto& [call, types] : subscribers_) {
       if (!types.contains(type)) continue;
+      if (const auto it = on_demand_.find(call); type == "Address" && it != on_demand_.end()) {
+        const auto all = NamesOf(name, bytes);
+        const bool wanted = std::any_of(all.begin(), all.end(), [&](const std::string& one) {
+          return it->second.names.contains(one) || it->second.given.contains(one);
+        });
+        if (!wanted) continue;
+        it->second.given.insert(name);
+      }
       call->Send(Field(2, Field(1, version) + Field(2, any) + Field(3, name)) +
                  Field(4, UrlOf(type)) + Field(5, version));
     }
@@ -175,8 +269,11 @@ void FakeControlPlane::Sign(Call& call, const std::string& message) {
   const auto csr = tls::ParseCsr(request.csr());
   ASSERT_TRUE(csr.has_value()) << csr.error().message;
   const auto asked = request.metadata().fields().find("ImpersonatedIdentity");
-  ASSERT_NE(asked, request.metadata().fields().end());
-  ASSERT_EQ(csr->sans.uri, std::vector<std::string>{asked->second.string_value()});
+  ASSERT_EQ(csr->sans.uri.size(), 1u);
+  const bool named = asked != request.metadata().fields().end();
+  if (named) {
+    ASSERT_EQ(csr->sans.uri.front(), asked->second.string_value());
+  }
   const auto now = std::chrono::system_clock::now();
   tls::LeafTemplate leaf;
   leaf.key = csr->key;
@@ -184,14 +281,49 @@ void FakeControlPlane::Sign(Call& call, const std::string& message) {
   leaf.not_before = now - std::chrono::seconds(1);
   leaf.not_after = now + certificate_lifetime;
   istio::v1::auth::IstioCertificateResponse response;
-  response.add_cert_chain(tls::SignLeaf(root_, leaf).value().ToPem());
-  response.add_cert_chain(root_.certificate.ToPem());
   {
     std::lock_guard lock(mutex_);
+    const tls::Certificate signed_leaf = tls::SignLeaf(signer_, leaf).value();
+    response.add_cert_chain(signed_leaf.ToPem());
+    response.add_cert_chain(roots_pem_);
+    leaves_[csr->sans.uri.front()].push_back(signed_leaf);
     issued_.insert(csr->sans.uri.front());
+    if (!named) for_themselves_.insert(csr->sans.uri.front());
   }
   call.Send(response.SerializeAsString());
   call.Finish(0);
+}
+
+void FakeControlPlane::SetAway(bool away) {
+  std::promise<void> done;
+  thread_.loop().Post([&] {
+    std::vector<Call*> calls;
+    {
+      std::lock_guard lock(mutex_);
+      away_ = away;
+      for (const auto& [call, types] : subscribers_) calls.push_back(call);
+    }
+    if (away) {
+      for (Call* call : calls) call->Finish(14, "away");
+    }
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+std::multiset<std::string> FakeControlPlane::Asked() {
+  std::lock_guard lock(mutex_);
+  return asked_;
+}
+
+void FakeControlPlane::SetSilent(bool silent) {
+  std::lock_guard lock(mutex_);
+  silent_ = silent;
+}
+
+std::map<std::string, std::string> FakeControlPlane::InitialVersions() {
+  std::lock_guard lock(mutex_);
+  return initial_versions_;
 }
 
 tls::TlsContextPtr FakeControlPlane::ContextFor(const std::string& spiffe) {
@@ -204,6 +336,14 @@ tls::TlsContextPtr FakeControlPlane::ForeignContextFor(const std::string& spiffe
 std::string FakeControlPlane::LastNack() {
   std::lock_guard lock(mutex_);
   return last_nack_;
+}
+std::set<std::string> FakeControlPlane::AskedForThemselves() {
+  std::lock_guard lock(mutex_);
+  return for_themselves_;
+}
+std::vector<tls::Certificate> FakeControlPlane::Issued(const std::string& spiffe) {
+  std::lock_guard lock(mutex_);
+  return leaves_[spiffe];
 }
 std::set<std::string> FakeControlPlane::IssuedFor() {
   std::lock_guard lock(mutex_);

@@ -174,7 +174,7 @@ class Bed:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) != 0:
                 raise OSError(ctypes.get_errno(), "setns " + ns)
 
-    def end_ours(self, seconds=20):
+    def end_ours(self, seconds=60):
         """Our program among them must still run, end in order, and have printed no report."""
         problems = []
         for name, process in self.processes:
@@ -251,7 +251,7 @@ class Bed:
         self.start(self.way_ns, [self.envoy, "-c", path, "--base-id", str(os.getpid() % 4000 + 4001),
                                  "--concurrency", "1", "-l", "warning"], "waypoint")
 
-    def admin(self, path, timeout=2):
+    def admin(self, path, timeout=20):
         """GET of the waypoint's admin interface, which listens on its loopback."""
         out = self.run_in(self.way_ns, ["curl", "-s", "-m", str(timeout), "http://127.0.0.1:15000" + path],
                           stdout=subprocess.PIPE, text=True)
@@ -262,7 +262,7 @@ class Bed:
         return {line.rsplit(": ", 1)[0]: line.rsplit(": ", 1)[1]
                 for line in text.splitlines() if ": " in line}
 
-    def wait_ready(self, seconds=20):
+    def wait_ready(self, seconds=90):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             try:
@@ -304,7 +304,7 @@ class Bed:
             "http2_protocol_options": {"allow_connect": True}})}
 
         def cluster(name, ip, port, **more):
-            clusters.append({"name": name, "type": "STATIC", "connect_timeout": "2s", "load_assignment": {
+            clusters.append({"name": name, "type": "STATIC", "connect_timeout": "20s", "load_assignment": {
                 "cluster_name": name, "endpoints": [{"lb_endpoints": [
                     {"endpoint": {"address": address(ip, port)}}]}]}, **more})
 
@@ -361,7 +361,7 @@ class Caller:
         for attempt in (0, 1):
             fresh = self.connection is None
             if fresh:
-                self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+                self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             try:
                 self.connection.putrequest(method, path, skip_host=True)
                 self.connection.putheader("Host", self.host)

@@ -85,8 +85,8 @@ class BackendChecks:
         start = time.monotonic()
         wishes = {"x-envoy-upstream-rq-timeout-ms": "9000", "x-envoy-max-retries": "9",
                   "x-envoy-retry-on": "5xx"}
-        self.assertEqual(frontend("/api/slow?seconds=4", headers=wishes)[0], 504)
-        self.assertLess(time.monotonic() - start, 3)
+        self.assertEqual(frontend("/api/slow?seconds=8", headers=wishes)[0], 504)
+        self.assertLess(time.monotonic() - start, 8)
 
     def test_503_is_tried_again(self):
         status, body, headers = self.caller(self.FRONTEND)(f"/api/flaky?key={time.time()}")
@@ -95,8 +95,8 @@ class BackendChecks:
 
     def test_what_hangs_is_cut_off(self):
         start = time.monotonic()
-        self.assertEqual(self.caller(self.FRONTEND)("/api/slow?seconds=5")[0], 504)
-        self.assertLess(time.monotonic() - start, 3)
+        self.assertEqual(self.caller(self.FRONTEND)("/api/slow?seconds=20")[0], 504)
+        self.assertLess(time.monotonic() - start, 15)
 
     def test_a_service_can_be_called_by_name(self):
         self.assertEqual(self.caller(self.BY_NAME)()[0], 200)
@@ -112,9 +112,11 @@ class BackendChecks:
 
     def test_tunnels_to_pods_are_the_waypoints(self):
         self.caller(self.FRONTEND)()
-        time.sleep(0.5)
-        with open(self.bed.directory + "/tunnels.log") as file:
-            lines = {line.strip() for line in file}
+        lines, deadline = set(), time.monotonic() + 60
+        while not lines and time.monotonic() < deadline:  # Envoy writes its log in its own time
+            time.sleep(0.1)
+            with open(self.bed.directory + "/tunnels.log") as file:
+                lines = {line.strip() for line in file if line.endswith("\n")}
         self.assertTrue(lines)
         for line in lines:
             pod, method, authority, peer = line.split()

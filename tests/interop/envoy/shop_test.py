@@ -101,13 +101,13 @@ class Tcp(unittest.TestCase):
         bed.start_peers()
         bed.start_waypoint(write_bootstrap(bed, "shop/waypoint", "-", [world]))
         bed.wait_ready()
-        with socket.create_connection(("127.0.0.1", 9001), 5) as allowed:
+        with socket.create_connection(("127.0.0.1", 9001), 60) as allowed:
             self.assertTrue(allowed.recv(100).startswith(b"220 "))
             allowed.sendall(b"INCR key\n")
             self.assertEqual(allowed.recv(100), b"250 1\r\n")
         # A stock Envoy asks the policy at the client's first bytes: the greeting may have come by
         # then, an answer never does.
-        with socket.create_connection(("127.0.0.1", 9002), 5) as denied:
+        with socket.create_connection(("127.0.0.1", 9002), 60) as denied:
             denied.sendall(b"INCR key\n")
             answer = b""
             try:
@@ -116,7 +116,7 @@ class Tcp(unittest.TestCase):
             except ConnectionResetError:
                 pass
             self.assertNotIn(b"250", answer)
-        with socket.create_connection(("127.0.0.1", 9001), 5) as allowed:
+        with socket.create_connection(("127.0.0.1", 9001), 60) as allowed:
             allowed.recv(100)
             allowed.sendall(b"GET key\n")
             self.assertEqual(allowed.recv(100), b"250 1\r\n")

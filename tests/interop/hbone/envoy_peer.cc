@@ -142,6 +142,7 @@ std::string ServerListener(const EnvoyOptions& o, const std::string& dir) {
           stat_prefix: hbone
           codec_type: HTTP2
           http2_protocol_options: {{allow_connect: true}}
+          common_http_protocol_options: {{max_requests_per_connection: {}}}
           upgrade_configs: [{{upgrade_type: CONNECT}}]
           access_log:
           - name: envoy.access_loggers.file
@@ -163,7 +164,8 @@ std::string ServerListener(const EnvoyOptions& o, const std::string& dir) {
           - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
 )",
-                     o.server_ip, o.server_port, TlsConfig(dir, o.expect_client), dir);
+                     o.server_ip, o.server_port, TlsConfig(dir, o.expect_client),
+                     o.requests_per_connection, dir);
 }
 
 std::string ServerCluster(const EnvoyOptions& o) {

@@ -30,6 +30,7 @@ struct EnvoyOptions {
   std::string server_ip = "127.0.0.1";
   uint16_t upstream_port = 0;
   std::string expect_client;
+  int requests_per_connection = 0;  // after so many it says GOAWAY, gracefully; 0: never
   // Administration, for Stat(); with it, that Envoy is up is asked there and not by connecting.
   uint16_t admin_port = 0;
 };

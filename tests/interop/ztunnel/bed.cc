@@ -3,10 +3,14 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <future>
+#include <latch>
 #include <random>
+#include <thread>
+#include <vector>
 
 namespace qanat::interop {
 namespace {
@@ -156,6 +160,31 @@ void PeerBed::Many(size_t count) {
   // The first is as alive as the last.
   for (Tcp& tcp : all) ASSERT_TRUE(tcp.Send("again"));
   for (Tcp& tcp : all) EXPECT_EQ(tcp.Read(5), "again");
+}
+
+int PeerBed::Load(size_t clients, size_t calls, size_t bytes,
+                  const std::function<void()>& meanwhile) {
+  auto server = Application(Server::Echo());
+  std::atomic<int> lost{0};
+  std::latch begun(static_cast<std::ptrdiff_t>(clients) + 1);
+  std::vector<std::thread> threads;
+  for (size_t client = 0; client < clients; ++client) {
+    threads.emplace_back([&, client] {
+      for (size_t call = 0; call < calls; ++call) {
+        Tcp tcp = Call();
+        const std::string data(bytes / 2, static_cast<char>('a' + (client + call) % 26));
+        bool whole = tcp.Send(data) && tcp.Read(data.size()) == data;
+        if (call == 0) begun.arrive_and_wait();
+        whole = whole && tcp.Send(data) && tcp.Read(data.size()) == data;
+        tcp.Finish();
+        if (!whole || tcp.Next() != "eof") ++lost;
+      }
+    });
+  }
+  begun.arrive_and_wait();
+  if (meanwhile) meanwhile();
+  for (std::thread& thread : threads) thread.join();
+  return lost;
 }
 
 std::string PeerBed::ServerResets() {

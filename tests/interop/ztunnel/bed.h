@@ -4,6 +4,7 @@
 // direction, which is what plain TCP would have shown them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -51,6 +52,9 @@ class PeerBed : public ztunnel::test::Bed {
   void BulkBothWays();
   // Many at the same time, all alive at once.
   void Many(size_t count);
+  // So many clients at once, each so many calls one after the other, each with so many bytes there
+  // and back; how many calls did not bring all of them. `meanwhile` runs when all have begun.
+  int Load(size_t clients, size_t calls, size_t bytes, const std::function<void()>& meanwhile = {});
   // What the client sees of a server's RST, and the server of a client's.
   std::string ServerResets();
   std::string ClientResets();

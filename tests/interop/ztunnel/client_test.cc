@@ -3,6 +3,7 @@
 // or the refusal that the stock proxy would give it.
 #include <gmock/gmock.h>
 
+#include "common/base/program.h"
 #include "tests/interop/ztunnel/bed.h"
 
 namespace qanat::interop {
@@ -93,6 +94,14 @@ TEST_F(EnvoyCalls, StreamsShareOneConnection) {
   EXPECT_EQ(envoy_->Stat("cluster.tunnel.upstream_rq_total"), 50);
 }
 
+TEST_F(EnvoyCalls, AThousandStreamsAtOnce) {
+  RaiseFileLimit();
+  Run();
+  Many(1000);
+  EXPECT_EQ(envoy_->Stat("cluster.tunnel.upstream_rq_total"), 1000);
+  EXPECT_GE(Tunnels(), 1000 / 200) << "no more than we announce";
+}
+
 TEST_F(EnvoyCalls, AResetOfEitherEndArrives) {
   Run();
   EXPECT_EQ(ServerResets(), "eof");
@@ -169,6 +178,14 @@ TEST_F(EnvoyCalls, ItSeesOurGoawayAndLosesNothing) {
   tcp.Finish();
   EXPECT_EQ(tcp.Next(), "eof");
   EXPECT_EQ(n2_->child().Wait(3000), "exit code 0");
+}
+
+TEST_F(EnvoyCalls, OurGoawayUnderLoadLosesNothing) {
+  Run();
+  const int lost = Load(20, 1, 1 << 19, [this] { n2_->child().Signal(SIGTERM); });
+  EXPECT_EQ(lost, 0);
+  EXPECT_TRUE(EnvoyCounts("cluster.tunnel.upstream_cx_close_notify", Ge(1)));
+  EXPECT_EQ(n2_->child().Wait(5000), "exit code 0");
 }
 
 }  // namespace

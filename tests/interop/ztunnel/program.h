@@ -28,6 +28,8 @@ class Program {
   // Whether that value comes to match; what is seen from outside may run ahead of a counter.
   testing::AssertionResult Counts(const std::string& name, const std::vector<std::string>& with,
                                   const testing::Matcher<double>& value) const;
+  // Whether the log comes to have it: lines are written behind what is seen from outside.
+  bool Logs(const std::string& text) const { return child_->WaitForLog(text); }
   std::string Log() const { return child_->Log(); }
 
  private:

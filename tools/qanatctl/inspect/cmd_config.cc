@@ -12,6 +12,7 @@
 #include "tools/qanatctl/inspect/collect.h"
 #include "tools/qanatctl/inspect/metrics.h"
 #include "tools/qanatctl/json_util.h"
+#include "tools/qanatctl/kube/cluster_view.h"
 #include "tools/qanatctl/table.h"
 
 namespace qanat::ctl {
@@ -23,7 +24,7 @@ struct Asked {
 };
 
 Result<Asked> Ask(const Options& options, const char* path = "/config_dump") {
-  QANAT_ASSIGN_OR_RETURN(auto view, MeshView::Load(options.mesh));
+  QANAT_ASSIGN_OR_RETURN(auto view, OpenMesh(options));
   QANAT_ASSIGN_OR_RETURN(auto dumps, AskNodes(view, options.node, 15000, path));
   return Asked{std::move(view), std::move(dumps)};
 }
@@ -34,7 +35,7 @@ bool Shown(const Options& options, const Json& entry) {
 
 // "ns/host" or "network/ip" of a waypoint, shortened to what people call it.
 std::string Waypoint(const Json& entry) {
-  const std::string to = Str(Get(entry, "waypoint"), "destination");
+  std::string to = Str(Get(entry, "waypoint"), "destination");
   const size_t slash = to.find('/');
   if (slash == std::string::npos) return to;
   const std::string host = to.substr(slash + 1);
@@ -133,7 +134,7 @@ int CmdPolicies(const Options& options) {
     const std::string key = Str(p, "namespace") + "/" + Str(p, "name");
     at_nodes.insert(key);
     const std::vector<std::string> bad = Strings(p, "problems");
-    for (const std::string& text : bad) problems.push_back(key + ": " + text);
+    for (const std::string& text : bad) problems.push_back(fmt::format("{}: {}", key, text));
     table.Add(
         {Str(p, "namespace"), Str(p, "name"), Str(p, "action"), Str(p, "scope"), "node",
          std::to_string(Items(p, "rules").size()),
@@ -227,14 +228,14 @@ struct Total {
 };
 
 int Totals(const Options& options) {
-  auto view = MeshView::Load(options.mesh);
+  auto view = OpenMesh(options);
   if (!view) return Complain(view.error());
   auto nodes = view->SelectNodes(options.node);
   if (!nodes) return Complain(nodes.error());
   std::map<std::tuple<std::string, std::string, std::string>, Total> totals;
   std::vector<std::string> failures;
   const auto read = [&](const std::string& who, const std::string& netns, const char* path) {
-    auto text = MeshView::Fetch(netns, 15020, path);
+    auto text = view->Fetch(netns, 15020, path);
     if (!text) {
       failures.push_back(who + ": " + text.error().message);
       return;

@@ -10,8 +10,7 @@
 #include "tools/qanatctl/inspect/collect.h"
 #include "tools/qanatctl/inspect/why.h"
 #include "tools/qanatctl/json_util.h"
-#include "tools/qanatctl/local/files.h"
-#include "tools/qanatctl/local/names.h"
+#include "tools/qanatctl/kube/cluster_view.h"
 
 namespace qanat::ctl {
 namespace {
@@ -72,7 +71,7 @@ class Tracer {
   }
 
   Result<Json> Ask(const std::string& netns, const std::string& path) const {
-    QANAT_ASSIGN_OR_RETURN(const std::string text, MeshView::Fetch(netns, kAdmin, path));
+    QANAT_ASSIGN_OR_RETURN(const std::string text, view_.Fetch(netns, kAdmin, path));
     Json answer = Json::parse(text, nullptr, false);
     if (!answer.is_object()) return Fail(Code::kInternal, path + ": the answer is not JSON");
     return answer;
@@ -237,13 +236,11 @@ class Tracer {
 }  // namespace
 
 int CmdWhy(const Options& options) {
-  auto view = MeshView::Load(options.mesh);
+  auto view = OpenMesh(options);
   if (!view) return Complain(view.error());
   auto from = view->FindPod(options.from);
   if (!from) return Complain(from.error());
-  const std::string hosts =
-      local::ReadFile(local::Names{options.mesh}.NodeDir((*from)->node) + "/hosts").value_or("");
-  auto to = ResolveTarget(*view, **from, options.to, hosts);
+  auto to = ResolveTarget(*view, **from, options.to, view->Hosts((*from)->node));
   if (!to) return Complain(to.error());
   auto report = Tracer(*view, options, **from, *to).Trace();
   if (!report) return Complain(report.error());

@@ -10,6 +10,9 @@
 #include "tools/qanatctl/json_util.h"
 
 namespace qanat::ctl {
+namespace {
+constexpr uint16_t kControlPlanePort = 8080;
+}
 
 std::string Encode(const std::string& text) {
   std::string out;
@@ -32,7 +35,7 @@ Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16
   QANAT_ASSIGN_OR_RETURN(auto nodes, view.SelectNodes(node));
   Collected out;
   for (const NodeRef& n : nodes) {
-    auto text = MeshView::Fetch(n.netns, port, path);
+    auto text = view.Fetch(n.netns, port, path);
     if (!text) {
       out.failures.push_back(n.name + ": " + text.error().message);
       continue;
@@ -45,18 +48,42 @@ Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16
     out.answers.push_back({n.name, std::move(json)});
   }
   if (out.answers.empty() && !out.failures.empty()) {
-    return Fail(Code::kUnavailable, out.failures.front() + "; see: qanatctl local status");
+    return Fail(Code::kUnavailable, out.failures.front() + "; see: qanatctl status");
   }
   return out;
 }
 
 Result<Json> AskControlPlane(const MeshView& view, const std::string& path) {
-  QANAT_ASSIGN_OR_RETURN(const std::string text, MeshView::Fetch(view.fabric_netns(), 8080, path));
-  Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded()) {
-    return Fail(Code::kInternal, "control plane " + path + ": the answer is not JSON");
+  Error last{Code::kUnavailable, "no control plane runs; see: qanatctl status", 0};
+  for (const std::string& where : view.control_planes()) {
+    auto text = view.Fetch(where, kControlPlanePort, path);
+    if (!text) {
+      last = text.error();
+      continue;
+    }
+    Json json = Json::parse(*text, nullptr, false);
+    if (!json.is_discarded()) return json;
+    last = Error{Code::kInternal, "control plane " + path + ": the answer is not JSON", 0};
   }
-  return json;
+  return Fail(std::move(last));
+}
+
+Result<Json> AskControlPlanes(const MeshView& view, const std::string& path, const char* list) {
+  Json out = Json::array();
+  bool any = false;
+  Error last{Code::kUnavailable, "no control plane runs; see: qanatctl status", 0};
+  for (const std::string& where : view.control_planes()) {
+    auto text = view.Fetch(where, kControlPlanePort, path);
+    const Json json = text ? Json::parse(*text, nullptr, false) : Json();
+    if (!text) {
+      last = text.error();
+      continue;
+    }
+    any = true;
+    for (const Json& entry : json.is_array() ? json : Items(json, list)) out.push_back(entry);
+  }
+  if (!any) return Fail(std::move(last));
+  return out;
 }
 
 bool TellFailures(const Collected& collected) {

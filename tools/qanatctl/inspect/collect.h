@@ -23,11 +23,13 @@ struct Collected {
 // A value in a query of a path.
 std::string Encode(const std::string& text);
 
-// GET 127.0.0.1:port/path in each node's namespace, parsed as JSON.
+// GET 127.0.0.1:port/path on each node, parsed as JSON.
 Result<Collected> AskNodes(const MeshView& view, const std::string& node, uint16_t port,
                            const std::string& path);
-// GET of the control plane's debug endpoint.
+// GET of the control plane's debug endpoint: of the first replica that answers ...
 Result<Json> AskControlPlane(const MeshView& view, const std::string& path);
+// ... or of all of them, their lists under `list` put together: each has clients of its own.
+Result<Json> AskControlPlanes(const MeshView& view, const std::string& path, const char* list);
 
 // Prints the failures to stderr; true when there are none.
 bool TellFailures(const Collected& collected);

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 
+#include "common/base/log.h"
 #include "tools/qanatctl/local/ipam.h"
 
 namespace qanat::local {
@@ -23,7 +24,10 @@ std::vector<std::string> BaseEnv() {
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"};
   for (const char* name :
        {"RUST_LOG", "LOG_FORMAT", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS",
-        "SECRET_TTL", "ZTUNNEL_WORKER_THREADS"}) {
+        "SECRET_TTL", "ZTUNNEL_WORKER_THREADS", "QANAT_MAX_CONNECTIONS_PER_POD",
+        "QANAT_HALF_CLOSED_TIMEOUT", "QANAT_IDLE_TUNNEL_TIMEOUT", "QANAT_MAX_STALE",
+        "QANAT_MEMORY_BUDGET", "QANAT_MAX_MEMORY_PER_POD", "POOL_UNUSED_RELEASE_TIMEOUT",
+        "POOL_MAX_STREAMS_PER_CONNECTION"}) {
     if (const char* value = getenv(name)) env.push_back(fmt::format("{}={}", name, value));
   }
   return env;
@@ -91,6 +95,8 @@ ProgramConfig AgentConfig(const ProgramPaths& paths, const NodePlan& node) {
                    names.ZdsSocket(node.name),
                    "--cni-socket",
                    names.CniSocket(node.name),
+                   "--hold-socket",
+                   names.HoldSocket(node.name),
                    "--bpf-dir",
                    names.BpfDir(node.name),
                    "--cgroup-root",
@@ -98,6 +104,8 @@ ProgramConfig AgentConfig(const ProgramPaths& paths, const NodePlan& node) {
                    "--admin",
                    "127.0.0.1:15030"};
   out.check = ReadyCheck{Loopback(15030), "/healthz/ready"};
+  out.hold_socket = names.AgentHoldSocket(node.name);
+  out.spec.env.push_back("NOTIFY_SOCKET=" + out.hold_socket);
   return out;
 }
 
@@ -112,9 +120,12 @@ ProgramConfig ZtunnelConfig(const ProgramPaths& paths, const NodePlan& node) {
         "CA_ROOT_CA=" + root, "AUTH_TOKEN=" + names.NodeDir(node.name) + "/ztunnel-token",
         "INPOD_UDS=" + names.ZdsSocket(node.name), "NODE_NAME=" + node.name,
         "POD_NAME=ztunnel-" + node.name, std::string("POD_NAMESPACE=") + kSystemNamespace,
-        std::string("SERVICE_ACCOUNT=ztunnel"), std::string("TRUST_DOMAIN=cluster.local"),
+        // No SERVICE_ACCOUNT: the proxy is no pod here, so nobody may call it as one.
+        std::string("TRUST_DOMAIN=cluster.local"),
         "INSTANCE_IP=" + UnderlayV4(node.index).ToString(), std::string("CLUSTER_ID=Kubernetes"),
-        std::string("NETWORK=")}) {
+        std::string("NETWORK="), "NOTIFY_SOCKET=" + names.HoldSocket(node.name),
+        "QANAT_STATE_DIR=" + names.ZtunnelState(node.name),
+        "QANAT_TAKEOVER_SOCKET=" + names.ZtunnelState(node.name) + "/takeover.sock"}) {
     out.spec.env.push_back(setting);
   }
   out.check = ReadyCheck{Loopback(15021), "/healthz/ready"};
@@ -136,9 +147,35 @@ MeshProgram::MeshProgram(event::EventLoop& loop, ProgramConfig config, netns::Ne
       netns_(std::move(netns)),
       on_change_(std::move(on_change)),
       program_(
-          loop, config_.name, Backoff{}, [this]() -> Result<SpawnSpec> { return config_.spec; },
+          loop, config_.name, Backoff{},
+          [this]() -> Result<SpawnSpec> {
+            SpawnSpec spec = config_.spec;
+            if (holder_) spec.passed = holder_->Kept();
+            return spec;
+          },
           [this] { OnChange(); }),
       timer_(loop, [this] { Check(); }) {}
+
+void MeshProgram::Start() {
+  if (!config_.hold_socket.empty() && !holder_) {
+    holder_ = std::make_unique<takeover::Holder>(
+        loop_, takeover::HolderOptions{.may = [this](const ucred& who) { return MayHold(who); },
+                                       .fits = {},
+                                       .on_kept = {},
+                                       .on_forgotten = {}});
+    if (const Status listens = holder_->Listen(config_.hold_socket); !listens) {
+      LOG_WARN("program", "{}: nothing is kept across its death: {}", config_.name,
+               listens.error().message);
+      holder_.reset();
+    }
+  }
+  program_.Start();
+}
+
+Status MeshProgram::MayHold(const ucred& who) const {
+  if (who.pid == program_.pid()) return {};
+  return Fail(Code::kPermissionDenied, fmt::format("process {} is not {}", who.pid, config_.name));
+}
 
 void MeshProgram::OnChange() {
   const pid_t pid = program_.pid();

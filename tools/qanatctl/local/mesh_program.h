@@ -9,6 +9,7 @@
 
 #include "common/event/event_loop.h"
 #include "common/netns/netns.h"
+#include "common/takeover/holder.h"
 #include "tools/qanatctl/http_call.h"
 #include "tools/qanatctl/local/names.h"
 #include "tools/qanatctl/local/plan.h"
@@ -26,13 +27,14 @@ struct ProgramConfig {
   std::string node;  // "" for the fabric
   SpawnSpec spec;
   std::optional<ReadyCheck> check;  // none: ready while it runs
+  std::string hold_socket;          // "" or where it gives descriptors that its next start gets
 };
 
 class MeshProgram {
  public:
   MeshProgram(event::EventLoop& loop, ProgramConfig config, netns::NetNs netns,
               std::function<void()> on_change);
-  void Start() { program_.Start(); }
+  void Start();
   Program& program() { return program_; }
   const Program& program() const { return program_; }
   const ProgramConfig& config() const { return config_; }
@@ -40,6 +42,7 @@ class MeshProgram {
   const std::string& why() const { return why_; }  // when not ready
 
  private:
+  Status MayHold(const ucred& who) const;
   void OnChange();
   void Check();
   void Set(bool ready, std::string why);
@@ -48,6 +51,7 @@ class MeshProgram {
   ProgramConfig config_;
   netns::NetNs netns_;
   std::function<void()> on_change_;
+  std::unique_ptr<takeover::Holder> holder_;
   Program program_;
   event::Timer timer_;
   std::unique_ptr<ctl::HttpCall> call_;

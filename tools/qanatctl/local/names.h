@@ -28,6 +28,14 @@ struct Names {
   std::string NodeStatus(const std::string& node) const { return NodeDir(node) + "/status"; }
   std::string CniSocket(const std::string& node) const { return NodeDir(node) + "/cni.sock"; }
   std::string ZdsSocket(const std::string& node) const { return NodeDir(node) + "/ztunnel.sock"; }
+  // Where the agent takes the node proxy's listeners to keep them; and where we take the agent's.
+  std::string HoldSocket(const std::string& node) const { return NodeDir(node) + "/hold.sock"; }
+  std::string AgentHoldSocket(const std::string& node) const {
+    return NodeDir(node) + "/agent-hold.sock";
+  }
+  std::string ZtunnelState(const std::string& node) const {
+    return NodeDir(node) + "/ztunnel-state";
+  }
   std::string PodDir(const std::string& uid) const { return RunDir() + "/pods/" + uid; }
 
   std::string NetnsPrefix() const { return "qanat-" + mesh + "-"; }

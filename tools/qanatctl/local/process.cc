@@ -44,6 +44,30 @@ Status Redirect(const SpawnSpec& spec, int input) {
   return {};
 }
 
+// Descriptors to where the protocol has them, and the child's pid, which nobody knows before.
+Status PassOn(const std::vector<takeover::PassedFd>& passed, std::vector<std::string>& env,
+              int& report) {
+  constexpr int kFirst = 3;  // SD_LISTEN_FDS_START
+  const int end = kFirst + static_cast<int>(passed.size());
+  const auto lift = [end](int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, end); };
+  std::vector<int> lifted;
+  std::string names;
+  for (const takeover::PassedFd& one : passed) {
+    lifted.push_back(lift(one.fd));
+    if (lifted.back() < 0) return FailErrno("duplicate what " + one.name + " is kept as");
+    names.append(names.empty() ? "" : ":").append(one.name);
+  }
+  if ((report = lift(report)) < 0) return FailErrno("duplicate a pipe");
+  for (size_t i = 0; i < lifted.size(); ++i) {
+    if (dup2(lifted[i], kFirst + static_cast<int>(i)) < 0) return FailErrno("pass a descriptor");
+  }
+  syscall(SYS_close_range, static_cast<unsigned>(end), ~0U, 4U /* CLOSE_RANGE_CLOEXEC */);
+  env.push_back(fmt::format("LISTEN_PID={}", getpid()));
+  env.push_back(fmt::format("LISTEN_FDS={}", passed.size()));
+  env.push_back("LISTEN_FDNAMES=" + names);
+  return {};
+}
+
 [[noreturn]] void GiveUp(int report, const Error& error) {
   [[maybe_unused]] ssize_t n = write(report, error.message.data(), error.message.size());
   _exit(127);
@@ -62,9 +86,14 @@ Status Become(const SpawnSpec& spec, int input, int report) {
       if (Status entered = EnterSandbox(*spec.sandbox); !entered) GiveUp(report, entered.error());
     }
     std::vector<char*> argv = Pointers(spec.argv);
-    std::vector<char*> env = Pointers(spec.env);
+    std::vector<std::string> environment = spec.env;
+    if (spec.passed.empty()) {
+      syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */);
+    } else if (Status passed = PassOn(spec.passed, environment, report); !passed) {
+      GiveUp(report, passed.error());
+    }
+    std::vector<char*> env = Pointers(environment);
     environ = env.data();  // also decides where execvp looks
-    syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */);
     execvp(argv[0], argv.data());
     GiveUp(report, FailErrno("exec " + spec.argv[0]).value());
   };

@@ -14,6 +14,7 @@
 #include "common/base/fd.h"
 #include "common/base/result.h"
 #include "common/event/event_loop.h"
+#include "common/takeover/supervisor.h"
 #include "tools/qanatctl/local/sandbox.h"
 
 namespace qanat::local {
@@ -26,6 +27,8 @@ struct SpawnSpec {
   std::string log;                   // stdout and stderr are appended here; "" = /dev/null
   std::optional<std::string> input;  // given on stdin (kept below 60 KiB or the pipe would block)
   std::optional<Sandbox> sandbox;
+  // Given on as LISTEN_FDS (sd_listen_fds(3)); not owned. Without a sandbox only.
+  std::vector<takeover::PassedFd> passed;
 };
 
 struct ExitInfo {

@@ -69,7 +69,9 @@ Status Supervisor::Start() {
   token_timer_.Start(kTokenRefresh);
 
   inotify_.Reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!inotify_) return FailErrno("inotify_init1");
+  if (!inotify_)
+    return FailErrno(
+        "inotify_init1 (all instances in use? sysctl -w fs.inotify.max_user_instances=8192)");
   inotify_watch_ = std::make_unique<event::IoWatch>(loop_, inotify_.get(), EPOLLIN,
                                                     [this](uint32_t) { OnFiles(); });
   Watch(options_.folder);

@@ -8,6 +8,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "common/base/utf8.h"
+
 namespace qanat::local {
 namespace {
 
@@ -139,6 +141,11 @@ YamlStream ParseYaml(std::string_view text) {
   YamlStream out;
   if (text.find('\0') != std::string_view::npos) {
     out.error = YamlError{1, 1, "the file contains a NUL byte: it is not YAML text"};
+    return out;
+  }
+  // The library's scanner of directives does not come to an end on such bytes.
+  if (FirstNotUtf8(text) != std::string_view::npos) {
+    out.error = YamlError{1, 1, "the file contains a byte that is not UTF-8: it is not YAML text"};
     return out;
   }
   fy_diag_cfg diag_config;

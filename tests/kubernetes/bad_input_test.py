@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong around the mesh is named, with the place and the remedy, and running traffic stays as it is."""
+import json
+import os
+import subprocess
+import unittest
+
+from harness import BIN, SYSTEM, MeshBench
+from bed import outcome
+from scene import ALLOW_CLIENT, Scene
+from testbed import control
+
+
+class BadInput(Scene):
+    @classmethod
+    def setUpClass(cls):
+        cls.bench = MeshBench("badinput").up()
+
+    def as_stranger(self, *args):
+        """qanatctl as a service account that may do nothing."""
+        self.bench.kubectl("create", "serviceaccount", "stranger", "-n", "default", check=False)
+        token = self.bench.kubectl("create", "token", "stranger", "-n", "default").stdout.strip()
+        path = os.path.join(self.bench.folder, "stranger")
+        with open(path, "w") as f:
+            f.write(self.bench.kubectl("config", "view", "--raw", "--minify", "-o", "yaml").stdout)
+        self.bench.kubectl("--kubeconfig", path, "config", "set-credentials", "testbed", f"--token={token}")
+        for file in ("client-certificate", "client-key"):
+            self.bench.kubectl("--kubeconfig", path, "config", "unset", f"users.testbed.{file}")
+        return subprocess.run([os.path.join(BIN, "qanatctl"), *args], capture_output=True, text=True, timeout=60,
+                              env={**os.environ, "KUBECONFIG": path})
+
+    def test_1_install_without_permission(self):
+        done = self.as_stranger("install")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stdout + done.stderr, "may not|forbidden")
+        self.assertRegex(done.stdout + done.stderr, "cluster-admin|ClusterRole")
+        self.assertIsNone(self.bench.get(f"/api/v1/namespaces/{SYSTEM}"))
+
+    def test_2_install_without_the_gateway_api(self):
+        crd = "gateways.gateway.networking.k8s.io"
+        definition = self.bench.kubectl("get", "crd", crd, "-o", "json").stdout
+        self.bench.kubectl("delete", "crd", crd)
+        self.assertRegex(self.said("install"), "(?s)gateways.*kubectl apply")
+        definition = json.loads(definition)
+        definition["metadata"] = {k: definition["metadata"][k] for k in ("name", "annotations", "labels") if k in definition["metadata"]}
+        definition.pop("status")
+        self.bench.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(definition))
+
+    def test_3_install_with_an_image_that_no_node_has(self):
+        text = self.said("install", "--image-tag", "0.0.0-none", "--timeout", "25")
+        self.assertRegex(text, "0.0.0-none")
+        self.assertRegex(text, "ctr -n k8s.io images import|--image-prefix")
+
+    def test_4_and_then_the_right_one(self):
+        self.bench.install()
+        self.add_applications()
+
+    def test_5_the_api_server_goes_away(self):
+        far, client, near = self.bench.ip("mesh/far"), *map(self.bench.container, ("mesh/client", "mesh/near"))
+        control.stop(self.bench.cluster, "kube-apiserver")
+        try:
+            self.assertRegex(self.said("status", timeout=60), "127.0.0.1")
+            for _ in range(20):
+                self.assertEqual(self.bench.call_at(client, outcome, far, 9000, b"x", 15), "ok")
+                self.assertNotEqual(self.bench.call_at(near, outcome, far, 9000, b"x", 3), "ok")
+        finally:
+            control.start(self.bench.cluster, "kube-apiserver")
+            control.wait_until_ready(self.bench.cluster)
+        self.traffic_is_as_it_was()
+        # and changes arrive again
+        self.bench.kubectl("delete", "authorizationpolicy", "-n", "mesh", "only-client")
+        self.bench.wait("the change arrives", lambda: self.bench.call(
+            "mesh/near", outcome, self.bench.ip("mesh/far"), 9000, b"x", 3) == "ok", 30)
+        self.bench.apply(ALLOW_CLIENT)
+        self.bench.wait("the change arrives", self.is_as_it_was)
+
+    def test_6_the_control_plane_loses_its_permissions(self):
+        name = "qanat-controlplane"
+        self.bench.kubectl("delete", "clusterrolebinding", name)
+        for pod in self.bench.part(name):
+            self.bench.kubectl("delete", "pod", "-n", SYSTEM, pod, "--grace-period=1", "--wait=false")
+        said = lambda: self.bench.kubectl("logs", "-n", SYSTEM, "-l", f"app={name}", "--tail=200", check=False).stdout
+        try:
+            self.bench.wait("the log names what is forbidden", lambda: "pods" in said() and "403" in said() or "forbidden" in said())
+            self.assertFalse(self.bench.ready(SYSTEM, f"app={name}", 2), "it must not be ready with a view that it could not read")
+            self.traffic_is_as_it_was()
+        finally:
+            self.bench.install()
+        self.traffic_is_as_it_was()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

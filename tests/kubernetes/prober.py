@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How soon a change takes hold: a process that runs in the pod before the change is made, tries every
+20 ms and notes when. What it takes to start such a process is then not counted, and nothing is hidden
+between two looks."""
+import json
+import os
+import tempfile
+import threading
+import time
+
+EVERY = 0.02
+
+
+def keep_trying(path, stop, seconds, every, attempt, args):
+    """Appends [begin, end, outcome] to the file, until a file `stop` is there."""
+    out = os.open(path, os.O_WRONLY | os.O_APPEND)
+    last = time.monotonic() + seconds
+    while time.monotonic() < last and not os.path.exists(stop):
+        begin = time.monotonic()
+        try:
+            seen = attempt(*args)
+        except OSError as error:
+            seen = type(error).__name__
+        end = time.monotonic()
+        os.write(out, json.dumps([begin, end, seen]).encode() + b"\n")
+        time.sleep(max(0.0, every - (end - begin)))
+
+
+class Prober:
+    """with Prober(bench, "mesh/near", outcome, address, 9000, b"x", 3) as prober: ..."""
+
+    def __init__(self, bench, pod, attempt, *args, seconds=90, every=EVERY):
+        self.file = tempfile.NamedTemporaryFile("r", dir=bench.folder)
+        self.stop, self.error = self.file.name + ".stop", None
+        self.thread = threading.Thread(target=self.run, daemon=True, args=(
+            bench, bench.container(pod), (self.file.name, self.stop, seconds, every, attempt, args), seconds + 30))
+
+    def run(self, bench, container, args, timeout):
+        try:
+            bench.call_at(container, keep_trying, *args, timeout=timeout)
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self):
+        self.thread.start()
+        self.wait(lambda seen: len(seen) >= 3, "it does not try")
+        return self
+
+    def __exit__(self, *unused):
+        with open(self.stop, "w"):
+            pass
+        self.thread.join()
+        os.unlink(self.stop)
+
+    def seen(self):
+        self.file.seek(0)
+        return [json.loads(line) for line in self.file if line.endswith("\n")]
+
+    def wait(self, condition, problem, seconds=60):
+        last = time.monotonic() + seconds
+        while not condition(seen := self.seen()):
+            if self.error or time.monotonic() > last:
+                raise AssertionError(f"{problem}; last: {seen[-3:]}, {self.error}")
+            time.sleep(0.01)
+
+    def takes_hold(self, what, wanted, since, stays=0.5):
+        """Seconds from `since` to the end of the first attempt with the wanted outcome; every later one must have it."""
+        self.wait(lambda seen: any(end >= since and wanted(o) for _, end, o in seen), f"{what}: not seen")
+        time.sleep(stays)
+        began, ended, _ = next(each for each in self.seen() if each[1] >= since and wanted(each[2]))
+        back = [each for each in self.seen() if each[0] > began and not wanted(each[2])]
+        if back:
+            raise AssertionError(f"{what}: it came and went: {back[:3]}")
+        return ended - since
+
+
+def after(bench, change, pod, what, wanted, attempt, *args):
+    """Makes the change while the pod tries; seconds from the change's end (`kubectl apply` is back) to the new outcome."""
+    with Prober(bench, pod, attempt, *args) as prober:
+        if any(wanted(outcome) for _, _, outcome in prober.seen()):
+            raise AssertionError(f"{what}: so it is before the change already: {prober.seen()[-3:]}")
+        change()
+        took = prober.takes_hold(what, wanted, time.monotonic())
+    print(f"{what}: {took * 1000:.0f} ms after the change", flush=True)
+    return took

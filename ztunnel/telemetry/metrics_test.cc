@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ztunnel/telemetry/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/telemetry/sweep.h"
+
+namespace qanat::ztunnel {
+namespace {
+
+using model::Reason;
+
+class SeriesTest : public ::testing::Test {
+ protected:
+  SeriesTest() {
+    mesh_.Put(TestMesh::MakePod("frontend", "10.91.1.5"))
+        .Put(TestMesh::MakePod("backend", "10.91.2.7"));
+    mesh_.Put(TestMesh::MakeService("backend", "10.96.0.10"));
+  }
+
+  Flow MakeFlow(const std::string& source = "frontend") {
+    const auto snapshot = mesh_.Snapshot();
+    Flow flow;
+    flow.mutual_tls = true;
+    flow.source_workload = snapshot->WorkloadByUid("Kubernetes//Pod/shop/" + source);
+    flow.destination_workload = snapshot->WorkloadByUid("Kubernetes//Pod/shop/backend");
+    flow.service = snapshot->ServiceByKey("shop/backend.shop.svc.cluster.local");
+    if (flow.source_workload) flow.source_identity = flow.source_workload->identity();
+    flow.destination_identity = flow.destination_workload->identity();
+    return flow;
+  }
+
+  TestMesh mesh_;
+  metrics::Registry registry_;
+  Metrics metrics_{registry_};
+  SeriesCache cache_{metrics_};
+};
+
+TEST_F(SeriesTest, ALookupByPointersGivesTheSeriesOfTheLabels) {
+  const Flow flow = MakeFlow();
+  cache_.For(flow, Reason::kNone).opened->Add();
+  cache_.For(flow, Reason::kNone).opened->Add();
+  EXPECT_EQ(metrics_.opened.With(FlowLabels(flow, Reason::kNone))->value(), 2u);
+  cache_.ForgetPointers();
+  cache_.For(flow, Reason::kNone).opened->Add();
+  EXPECT_EQ(metrics_.opened.With(FlowLabels(flow, Reason::kNone))->value(), 3u);
+  EXPECT_EQ(metrics_.opened.size(), 1u);
+}
+
+// Whatever differs in the labels must differ in the lookup, with the same workloads.
+TEST_F(SeriesTest, EveryDifferenceOfLabelsIsASeriesOfItsOwn) {
+  const Flow base = MakeFlow();
+  std::vector<Flow> flows(7, base);
+  flows[1].reporter = Reporter::kDestination;
+  flows[2].mutual_tls = false;
+  flows[3].source_identity.reset();
+  flows[4].destination_identity.reset();
+  flows[5].service = nullptr;
+  flows[6].source_identity->sa =
+      "somebody-else";  // a certificate that is not the address's owner's
+  for (int round = 0; round < 2; ++round) {
+    for (const Flow& flow : flows) cache_.For(flow, Reason::kNone).closed->Add();
+    cache_.For(base, Reason::kPolicyDenied).closed->Add();
+  }
+  for (const Flow& flow : flows) {
+    EXPECT_EQ(metrics_.closed.With(FlowLabels(flow, Reason::kNone))->value(), 2u);
+  }
+  EXPECT_EQ(metrics_.closed.With(FlowLabels(base, Reason::kPolicyDenied))->value(), 2u);
+  EXPECT_EQ(metrics_.closed.size(), flows.size() + 1);
+}
+
+// One from another network is described anew for each connection: its labels make the series, no
+// pointer to it is held, and as nobody announces it here it goes when it is idle.
+TEST_F(SeriesTest, AForwardedSourceIsCountedByWhatItIsCalled) {
+  Flow flow = MakeFlow();
+  flow.reporter = Reporter::kDestination;
+  flow.source_identity = model::Identity::Parse("spiffe://cluster.local/ns/gw/sa/eastwest").value();
+  std::vector<std::weak_ptr<const model::Workload>> forwarded;
+  const auto call = [&](const std::string& name) {
+    auto workload = std::make_shared<model::Workload>();
+    workload->network = "far";
+    workload->ns = "abroad";
+    workload->workload_name = name;
+    forwarded.push_back(workload);
+    flow.source_workload = std::move(workload);
+    cache_.For(flow, Reason::kNone).opened->Add();
+    return FlowLabels(flow, Reason::kNone);
+  };
+  metrics::LabelValues caller;
+  for (int i = 0; i < 3; ++i) caller = call("caller");
+  const auto other = call("other");
+  flow.source_workload = nullptr;
+  EXPECT_EQ(metrics_.opened.size(), 2u);
+  EXPECT_EQ(metrics_.opened.With(caller)->value(), 3u);
+  EXPECT_EQ(metrics_.opened.With(other)->value(), 1u);
+  for (const auto& one : forwarded) EXPECT_TRUE(one.expired());
+  SeriesSweeper sweeper;
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
+  call("caller");
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 4u);  // the other one's
+  EXPECT_FALSE(metrics_.opened.Contains(other));
+  EXPECT_EQ(metrics_.opened.With(caller)->value(), 4u);
+}
+
+TEST_F(SeriesTest, TooManySeriesShareOne) {
+  for (size_t i = 0; metrics_.closed.size() < 50'000; ++i) {
+    metrics_.closed.With({"source", std::to_string(i)});
+  }
+  Flow flow = MakeFlow();
+  cache_.For(flow, Reason::kNone).closed->Add();
+  flow.mutual_tls = false;
+  cache_.For(flow, Reason::kNone).closed->Add();
+  flow.source_workload = nullptr;
+  flow.source_identity.reset();
+  cache_.For(flow, Reason::kNone).closed->Add();
+  EXPECT_EQ(metrics_.closed.size(), 50'002u);  // with TLS and without
+  EXPECT_EQ(metrics_.series_overflow.Get().value(), 3u);
+}
+
+TEST_F(SeriesTest, SeriesOfWorkloadsThatAreGoneAreRemovedAtTheSecondSweep) {
+  mesh_.Put(TestMesh::MakePod("old", "10.91.1.9"));
+  const Flow stays = MakeFlow(), goes = MakeFlow("old");
+  Flow nobody = MakeFlow();
+  nobody.source_workload = nullptr;
+  nobody.source_identity.reset();
+  for (const Flow& flow : {stays, goes, nobody}) cache_.For(flow, Reason::kNone).opened->Add();
+  SeriesSweeper sweeper;
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
+  mesh_.Remove("Kubernetes//Pod/shop/old");
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u) << "it may only be restarting";
+  // A connection that outlives its workload still counts.
+  cache_.For(goes, Reason::kNone).sent->Add(1);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 4u);  // opened, closed, sent, received
+  EXPECT_EQ(metrics_.opened.size(), 2u);
+  cache_.Forget();
+  cache_.For(goes, Reason::kNone).opened->Add();  // it comes back: shown again, from nothing
+  EXPECT_EQ(metrics_.opened.With(FlowLabels(goes, Reason::kNone))->value(), 1u);
+}
+
+}  // namespace
+}  // namespace qanat::ztunnel
