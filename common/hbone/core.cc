@@ -50,8 +50,8 @@ Core::Core(Bare, Side side, net::TransportPtr transport, const SessionOptions& o
                                                     : 64u << 10),
       transport_(std::move(transport)),
       loop_(transport_->loop()),
-      local_(transport_->local_address()),
-      peer_(transport_->peer_address()),
+      ends_(std::make_shared<const Ends>(
+          Ends{transport_->local_address(), transport_->peer_address()})),
       callbacks_(std::make_shared<Callbacks>(std::move(callbacks))),
       decoder_(max_header_list_),
       wake_(loop_, [this] { Wake(); }),
@@ -144,6 +144,22 @@ void Core::Wake() {
   }
 }
 
+// As many as have something at once on a tunnel that is not busy; of larger ones nothing is kept.
+constexpr size_t kSpareViews = 8;
+constexpr size_t kSparePieces = 16;
+
+std::unique_ptr<Stream::Views> Core::LendViews() {
+  if (views_.empty()) return std::make_unique<Stream::Views>();
+  auto out = std::move(views_.back());
+  views_.pop_back();
+  return out;
+}
+
+void Core::TakeBack(std::unique_ptr<Stream::Views> views) {
+  if (views == nullptr || views_.size() >= kSpareViews || views->capacity() > kSparePieces) return;
+  views_.push_back(std::move(views));
+}
+
 void Core::DeliverTouched() {
   delivering_.swap(touched_);
   for (const auto& stream : delivering_) {
@@ -155,7 +171,8 @@ void Core::DeliverTouched() {
   }
   // The buffer that the views point into goes away now.
   for (const auto& stream : delivering_) {
-    stream->KeepViews();
+    stream->KeepViews(loop_.memory());
+    TakeBack(std::move(stream->views));
     if (stream->core == this) Kick(*stream);
   }
   delivering_.clear();
@@ -251,7 +268,7 @@ void Core::EndAllStreams(const CloseReason& reason) {
     if (!stream->state.remote_ended) stream->end = IoResult::Kind::kReset;
     if (!stream->state.local_ended) stream->write_broken = true;
     stream->retired = true;
-    if (stream->error.empty()) stream->error = reason.message;
+    if (!reason.message.empty() && stream->error().empty()) stream->SetError(reason.message);
   }
   for (auto& [id, stream] : streams) {
     if (stream->handle != nullptr) stream->handle->Arm();

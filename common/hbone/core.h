@@ -95,8 +95,8 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void Drain();
   void CloseNow(std::string_view why);
   void Abandon();  // the handle is going: as CloseNow, and no callback to it any more
-  net::SocketAddress local_address() const { return local_; }
-  net::SocketAddress peer_address() const { return peer_; }
+  net::SocketAddress local_address() const { return ends_->local; }
+  net::SocketAddress peer_address() const { return ends_->peer; }
   std::shared_ptr<const tls::VerifiedPeer> verified_peer() const {
     return transport_ ? transport_->verified_peer() : nullptr;
   }
@@ -194,6 +194,8 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   H2Error Because(H2Error code, std::string why, Abuse abuse = Abuse::kNone);
   H2Error Calm(Abuse abuse, std::string why);  // ENHANCE_YOUR_CALM
   H2Error PeerCausedReset(Stream& stream, H2Error code, std::string why);
+  std::unique_ptr<Stream::Views> LendViews();
+  void TakeBack(std::unique_ptr<Stream::Views> views);
   void DeliverTouched();
 
   const Side side_;
@@ -201,8 +203,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   const size_t max_header_list_;
   net::TransportPtr transport_;
   event::EventLoop& loop_;
-  const net::SocketAddress local_;
-  const net::SocketAddress peer_;
+  const std::shared_ptr<const Ends> ends_;
   std::shared_ptr<Callbacks> callbacks_;  // shared: a callback may end the session that holds it
   Phase phase_ = Phase::kOpen;
   bool stopped_ = false;  // phase_ != kOpen, as the frame reader wants it
@@ -229,6 +230,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   uint32_t next_writer_ = 0;  // who is asked first for bytes, so that all get their turn
   std::vector<std::shared_ptr<Stream>> ready_, calling_;
   std::vector<std::shared_ptr<Stream>> touched_, delivering_;
+  std::vector<std::unique_ptr<Stream::Views>> views_;  // empty ones, to be lent
   std::vector<Failing> failing_;
   // Streams that we reset lately: what the peer had already sent for them is no error.
   std::vector<uint32_t> recently_reset_;

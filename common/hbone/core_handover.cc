@@ -79,12 +79,12 @@ SavedSession Core::Export(net::TransportPtr& transport) {
   const auto waiting = out_.front();
   out.unsent.assign(waiting.begin(), waiting.end());
   for (auto& [id, stream] : streams_.TakeAll()) {
-    const auto input = stream->input.front();
+    const auto input = stream->kept ? stream->kept->bytes.front() : std::span<const uint8_t>();
     out.streams.push_back({stream->state,
                            stream->end,
                            stream->write_broken,
-                           stream->discard,
-                           stream->error,
+                           stream->discard(),
+                           stream->error(),
                            {input.begin(), input.end()},
                            stream->moved});
     // What is still held of it reads a reset, and tells nobody.
@@ -142,15 +142,14 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
   data_seen_ = saved.data_seen;
   discard_data_ = saved.discard_data;
   for (SavedStream& from : saved.streams) {
-    auto stream = std::make_shared<Stream>(loop_);
+    auto stream = std::make_shared<Stream>();
     stream->core = this;
     stream->state = from.state;
     stream->end = from.end;
     stream->write_broken = from.write_broken;
-    if (from.discard) stream->discard = static_cast<size_t>(*from.discard);
-    stream->error = std::move(from.error);
-    stream->input.Append(from.input.data(), from.input.size());
-    stream->charge.Set(stream->input.capacity());
+    if (from.discard) stream->MakeEnding().discard = static_cast<size_t>(*from.discard);
+    if (!from.error.empty()) stream->SetError(std::move(from.error));
+    stream->Keep(from.input, loop_.memory());
     stream->unread = from.input.size();
     stream->moved = from.moved;
     stream->retired = from.state.local_ended && from.state.remote_ended;

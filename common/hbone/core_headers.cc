@@ -87,7 +87,7 @@ H2Error Core::HeaderBlock(uint32_t id, bool end_stream) {
   if (stream->state.remote_ended) {
     ResetStream(*stream, H2Error::kStreamClosed);
   } else if (!end_stream) {
-    stream->error = "the peer sent headers in the middle of a stream";
+    stream->SetError("the peer sent headers in the middle of a stream");
     ResetStream(*stream, H2Error::kProtocolError);
   } else {
     RemoteEnded(*stream);
@@ -226,7 +226,7 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
       ResetStream(stream, H2Error::kCancel);
     }
   }
-  if (done) done(std::move(response));
+  if (done) (*done)(std::move(response));
   return H2Error::kNoError;
 }
 

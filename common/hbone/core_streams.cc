@@ -22,7 +22,7 @@ std::shared_ptr<Stream> Core::Hold(uint32_t id) const {
 }
 
 std::shared_ptr<Stream> Core::NewStream(uint32_t id) {
-  auto stream = std::make_shared<Stream>(loop_);
+  auto stream = std::make_shared<Stream>();
   stream->core = this;
   stream->state.id = id;
   stream->state.send_window = state_.peer.initial_window;
@@ -33,7 +33,7 @@ std::shared_ptr<Stream> Core::NewStream(uint32_t id) {
 }
 
 net::TransportPtr Core::MakeHandle(const std::shared_ptr<Stream>& stream) {
-  return std::make_unique<StreamTransport>(stream, loop_, local_, peer_);
+  return std::make_unique<StreamTransport>(stream, loop_, ends_);
 }
 
 bool Core::CanOpen() const {
@@ -82,8 +82,8 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
     error = {Code::kResourceExhausted, "the headers are larger than the peer accepts", 0};
   }
   if (!error.message.empty()) {
-    stream = std::make_shared<Stream>(loop_);
-    stream->on_response = std::move(done);
+    stream = std::make_shared<Stream>();
+    stream->on_response = std::make_unique<ClientSession::OnResponse>(std::move(done));
     bool retry_safe = error.code == Code::kUnavailable;
     failing_.push_back({stream, {std::move(error), retry_safe}});
     WakeSoon();
@@ -91,7 +91,7 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
   }
   stream = NewStream(state_.next_stream);
   state_.next_stream += 2;
-  stream->on_response = std::move(done);
+  stream->on_response = std::make_unique<ClientSession::OnResponse>(std::move(done));
   PutHeaders(out_, stream->state.id, encoder_.Encode(headers), false, state_.peer.max_frame_size);
   FlushSoon();
   return std::make_unique<Pending>(std::move(stream));
@@ -192,11 +192,11 @@ void Core::HandleGone(Stream& stream) {
 void Core::FailPending(Stream& stream, Error error, bool retry_safe) {
   if (stream.on_response) {
     auto done = std::exchange(stream.on_response, nullptr);
-    done(tl::unexpected(ClientSession::ConnectFailure{std::move(error), retry_safe}));
+    (*done)(tl::unexpected(ClientSession::ConnectFailure{std::move(error), retry_safe}));
   }
   if (stream.on_gone) {
     auto gone = std::exchange(stream.on_gone, nullptr);
-    gone();
+    (*gone)();
   }
 }
 

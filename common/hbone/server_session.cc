@@ -37,7 +37,7 @@ void Responder::Reject(int status, const Headers& headers) {
 
 void Responder::OnGone(std::function<void()> gone) {
   if (stream_ && stream_->core != nullptr && !stream_->retired) {
-    stream_->on_gone = std::move(gone);
+    stream_->on_gone = std::make_unique<std::function<void()>>(std::move(gone));
   }
 }
 

@@ -37,6 +37,18 @@ class OutboundConnection final : public UserConnection {
   std::optional<ConnectionInfo> Describe() const override;
 
  private:
+  // On the way to the other end.
+  struct Setup {
+    bool own_tunnel_only = false;  // the shared one was tried
+    Route route;
+    Attempts attempts{event::Clock::now()};
+    std::unique_ptr<event::Timer> try_timer;  // where another endpoint may be tried
+    std::unique_ptr<dns::Resolver::Lookup> lookup;
+    event::TimePoint asked{};  // the name server
+    std::unique_ptr<hbone::PendingConnect> pending;
+    std::unique_ptr<event::Timer> shared_timer;  // while `pending` is on a shared tunnel
+  };
+
   void Decide(const model::WorkloadPtr& source) override;
   Route NextRoute(std::vector<std::string> tried,
                   std::vector<std::string>* missing = nullptr) const;
@@ -66,6 +78,7 @@ class OutboundConnection final : public UserConnection {
   void OnTunnelResponse(hbone::ClientSession::ConnectResult result);
   void Reached(net::TransportPtr upstream);
   void Refuse(model::Reason reason, std::string detail) override;
+  void OnRelaying() override;
   void OnEnd(const FlowEnd& end) override;
   void LogDestinationSide(const FlowEnd& end);
   void SetProven(tls::VerifiedPeerPtr proven) override { proven_by_ = std::move(proven); }
@@ -73,17 +86,12 @@ class OutboundConnection final : public UserConnection {
   void SaveMore(SavedConnection& saved) const override;
   void RestoreMore(const SavedConnection& saved) override;
 
-  bool one_pass_ = false;
-  bool own_tunnel_only_ = false;  // the shared one was tried
+  Route::Kind kind_ = Route::Kind::kRefuse;
+  bool via_waypoint_ = false;
+  bool one_pass_ = false;  // to the flow's destination, which is its workload's
   OriginalDestination original_;
-  Route route_;
-  Attempts attempts_{event::Clock::now()};
-  std::unique_ptr<event::Timer> try_timer_;  // where another endpoint may be tried
-  PodPtr destination_pod_;                   // one pass
-  std::unique_ptr<dns::Resolver::Lookup> lookup_;
-  event::TimePoint asked_{};  // the name server
-  std::unique_ptr<hbone::PendingConnect> pending_;
-  std::unique_ptr<event::Timer> shared_timer_;  // while `pending_` is on a shared tunnel
+  PodPtr destination_pod_;                                    // one pass
+  std::unique_ptr<Setup> setup_ = std::make_unique<Setup>();  // null once it is relayed
   tls::VerifiedPeerPtr proven_by_;  // the other end of the tunnel that it is relayed through
 };
 

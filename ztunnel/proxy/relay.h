@@ -4,18 +4,19 @@
 // End of stream and abort stay what they are: EOF on one side ends the other's direction only
 // (half-close), a reset becomes a reset, so a truncated stream never looks complete. Backpressure:
 // what the receiver does not take is kept (at most one read) and reading stops until it is gone. An
-// idle relay holds no buffer: reads go through the worker's shared one. Once a direction between
+// idle relay holds no buffer: reads go through the worker's shared one, and it is made small, since
+// most connections are idle. Once a direction between
 // two plain sockets turns out to be bulk it is moved inside the kernel by splice(). An application
 // that writes a request in two segments without TCP_NODELAY waits 40 ms for the first one's ACK;
 // after the first such wait its segments are acknowledged at once.
 //
-// Lives on the loop of its transports. `done` is called once, from a handler; the relay must then
-// be destroyed later (DeferDelete), not inside the call.
+// Lives on the loop of its transports. Its owner is told once, from a handler, that it is over; the
+// relay must then be destroyed later (DeferDelete), not inside the call.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,20 +47,39 @@ struct RelayState {
   Fd downstream, upstream;
 };
 
-class Relay {
+class Relay;
+
+// What one side of a relay tells it.
+template <bool kDownstream>
+class RelaySide : public net::TransportEvents {
+ public:
+  void OnReadable() final;
+  void OnWritable() final;
+
+ protected:
+  ~RelaySide() = default;
+};
+
+class Relay final : private RelaySide<true>, private RelaySide<false> {
  public:
   struct Result {
     model::Reason reason = model::Reason::kNone;  // kNone: both directions ended in order
     std::string error;
   };
-  using Done = std::function<void(const Result&)>;
+  class Owner {
+   public:
+    virtual void OnRelayEnd(const Result& result) = 0;
+
+   protected:
+    ~Owner() = default;
+  };
   // Bumped while bytes move; may be null.
   struct Counters {
     std::shared_ptr<metrics::Counter> up, down;
   };
 
   Relay(RelayShared& shared, net::TransportPtr downstream, net::TransportPtr upstream,
-        Counters counters, Done done);
+        Counters counters, Owner& owner);
   ~Relay();
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
@@ -71,12 +91,12 @@ class Relay {
   // stream there is no descriptor.
   bool CanFreeze() const;
   bool CanFreezeStream() const;
-  // Takes all out of this relay, which is over then; `done` is not called. Needs one of the two,
+  // Takes all out of this relay, which is over then; its owner is not told. Needs one of the two,
   // and not from inside of a handler.
   RelayState Freeze();
   // In place of Start(): goes on where another one stood still.
   void Resume(RelayState::Way up, RelayState::Way down);
-  // Aborts both sides so that both peers see it. `done` is not called.
+  // Aborts both sides so that both peers see it. The owner is not told.
   void Abort();
 
   // One direction has ended and the other has not.
@@ -87,28 +107,38 @@ class Relay {
   uint64_t bytes_down() const { return down_.bytes; }  // upstream -> downstream
 
  private:
+  template <bool kDownstream>
+  friend class RelaySide;
+
+  // Read and not yet written.
+  struct Waiting {
+    std::vector<uint8_t> bytes;
+    size_t at = 0;
+    std::span<const uint8_t> rest() const { return std::span(bytes).subspan(at); }
+  };
   struct Direction {
-    net::Transport* from = nullptr;
-    net::Transport* to = nullptr;
     std::shared_ptr<metrics::Counter> counter;
-    std::vector<uint8_t> pending;  // read and not yet written
-    size_t pending_at = 0;
+    std::unique_ptr<Waiting> waiting;
     std::unique_ptr<Pipe> pipe;
     uint64_t bytes = 0;
     event::TimePoint last_read{};
     uint64_t answered = 0;   // bytes of the other direction at last_read
-    bool quick_ack = false;  // `from` waits for ACKs
-    bool eof = false;        // `from` has ended
-    bool done = false;       // ... and `to` has been told
-  };
-  struct Side final : net::TransportEvents {
-    Relay* relay = nullptr;
-    Direction* reading = nullptr;  // from this side
-    Direction* writing = nullptr;  // to this side
-    void OnReadable() override { relay->Pump(*reading); }
-    void OnWritable() override { relay->Flush(*writing); }
+    bool quick_ack = false;  // where it comes from ACKs are waited for
+    bool eof = false;        // ... and that has ended
+    bool done = false;       // ... and where it goes has been told
   };
 
+  bool is_up(const Direction& direction) const { return &direction == &up_; }
+  net::Transport& From(const Direction& direction) const {
+    return is_up(direction) ? *downstream_ : *upstream_;
+  }
+  net::Transport& To(const Direction& direction) const {
+    return is_up(direction) ? *upstream_ : *downstream_;
+  }
+  const Direction& Other(const Direction& direction) const {
+    return is_up(direction) ? down_ : up_;
+  }
+  void Listen(bool on);
   void Pump(Direction& direction);
   bool PumpCopy(Direction& direction);    // false: stop for now
   bool PumpSplice(Direction& direction);  // false: stop for now
@@ -123,16 +153,17 @@ class Relay {
   bool CanSplice(const Direction& direction) const;
   void AcknowledgeEarly(Direction& direction);
   void Charge();
-  bool scarce() const { return charge_.meter().scarce() || (owner_ && owner_->scarce()); }
+  bool scarce() const {
+    return downstream_->loop().memory().scarce() || (payer_ != nullptr && payer_->scarce());
+  }
 
   RelayShared& shared_;
   net::TransportPtr downstream_;
   net::TransportPtr upstream_;
-  MemoryCharge charge_;
-  const MemoryMeter* owner_ = nullptr;
+  Owner& owner_;
+  MemoryMeter* payer_ = nullptr;
+  std::unique_ptr<MemoryCharge> charge_;  // while something waits
   Direction up_, down_;
-  Side downstream_side_, upstream_side_;
-  Done done_;
   bool finished_ = false;
 };
 

@@ -25,12 +25,12 @@ std::string Random(size_t size) {
   return out;
 }
 
-class RelayTest : public ::testing::Test {
+class RelayTest : public ::testing::Test, public Relay::Owner {
  protected:
+  void OnRelayEnd(const Relay::Result& r) override { result = r; }
   void Make(net::TransportPtr downstream, net::TransportPtr upstream) {
     relay = std::make_unique<Relay>(shared, std::move(downstream), std::move(upstream),
-                                    Relay::Counters{up, down},
-                                    [this](const Relay::Result& r) { result = r; });
+                                    Relay::Counters{up, down}, *this);
     relay->Start();
   }
   // client and server are the far ends.
@@ -358,10 +358,10 @@ TEST_F(RelayTest, FrozenAndResumedLosesNothing) {
       ++frozen;
       with_bytes += state.up.pending.empty() && state.down.pending.empty() ? 0 : 1;
       for (int i = 0; i < 2; ++i) loop.RunOnce({});  // nothing moves, nothing is left in the loop
-      relay = std::make_unique<Relay>(
-          shared, net::MakeSocketTransport(loop, std::move(state.downstream)),
-          net::MakeSocketTransport(loop, std::move(state.upstream)), Relay::Counters{up, down},
-          [this](const Relay::Result& r) { result = r; });
+      relay = std::make_unique<Relay>(shared,
+                                      net::MakeSocketTransport(loop, std::move(state.downstream)),
+                                      net::MakeSocketTransport(loop, std::move(state.upstream)),
+                                      Relay::Counters{up, down}, *this);
       relay->Resume(std::move(state.up), std::move(state.down));
     }
     ASSERT_TRUE(result.has_value());
@@ -440,7 +440,7 @@ TEST_F(RelayTest, LessIsReadAtATimeWhileMemoryIsScarce) {
   auto [g, h] = net::MakePipe(loop, 1);
   auto far_client = std::move(e);
   auto far_server = std::move(h);
-  Relay other(shared, std::move(f), std::move(g), {}, [](const Relay::Result&) {});
+  Relay other(shared, std::move(f), std::move(g), {}, *this);
   other.Start();
   Send(*far_client, Random(200'000));
   Spin();

@@ -29,7 +29,7 @@ TunnelSession::TunnelSession(Worker& worker, PodPtr pod, const SavedTunnel::Inbo
       peer_(saved.peer),
       local_(saved.local) {
   if (auto own = model::Identity::Parse(saved.own_identity)) own_identity_ = std::move(*own);
-  if (auto peer = model::Identity::Parse(saved.peer_identity)) peer_identity_ = std::move(*peer);
+  peer_identity_ = Share(model::Identity::Parse(saved.peer_identity));
 }
 
 TunnelSession::~TunnelSession() = default;
@@ -95,7 +95,7 @@ void TunnelSession::OnHandshake(Result<tls::TlsConnection> result) {
         Reason::kPeerIdentityMismatch,
         fmt::format("the peer's identity \"{}\" is not a workload's", result->peer.identity));
   }
-  peer_identity_ = std::move(*identity);
+  peer_identity_ = worker_.Shared(std::move(*identity));
   proven_ = result->peer.verified;
   state_ = State::kOpen;
   session_ =
@@ -225,7 +225,7 @@ SavedTunnel TunnelSession::Freeze(net::TransportPtr& transport) {
   out.pod_uid = pod_->uid;
   out.netns_cookie = pod_->netns_cookie;
   out.inbound =
-      SavedTunnel::Inbound{peer_, local_, own_identity_.ToString(), peer_identity_.ToString()};
+      SavedTunnel::Inbound{peer_, local_, own_identity_.ToString(), peer_identity_->ToString()};
   out.session = session_->Export(transport);
   session_.reset();
   state_ = State::kFrozen;

@@ -50,7 +50,7 @@ void UserConnection::TryIdentify() {
   if (found.reason == Reason::kNone) {
     decided_ = event::Clock::now();
     Decide(found.workload);
-    if (state_ != State::kIdentifying) timer_.reset();
+    if (state_ != State::kIdentifying) unidentified_.reset();
     return;
   }
   if (worker_.environment().want_names && found.reason == Reason::kSourceUnknown) {
@@ -78,11 +78,12 @@ bool UserConnection::AwaitNames(std::vector<std::string> names, event::Duration 
 }
 
 void UserConnection::WaitForMore(Identified why, event::Duration most) {
-  last_failure_ = std::move(why);
-  if (timer_ != nullptr) return;
-  timer_ = std::make_unique<event::Timer>(
-      worker_.loop(), [this] { Refuse(last_failure_.reason, last_failure_.detail); });
-  timer_->Start(most);
+  if (unidentified_ == nullptr) {
+    unidentified_ = std::make_unique<Unidentified>(
+        worker_.loop(), [this] { Refuse(unidentified_->why.reason, unidentified_->why.detail); });
+    unidentified_->timer.Start(most);
+  }
+  unidentified_->why = std::move(why);
 }
 
 void UserConnection::BeginConnect(const net::ConnectOptions& options, bool near,
@@ -95,16 +96,16 @@ void UserConnection::BeginConnect(const net::ConnectOptions& options, bool near,
 
 const Series& UserConnection::MakeRelay(net::TransportPtr client, net::TransportPtr other) {
   state_ = State::kRelaying;
+  OnRelaying();
   for (const net::Transport* side : {client.get(), other.get()}) {
     if (side->splice_fd() >= 0) continue;
     stream_ = side;
     worker_.mover().tunnels().OnStream(stream_, this);
   }
   const Series& series = worker_.series().For(flow_, Reason::kNone);
-  relay_ = std::make_unique<Relay>(
-      worker_.relay_shared(), std::move(client), std::move(other),
-      Relay::Counters{series.received, series.sent},
-      [this](const Relay::Result& result) { End(result.reason, result.error, true); });
+  Relay::Owner& owner = *this;
+  relay_ = std::make_unique<Relay>(worker_.relay_shared(), std::move(client), std::move(other),
+                                   Relay::Counters{series.received, series.sent}, owner);
   relay_->ChargeTo(&load_->memory);
   return series;
 }
@@ -144,7 +145,7 @@ void UserConnection::ResetClient() {
 void UserConnection::Close(Reason reason, const std::string& detail) {
   if (state_ == State::kOver) return;
   if (state_ == State::kFrozen) {
-    close_later_.emplace(reason, detail);
+    close_later_ = std::make_unique<std::pair<Reason, std::string>>(reason, detail);
     return;
   }
   if (relay_ == nullptr) return Refuse(reason, detail);
@@ -167,7 +168,7 @@ void UserConnection::End(Reason reason, std::string error, bool opened) {
     end.bytes_down = relay_->bytes_down();
   }
   worker_.LogFlow(flow_, end);
-  timer_.reset();
+  unidentified_.reset();
   connector_.reset();
   fd_.Reset();
   ForgetStream();

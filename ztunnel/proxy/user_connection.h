@@ -21,7 +21,7 @@
 
 namespace qanat::ztunnel {
 
-class UserConnection : public Connection {
+class UserConnection : public Connection, private Relay::Owner {
  public:
   ~UserConnection() override;
 
@@ -56,6 +56,7 @@ class UserConnection : public Connection {
 
  protected:
   enum class State : uint8_t { kIdentifying, kCertificate, kConnecting, kRelaying, kFrozen, kOver };
+  static constexpr std::chrono::seconds kIdentifyTimeout{5};  // as stock ztunnel
 
   // `fd` is the captured client's socket; none for a stream of a tunnel.
   UserConnection(Worker& worker, PodPtr pod, Fd fd, Reporter reporter, net::SocketAddress peer);
@@ -64,7 +65,6 @@ class UserConnection : public Connection {
   bool Admit();
   // Calls Decide() once it is known which workload the pod is, Refuse() if that takes too long.
   void TryIdentify();
-  static constexpr std::chrono::seconds kIdentifyTimeout{5};  // as stock ztunnel
   // On demand: asks for these names and looks again when more is known, for as long as it may take
   // to identify. False: there is nothing to ask for.
   bool AwaitNames(std::vector<std::string> names, event::Duration most = kIdentifyTimeout);
@@ -82,6 +82,8 @@ class UserConnection : public Connection {
 
   virtual void Decide(const model::WorkloadPtr& workload) = 0;
   virtual void Refuse(model::Reason reason, std::string detail) = 0;
+  // It is relayed from now on, for as long as may be: what was for the way there only goes.
+  virtual void OnRelaying() = 0;
   virtual void OnEnd(const FlowEnd& end) = 0;  // lets go of what is its own
   virtual void SaveMore(SavedConnection&) const = 0;
   virtual void RestoreMore(const SavedConnection&) = 0;
@@ -96,6 +98,15 @@ class UserConnection : public Connection {
   std::unique_ptr<Relay> relay_;
 
  private:
+  // Until it is known who the pod is.
+  struct Unidentified {
+    Unidentified(event::EventLoop& loop, event::Timer::Handler give_up)
+        : timer(loop, std::move(give_up)) {}
+    Identified why;
+    event::Timer timer;
+  };
+
+  void OnRelayEnd(const Relay::Result& result) override { End(result.reason, result.error, true); }
   void WaitForMore(Identified why, event::Duration most = kIdentifyTimeout);
   const Series& MakeRelay(net::TransportPtr client, net::TransportPtr other);
   void ForgetStream();
@@ -108,11 +119,10 @@ class UserConnection : public Connection {
   // When it was last seen to be half closed with these bytes.
   event::TimePoint silent_since_{};
   uint64_t silent_at_ = 0;
-  Identified last_failure_;
-  std::unique_ptr<event::Timer> timer_;     // while identifying
+  std::unique_ptr<Unidentified> unidentified_;
   const net::Transport* stream_ = nullptr;  // of a tunnel, as long as it is relayed
   std::unique_ptr<RelayState> frozen_;
-  std::optional<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen
+  std::unique_ptr<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen
 };
 
 }  // namespace qanat::ztunnel

@@ -124,6 +124,8 @@ class Worker {
   PodPtr PodByUid(const std::string& uid) const;
   PodPtr PodByCookie(uint64_t netns_cookie) const;
   Identified Identify(const Pod& pod) const;
+  // The one that connections have in common.
+  SharedIdentity Shared(model::Identity identity);
   identity::CertificatePtr FindCertificate(const model::Identity& identity) const;
   // Calls connection->OnCertificate later, once.
   void AwaitCertificate(const model::Identity& identity, Connection* connection);
@@ -185,6 +187,7 @@ class Worker {
   std::map<std::pair<std::string, std::string>, PodPtr> pods_by_name_;  // (ns, name)
   std::unordered_map<model::Identity, size_t> pods_of_;
   std::unordered_map<model::Identity, identity::CertificatePtr> certificates_;
+  std::unordered_map<model::Identity, SharedIdentity> shared_identities_;  // of late
   std::multimap<model::Identity, Connection*> waiting_for_certificate_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
   std::unique_ptr<tls::HandshakeShared> handshakes_;

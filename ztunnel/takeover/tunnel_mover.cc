@@ -294,7 +294,8 @@ void TunnelMover::Run(takeover::ItemId item) {
     if (saved.inbound) {
       user = std::make_unique<InboundConnection>(
           worker_, pod, flow.source, flow.destination,
-          Proven{*model::Identity::Parse(saved.inbound->peer_identity), saved.tls.peer},
+          Proven{worker_.Shared(*model::Identity::Parse(saved.inbound->peer_identity)),
+                 saved.tls.peer},
           hbone::InboundConnect{}, hbone::Responder());
     } else {
       const SavedConnection::Outbound& from = *stream.connection.outbound;

@@ -57,8 +57,10 @@ TEST_F(SeriesTest, EveryDifferenceOfLabelsIsASeriesOfItsOwn) {
   flows[3].source_identity.reset();
   flows[4].destination_identity.reset();
   flows[5].service = nullptr;
-  flows[6].source_identity->sa =
-      "somebody-else";  // a certificate that is not the address's owner's
+  // A certificate that is not the address's owner's.
+  model::Identity other = *base.source_identity;
+  other.sa = "somebody-else";
+  flows[6].source_identity = other;
   for (int round = 0; round < 2; ++round) {
     for (const Flow& flow : flows) cache_.For(flow, Reason::kNone).closed->Add();
     cache_.For(base, Reason::kPolicyDenied).closed->Add();

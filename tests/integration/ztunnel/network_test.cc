@@ -21,7 +21,7 @@ using testing::Ge;
 using testing::SizeIs;
 
 // Takes HBONE at 15008 and passes each CONNECT's bytes on to `to`, as they are.
-class EastWestGateway {
+class EastWestGateway : private Relay::Owner {
  public:
   EastWestGateway(const PodNet& pod, tls::TlsContextPtr context, std::string to)
       : netns_(pod.netns()), context_(std::move(context)), to_(std::move(to)) {
@@ -75,6 +75,7 @@ class EastWestGateway {
               std::move(result->transport), hbone::SessionOptions{}, std::move(events)));
         }));
   }
+  void OnRelayEnd(const Relay::Result&) override {}
   void PassOn(hbone::InboundConnect request, hbone::Responder responder) {
     {
       std::lock_guard lock(mutex_);
@@ -91,7 +92,7 @@ class EastWestGateway {
           if (stream == nullptr) return;
           relays_.push_back(std::make_unique<Relay>(
               shared_, std::move(stream), net::MakeSocketTransport(thread_.loop(), std::move(*fd)),
-              Relay::Counters{}, [](const Relay::Result&) {}));
+              Relay::Counters{}, *this));
           relays_.back()->Start();
         }));
   }
