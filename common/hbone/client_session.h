@@ -86,7 +86,8 @@ class ClientSession {
   bool closed() const;
   // No new streams; ends the tunnel (GOAWAY, close_notify) when the last stream has ended.
   void Drain();
-  void Close(std::string_view why);  // now; streams read kReset
+  void Close(std::string_view why);         // now; streams read kReset
+  const net::Transport* transport() const;  // null: over
   // For a hand-over: whether it could stand still now, and the handles of its streams, in the order
   // of SavedSession::streams. Export() needs that answer, and is the end of this object: no event
   // comes any more, and nobody is told.

@@ -97,6 +97,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void Abandon();  // the handle is going: as CloseNow, and no callback to it any more
   net::SocketAddress local_address() const { return ends_->local; }
   net::SocketAddress peer_address() const { return ends_->peer; }
+  const net::Transport* transport() const { return transport_.get(); }
   std::shared_ptr<const tls::VerifiedPeer> verified_peer() const {
     return transport_ ? transport_->verified_peer() : nullptr;
   }
