@@ -285,6 +285,7 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
   options.keepalive = worker_.environment().config.keepalive;
   // The kernel that serves both ends cannot forget one of them.
   if (one_pass_) options.keepalive.enabled = false;
+  options.no_delay = false;
   options.netns = pod_->netns.get();
   BeginConnect(options, one_pass_, [this](Result<Fd> fd) { OnConnected(std::move(fd)); });
 }
@@ -292,7 +293,7 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
 void OutboundConnection::OnConnected(Result<Fd> fd) {
   auto connector = std::move(connector_);
   if (!fd) return TryFailed(ReasonOf(fd.error(), false), fd.error().message);
-  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
+  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd), net::Delay::kNagle));
 }
 
 void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& certificate) {

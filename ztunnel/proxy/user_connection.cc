@@ -87,7 +87,7 @@ void UserConnection::WaitForMore(Identified why, event::Duration most) {
 
 void UserConnection::BeginConnect(const net::ConnectOptions& options, bool near,
                                   net::Connector::Done done) {
-  Result<Fd> started = net::StartConnect(options);
+  Result<Fd> started = worker_.spare_sockets().StartConnect(options);
   if (near && started && net::IsConnected(started->get())) return done(std::move(started));
   connector_ = std::make_unique<net::Connector>(worker_.loop(), options, std::move(started),
                                                 std::move(done));
