@@ -4,12 +4,13 @@
 // loopback, with no namespace and no capture. A machine that is busy with other things shows the
 // same figures.
 //
-//   connection_cost connect|trips COUNT
+//   connection_cost connect|close|trips COUNT      (QANAT_EARLY_DATA=false: without early data)
 //   strace -f -c build/release/bin/... connect 2000     (the threads "worker-0", "worker-1")
 //   valgrind --tool=callgrind --separate-threads=yes ... connect 2000
 //
-// Take the difference of two counts: what is done once falls out. Needs root (foreign source
-// addresses) and 127.88.0.0/16 for itself.
+// "connect" ends its direction and waits for the other one's end, "close" closes when it has the
+// answer and is back at once, as the bench's clients do. Take the difference of two counts: what is
+// done once falls out. Needs root (foreign source addresses) and 127.88.0.0/16 for itself.
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -143,9 +144,10 @@ void Trip(int fd) {
   if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1) Die("a round trip");
 }
 
-void Once() {
+void Once(bool wait) {
   const Fd fd = Dial();
   Trip(fd.get());
+  if (!wait) return;
   shutdown(fd.get(), SHUT_WR);
   char byte;
   if (read(fd.get(), &byte, 1) != 0) Die("the end");
@@ -156,8 +158,8 @@ void Once() {
 int main(int argc, char** argv) {
   const std::string what = argc == 3 ? argv[1] : "";
   const int count = argc == 3 ? std::atoi(argv[2]) : 0;
-  if (count <= 0 || (what != "connect" && what != "trips")) {
-    std::fprintf(stderr, "usage: connection_cost connect|trips COUNT\n");
+  if (count <= 0 || (what != "connect" && what != "close" && what != "trips")) {
+    std::fprintf(stderr, "usage: connection_cost connect|close|trips COUNT\n");
     return 2;
   }
   rlimit files{65536, 65536};
@@ -169,6 +171,8 @@ int main(int argc, char** argv) {
   Environment environment;
   environment.config.keepalive = {};
   environment.config.max_pod_connections = 60000;
+  const char* early = std::getenv("QANAT_EARLY_DATA");
+  environment.config.early_data = early == nullptr || std::string_view(early) != "false";
   environment.metrics = &metrics;
   environment.pools = &pools;
   environment.access_log = &access_log;
@@ -209,8 +213,8 @@ int main(int argc, char** argv) {
   fcntl(listener->get(), F_SETFL, flags & ~O_NONBLOCK);
   std::thread([listener] { Serve(*listener); }).detach();
 
-  if (what == "connect") {
-    for (int i = 0; i < count; ++i) Once();
+  if (what != "trips") {
+    for (int i = 0; i < count; ++i) Once(what == "connect");
   } else {
     const Fd fd = Dial();
     for (int i = 0; i < count; ++i) Trip(fd.get());

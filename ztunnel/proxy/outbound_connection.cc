@@ -41,7 +41,8 @@ Reason TunnelReasonOf(const Error& error) { return ReasonOf(error, true); }
 OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                                        OriginalDestination original)
     : UserConnection(worker, std::move(pod), std::move(fd), Reporter::kSource, peer),
-      original_(original) {
+      original_(original),
+      early_(worker.loop().memory(), load_->memory) {
   flow_.destination = original_.address;
 }
 
@@ -112,6 +113,7 @@ void OutboundConnection::TryFailed(Reason reason, std::string detail) {
 }
 
 bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
+  if (early_.given()) return false;
   // A pod that was asked for by its address has no substitute; a waypoint on the way to it has.
   if (route_.picked_port == 0) return false;
   if (!attempts_.MayRetry(reason, event::Clock::now())) return false;
@@ -149,7 +151,7 @@ void OutboundConnection::OnTryTimeout() {
       "{} did not answer in time",
       route_.host.empty() ? route_.to.ToString() : "the name server asked for " + route_.host);
   const Route slow = route_;
-  const bool shared = shared_timer_ != nullptr;
+  const bool shared = shared_timer_ != nullptr && !early_.given();
   if (shared) SharedFailed("timeout", "no answer in time");
   if (TryAnother(Reason::kConnectTimeout, detail)) {
     worker_.EndpointFailed(*pod_, slow);
@@ -302,10 +304,15 @@ void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& c
   OpenTunnel();
 }
 
-void OutboundConnection::Reached(net::TransportPtr upstream) {
+void OutboundConnection::Reached(net::TransportPtr upstream, size_t early_sent) {
   try_timer_.reset();
   worker_.EndpointGood(*pod_, route_);
-  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream));
+  if (!early_.error().empty()) {
+    upstream->Abort();
+    return End(Reason::kReset, "client side: " + early_.error(), false);
+  }
+  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream),
+             early_.Take(early_sent));
 }
 
 // ---- the end

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One connection that an application of an enrolled pod makes: identify the pod, decide the route
 // (and resolve its end, where that is a name), get there (plainly, in one pass, or through a
-// tunnel), relay. An endpoint that cannot be reached is followed by another one, as long as nothing
-// of the client's bytes has been sent.
+// tunnel), relay. An endpoint that cannot be reached is followed by another one, as long as nobody
+// can have got any of the client's bytes.
 #pragma once
 
 #include <memory>
@@ -13,6 +13,7 @@
 #include "common/tls/verified_peer.h"
 #include "ztunnel/dns/resolver.h"
 #include "ztunnel/proxy/attempts.h"
+#include "ztunnel/proxy/early_bytes.h"
 #include "ztunnel/proxy/original_destination.h"
 #include "ztunnel/proxy/user_connection.h"
 #include "ztunnel/route/outbound.h"
@@ -35,6 +36,7 @@ class OutboundConnection final : public UserConnection {
   void OnCertificate(const Result<identity::CertificatePtr>& certificate) override;
   bool Touches(const std::string& pod_uid) const override;
   std::optional<ConnectionInfo> Describe() const override;
+  size_t held() const override { return UserConnection::held() + early_.held(); }
 
  private:
   void Decide(const model::WorkloadPtr& source) override;
@@ -53,7 +55,7 @@ class OutboundConnection final : public UserConnection {
   void OnConnected(Result<Fd> fd);
   // outbound_tunnel.cc
   hbone::PoolKey TunnelKey() const;
-  hbone::ConnectRequest TunnelRequest() const;
+  hbone::ConnectRequest TunnelRequest();
   void OpenTunnel();
   bool MayShare() const;
   bool OpenShared();
@@ -64,7 +66,8 @@ class OutboundConnection final : public UserConnection {
   void UseOwn();
   void LearnOfPeer(const hbone::ClientSession::ConnectResult& result);
   void OnTunnelResponse(hbone::ClientSession::ConnectResult result);
-  void Reached(net::TransportPtr upstream);
+  void NoteAnswer(const hbone::ClientSession::ConnectResult& result);
+  void Reached(net::TransportPtr upstream, size_t early_sent = 0);
   void Refuse(model::Reason reason, std::string detail) override;
   void OnEnd(const FlowEnd& end) override;
   void LogDestinationSide(const FlowEnd& end);
@@ -82,6 +85,7 @@ class OutboundConnection final : public UserConnection {
   PodPtr destination_pod_;                   // one pass
   std::unique_ptr<dns::Resolver::Lookup> lookup_;
   event::TimePoint asked_{};  // the name server
+  EarlyBytes early_;
   std::unique_ptr<hbone::PendingConnect> pending_;
   std::unique_ptr<event::Timer> shared_timer_;  // while `pending_` is on a shared tunnel
   tls::VerifiedPeerPtr proven_by_;  // the other end of the tunnel that it is relayed through

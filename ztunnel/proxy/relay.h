@@ -46,6 +46,14 @@ struct RelayState {
   Fd downstream, upstream;
 };
 
+// The downstream's first bytes, where they were read before the relay began: with the upstream
+// already, or still to be written to it. `all`: nothing more waited then.
+struct RelayEarly {
+  uint64_t sent = 0;
+  std::vector<uint8_t> unsent;
+  bool all = false;
+};
+
 class Relay {
  public:
   struct Result {
@@ -66,7 +74,7 @@ class Relay {
 
   // Before Start() or Resume(): whose memory the waiting bytes are; outlives the relay.
   void ChargeTo(MemoryMeter* owner);
-  void Start();
+  void Start(RelayEarly early = {});
   // Between two sockets, or between one and a stream of a tunnel that stands still as well: of a
   // stream there is no descriptor.
   bool CanFreeze() const;

@@ -109,13 +109,14 @@ const Series& UserConnection::MakeRelay(net::TransportPtr client, net::Transport
   return series;
 }
 
-void UserConnection::StartRelay(net::TransportPtr client, net::TransportPtr other) {
+void UserConnection::StartRelay(net::TransportPtr client, net::TransportPtr other,
+                                RelayEarly early) {
   MakeRelay(std::move(client), std::move(other)).opened->Add();
   SetupTimes& setup = worker_.setup_times(flow_.reporter);
   setup.Observe(SetupPhase::kQueue, decided_ - started_);
   setup.Observe(SetupPhase::kConnect, event::Clock::now() - decided_ - spent_elsewhere_);
   worker_.LogOpened(flow_);
-  relay_->Start();
+  relay_->Start(std::move(early));
 }
 
 void UserConnection::SpentOn(SetupPhase phase, event::Duration time) {
