@@ -55,7 +55,7 @@ Core::Core(Bare, Side side, net::TransportPtr transport, const SessionOptions& o
       callbacks_(std::make_shared<Callbacks>(std::move(callbacks))),
       decoder_(max_header_list_),
       wake_(loop_, [this] { Wake(); }),
-      flush_(loop_, [this] { Flush(); }),
+      flush_(loop_, [this] { FlushDue(); }),
       ping_(loop_, [this] { SendPing(); }),
       ping_deadline_(loop_, [this] { PingExpired(); }) {}
 
@@ -77,6 +77,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
   } else {
     settings.emplace_back(kSettingMaxConcurrentStreams, options_.max_concurrent_streams);
     if (options_.takes_source) settings.emplace_back(kSettingTakesSource, 1);
+    if (options_.takes_early) settings.emplace_back(kSettingTakesEarly, 1);
   }
   PutSettings(out_, settings);
   state_.recv_window = options_.connection_window;

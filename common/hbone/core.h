@@ -17,6 +17,7 @@
 #include "common/hbone/client_session.h"
 #include "common/hbone/frame.h"
 #include "common/hbone/hpack.h"
+#include "common/hbone/patience.h"
 #include "common/hbone/saved_session.h"
 #include "common/hbone/server_session.h"
 #include "common/hbone/stream.h"
@@ -84,6 +85,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool CanOpen() const;
   bool settings_seen() const { return state_.settings_seen; }
   bool peer_takes_source() const { return state_.settings_seen && state_.peer.takes_source; }
+  bool PeerTakesEarly() const;
   event::TimePoint made() const { return made_; }
   uint64_t bulk() const;  // what bulk streams moved lately, 0: not busy with any
   SessionStats stats() const;
@@ -139,6 +141,10 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void Wake();
   void Flush();
   void FlushSoon();
+  void FlushPatiently();
+  void FlushDue();
+  bool MayLinger();
+  void EndLinger();
   void WakeSoon();
   void Fail(H2Error code, std::string message);
   void BeginClose(CloseReason reason);
@@ -156,6 +162,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void RememberReset(uint32_t id);
   bool RecentlyReset(uint32_t id) const;
   size_t WriteDirect(Stream& stream, std::span<const iovec> from, size_t size);
+  size_t PutEarly(Stream& stream, const ConnectRequest& request);
   std::shared_ptr<Stream> NewStream(uint32_t id);
   std::shared_ptr<Stream> Hold(uint32_t id) const;
   void Forget(Stream& stream);
@@ -249,6 +256,15 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool was_busy_ = false;
   uint32_t paid_updates_ = 0;  // WINDOW_UPDATEs that our DATA explains
   bool dribble_ = false;       // the peer has us send too many tiny frames
+
+  // What waits to go out (core_output.cc): is there something that does not wait for company, who
+  // of those that may do, and whether they do, by whose patience.
+  bool urgent_ = false;
+  unsigned patient_ = 0;
+  std::vector<uint32_t> patient_answers_;
+  Patience ends_, answers_;
+  Patience* lingering_ = nullptr;
+  event::TimePoint linger_until_{};
 
   ByteQueue out_;
   MemoryCharge out_charge_{loop_.memory()};

@@ -106,6 +106,7 @@ SavedSession Core::Export(net::TransportPtr& transport) {
   ready_.clear();
   wake_.Stop();
   flush_.Stop();
+  lingering_ = nullptr;
   ping_.Stop();
   ping_deadline_.Stop();
   if (headers_deadline_) headers_deadline_->Stop();

@@ -213,6 +213,7 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
   response.status = status;
   response.peer_takes_source = peer_takes_source();
   response.tunnel_made = made_;
+  response.early = stream.early;
   auto done = std::exchange(stream.on_response, nullptr);
   if (status == 200) {
     response.stream = MakeHandle(keep);

@@ -93,6 +93,7 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
   state_.next_stream += 2;
   stream->on_response = std::make_unique<ClientSession::OnResponse>(std::move(done));
   PutHeaders(out_, stream->state.id, encoder_.Encode(headers), false, state_.peer.max_frame_size);
+  stream->early = PutEarly(*stream, request);
   FlushSoon();
   return std::make_unique<Pending>(std::move(stream));
 }
@@ -102,7 +103,8 @@ net::TransportPtr Core::Accept(const std::shared_ptr<Stream>& stream, const Head
   all.insert(all.end(), headers.begin(), headers.end());
   stream->state.answered = true;
   PutHeaders(out_, stream->state.id, encoder_.Encode(all), false, state_.peer.max_frame_size);
-  FlushSoon();
+  patient_answers_.push_back(stream->state.id);
+  FlushPatiently();
   return MakeHandle(stream);
 }
 
@@ -126,7 +128,7 @@ void Core::Reject(const std::shared_ptr<Stream>& stream, int status, const Heade
 void Core::EndStream(Stream& stream) {
   PutEndStream(out_, stream.state.id);
   stream.state.local_ended = true;
-  FlushSoon();
+  FlushPatiently();
   Retire(stream);
 }
 

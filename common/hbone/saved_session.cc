@@ -31,10 +31,11 @@ enum Tag : uint16_t {
   kUnsent = 15,
   kStream = 16,   // fields of its own
   kStreams = 17,  // how many
+  kPeerEarly = 18,
 };
-constexpr uint16_t kKnown[] = {kServer,   kOptions,    kPeer,   kConnection, kHpack,  kHpackEntry,
-                               kFrame,    kFrameBytes, kResets, kWriting,    kRtt,    kKeepalive,
-                               kPatience, kMessage,    kUnsent, kStream,     kStreams};
+constexpr uint16_t kKnown[] = {kServer,   kOptions,    kPeer,   kConnection, kHpack,   kHpackEntry,
+                               kFrame,    kFrameBytes, kResets, kWriting,    kRtt,     kKeepalive,
+                               kPatience, kMessage,    kUnsent, kStream,     kStreams, kPeerEarly};
 enum StreamTag : uint16_t { kState = 1, kEnd = 2, kError = 3, kInput = 4, kMoved = 5 };
 constexpr uint16_t kKnownOfStream[] = {kState, kEnd, kError, kInput, kMoved};
 
@@ -248,6 +249,7 @@ WipedString EncodeSession(const SavedSession& from) {
       kPeer | kCritical,
       Numbers({peer.header_table_size, peer.enable_push, peer.max_concurrent_streams,
                peer.initial_window, peer.max_frame_size, peer.max_header_list, peer.takes_source}));
+  writer.Number(kPeerEarly, peer.takes_early ? 1 : 0);
   writer.Bytes(
       kConnection | kCritical,
       Numbers({OfWindow(state.send_window), OfWindow(state.recv_window), state.recv_unacked,
@@ -294,6 +296,7 @@ Result<SavedSession> DecodeSession(std::string_view bytes) {
   out.server = fields.Number(kServer) == 1;
   QANAT_RETURN_IF_ERROR(ReadOptions(Reader(fields.Bytes(kOptions)), out));
   QANAT_RETURN_IF_ERROR(ReadPeer(Reader(fields.Bytes(kPeer)), out));
+  out.state.peer.takes_early = fields.Number(kPeerEarly) == 1;
   QANAT_RETURN_IF_ERROR(ReadConnection(Reader(fields.Bytes(kConnection)), out));
   QANAT_RETURN_IF_ERROR(ReadTable(fields, out));
   Reader frame(fields.Bytes(kFrame));

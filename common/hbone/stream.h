@@ -66,6 +66,8 @@ struct Stream : std::enable_shared_from_this<Stream> {
   uint64_t moved = 0;           // bytes of both directions
   event::TimePoint refilled{};  // when the peer got credit last
 
+  size_t early = 0;  // client: bytes that went along with the request
+
   // Until the stream is answered.
   std::unique_ptr<ClientSession::OnResponse> on_response;
   std::unique_ptr<std::function<void()>> on_gone;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/base/result.h"
+#include "common/net/socket.h"
 #include "common/net/transport.h"
 
 namespace qanat::net {
@@ -17,7 +18,8 @@ namespace {
 
 class SocketTransport final : public Transport {
  public:
-  SocketTransport(event::EventLoop& loop, Fd fd) : loop_(loop), fd_(std::move(fd)) {}
+  SocketTransport(event::EventLoop& loop, Fd fd, Delay delay)
+      : loop_(loop), fd_(std::move(fd)), delay_(delay) {}
 
   ~SocketTransport() override {
     if (gone_ != nullptr) *gone_ = true;
@@ -52,6 +54,7 @@ class SocketTransport final : public Transport {
 
   IoResult Write(std::span<const iovec> from) override {
     if (aborted_) return {IoResult::Kind::kReset, 0};
+    if (delay_ == Delay::kNagle && std::exchange(written_, true)) EndDelay();
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(from.data());
     message.msg_iovlen = std::min<size_t>(from.size(), 1024);  // IOV_MAX
@@ -93,6 +96,7 @@ class SocketTransport final : public Transport {
   Fd Release() override {
     aborted_ = true;
     if (!fd_) return Fd();
+    EndDelay();  // nobody else knows of it
     // For who asks afterwards.
     local_address();
     peer_address();
@@ -102,6 +106,9 @@ class SocketTransport final : public Transport {
   std::string error() const override { return errno_ == 0 ? std::string() : std::strerror(errno_); }
 
  private:
+  void EndDelay() {
+    if (std::exchange(delay_, Delay::kNone) == Delay::kNagle) SetNoDelay(fd_.get());
+  }
   struct Names {
     std::optional<SocketAddress> local, peer;
   };
@@ -206,6 +213,8 @@ class SocketTransport final : public Transport {
   int errno_ = 0;
   mutable std::unique_ptr<Names> names_;
   TransportEvents* events_ = nullptr;
+  Delay delay_;
+  bool written_ = false;  // something, or nothing where there was no room
   bool reading_ = false;
   bool writing_ = false;
   bool aborted_ = false;
@@ -220,8 +229,8 @@ class SocketTransport final : public Transport {
 
 }  // namespace
 
-TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd) {
-  return std::make_unique<SocketTransport>(loop, std::move(fd));
+TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd, Delay delay) {
+  return std::make_unique<SocketTransport>(loop, std::move(fd), delay);
 }
 
 }  // namespace qanat::net

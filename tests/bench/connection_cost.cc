@@ -4,12 +4,14 @@
 // server's, over loopback, with no namespace and no capture. A machine that is busy with other
 // things shows the same figures.
 //
-//   connection_cost connect|trips|idle COUNT    (idle: says what they hold, both proxies together)
+//   connection_cost connect|close|trips|idle COUNT    (QANAT_EARLY_DATA=false: without early data)
 //   strace -f -c build/release/bin/... connect 2000     (the threads "worker-0", "worker-1")
 //   valgrind --tool=callgrind --separate-threads=yes ... connect 2000
 //
-// Take the difference of two counts: what is done once falls out. Needs root (foreign source
-// addresses) and 127.88.0.0/16 for itself.
+// "connect" ends its direction and waits for the other one's end, "close" closes when it has the
+// answer and is back at once, as the bench's clients do; "idle" says what they hold, both proxies
+// together. Take the difference of two counts: what is done once falls out. Needs root (foreign
+// source addresses) and 127.88.0.0/16 for itself.
 #include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -21,6 +23,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "tests/support/two_nodes.h"
@@ -56,9 +59,10 @@ void Trip(int fd) {
   if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1) Die("a round trip");
 }
 
-void Once() {
+void Once(bool wait) {
   const Fd fd = test::TwoNodes::Dial();
   Trip(fd.get());
+  if (!wait) return;
   shutdown(fd.get(), SHUT_WR);
   char byte;
   if (read(fd.get(), &byte, 1) != 0) Die("the end");
@@ -95,13 +99,14 @@ void HoldIdle(size_t count) {
 int main(int argc, char** argv) {
   const std::string what = argc == 3 ? argv[1] : "";
   const int count = argc == 3 ? std::atoi(argv[2]) : 0;
-  if (count <= 0 || (what != "connect" && what != "trips" && what != "idle")) {
-    std::fprintf(stderr, "usage: connection_cost connect|trips|idle COUNT\n");
+  if (count <= 0 || (what != "connect" && what != "close" && what != "trips" && what != "idle")) {
+    std::fprintf(stderr, "usage: connection_cost connect|close|trips|idle COUNT\n");
     return 2;
   }
   rlimit files{65536, 65536};
   setrlimit(RLIMIT_NOFILE, &files);
-  test::TwoNodes nodes;
+  const char* early = std::getenv("QANAT_EARLY_DATA");
+  test::TwoNodes nodes(2, early == nullptr || std::string_view(early) != "false");
   if (what == "idle") {
     HoldIdle(static_cast<size_t>(count));
     std::fflush(nullptr);
@@ -110,8 +115,8 @@ int main(int argc, char** argv) {
   auto* listener = new Fd(test::TwoNodes::ListenAsServer());
   std::thread([listener] { Serve(*listener); }).detach();
 
-  if (what == "connect") {
-    for (int i = 0; i < count; ++i) Once();
+  if (what != "trips") {
+    for (int i = 0; i < count; ++i) Once(what == "connect");
   } else {
     const Fd fd = test::TwoNodes::Dial();
     for (int i = 0; i < count; ++i) Trip(fd.get());

@@ -97,10 +97,11 @@ PodPtr LocalPod(const char* name, const char* ip, uint64_t cookie) {
 
 }  // namespace
 
-TwoNodes::TwoNodes(int log_fd)
+TwoNodes::TwoNodes(int log_fd, bool early_data)
     : access_log_(log_fd), ca_(tls::testing::TestCa::Make()), snapshot_(MakeMesh()) {
   environment_.config.keepalive = {};
   environment_.config.max_pod_connections = 60000;
+  environment_.config.early_data = early_data;
   environment_.metrics = &metrics_;
   environment_.pools = &pools_;
   environment_.access_log = &access_log_;

@@ -17,7 +17,7 @@ namespace qanat::ztunnel::test {
 
 class TwoNodes {
  public:
-  explicit TwoNodes(int log_fd = 2);
+  explicit TwoNodes(int log_fd = 2, bool early_data = true);
   ~TwoNodes();
   TwoNodes(const TwoNodes&) = delete;
   TwoNodes& operator=(const TwoNodes&) = delete;

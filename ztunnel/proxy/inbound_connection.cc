@@ -208,6 +208,7 @@ void InboundConnection::Connect(bool spoof) {
   options.mark = worker_.environment().config.packet_mark;
   // The kernel that serves both ends cannot forget one of them.
   options.keepalive.enabled = false;
+  options.no_delay = false;
   options.netns = pod_->netns.get();
   // The application sees the client's address. A pod that calls itself keeps its own, and nothing
   // but loopback may come from outside to loopback.
@@ -240,7 +241,7 @@ void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
                                                                    : Reason::kConnectFailed;
     return RefuseWith(503, reason, error.message);
   }
-  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
+  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd), net::Delay::kNagle));
 }
 
 // The socket has just been connected: its buffer holds what is far less than its least size.

@@ -41,7 +41,8 @@ Reason TunnelReasonOf(const Error& error) { return ReasonOf(error, true); }
 OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                                        OriginalDestination original)
     : UserConnection(worker, std::move(pod), std::move(fd), Reporter::kSource, peer),
-      original_(original) {
+      original_(original),
+      setup_(std::make_unique<Setup>(worker.loop().memory(), load_->memory)) {
   flow_.destination = original_.address;
 }
 
@@ -115,6 +116,7 @@ void OutboundConnection::TryFailed(Reason reason, std::string detail) {
 }
 
 bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
+  if (setup_->early.given()) return false;
   // A pod that was asked for by its address has no substitute; a waypoint on the way to it has.
   if (setup_->route.picked_port == 0) return false;
   if (!setup_->attempts.MayRetry(reason, event::Clock::now())) return false;
@@ -154,7 +156,7 @@ void OutboundConnection::OnTryTimeout() {
                   setup_->route.host.empty() ? setup_->route.to.ToString()
                                              : "the name server asked for " + setup_->route.host);
   const Route slow = setup_->route;
-  const bool shared = setup_->shared_timer != nullptr;
+  const bool shared = setup_->shared_timer != nullptr && !setup_->early.given();
   if (shared) SharedFailed("timeout", "no answer in time");
   if (TryAnother(Reason::kConnectTimeout, detail)) {
     worker_.EndpointFailed(*pod_, slow);
@@ -294,6 +296,7 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
   options.keepalive = worker_.environment().config.keepalive;
   // The kernel that serves both ends cannot forget one of them.
   if (one_pass_) options.keepalive.enabled = false;
+  options.no_delay = false;
   options.netns = pod_->netns.get();
   BeginConnect(options, one_pass_, [this](Result<Fd> fd) { OnConnected(std::move(fd)); });
 }
@@ -301,7 +304,7 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
 void OutboundConnection::OnConnected(Result<Fd> fd) {
   auto connector = std::move(connector_);
   if (!fd) return TryFailed(ReasonOf(fd.error(), false), fd.error().message);
-  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
+  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd), net::Delay::kNagle));
 }
 
 void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& certificate) {
@@ -310,9 +313,14 @@ void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& c
   OpenTunnel();
 }
 
-void OutboundConnection::Reached(net::TransportPtr upstream) {
+void OutboundConnection::Reached(net::TransportPtr upstream, size_t early_sent) {
   worker_.EndpointGood(*pod_, setup_->route);
-  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream));
+  if (!setup_->early.error().empty()) {
+    upstream->Abort();
+    return End(Reason::kReset, "client side: " + setup_->early.error(), false);
+  }
+  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream),
+             setup_->early.Take(early_sent));
 }
 
 // ---- the end

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One connection that an application of an enrolled pod makes: identify the pod, decide the route
 // (and resolve its end, where that is a name), get there (plainly, in one pass, or through a
-// tunnel), relay. An endpoint that cannot be reached is followed by another one, as long as nothing
-// of the client's bytes has been sent.
+// tunnel), relay. An endpoint that cannot be reached is followed by another one, as long as nobody
+// can have got any of the client's bytes.
 #pragma once
 
 #include <memory>
@@ -13,6 +13,7 @@
 #include "common/tls/verified_peer.h"
 #include "ztunnel/dns/resolver.h"
 #include "ztunnel/proxy/attempts.h"
+#include "ztunnel/proxy/early_bytes.h"
 #include "ztunnel/proxy/original_destination.h"
 #include "ztunnel/proxy/user_connection.h"
 #include "ztunnel/route/outbound.h"
@@ -35,16 +36,22 @@ class OutboundConnection final : public UserConnection {
   void OnCertificate(const Result<identity::CertificatePtr>& certificate) override;
   bool Touches(const std::string& pod_uid) const override;
   std::optional<ConnectionInfo> Describe() const override;
+  size_t held() const override {
+    return UserConnection::held() + (setup_ ? setup_->early.held() : 0);
+  }
 
  private:
   // On the way to the other end.
   struct Setup {
+    Setup(MemoryMeter& loop, MemoryMeter& owner) : early(loop, owner) {}
+
     bool own_tunnel_only = false;  // the shared one was tried
     Route route;
     Attempts attempts{event::Clock::now()};
     std::unique_ptr<event::Timer> try_timer;  // where another endpoint may be tried
     std::unique_ptr<dns::Resolver::Lookup> lookup;
     event::TimePoint asked{};  // the name server
+    EarlyBytes early;
     std::unique_ptr<hbone::PendingConnect> pending;
     std::unique_ptr<event::Timer> shared_timer;  // while `pending` is on a shared tunnel
   };
@@ -65,7 +72,7 @@ class OutboundConnection final : public UserConnection {
   void OnConnected(Result<Fd> fd);
   // outbound_tunnel.cc
   hbone::PoolKey TunnelKey() const;
-  hbone::ConnectRequest TunnelRequest() const;
+  hbone::ConnectRequest TunnelRequest();
   void OpenTunnel();
   bool MayShare() const;
   bool OpenShared();
@@ -76,7 +83,8 @@ class OutboundConnection final : public UserConnection {
   void UseOwn();
   void LearnOfPeer(const hbone::ClientSession::ConnectResult& result);
   void OnTunnelResponse(hbone::ClientSession::ConnectResult result);
-  void Reached(net::TransportPtr upstream);
+  void NoteAnswer(const hbone::ClientSession::ConnectResult& result);
+  void Reached(net::TransportPtr upstream, size_t early_sent = 0);
   void Refuse(model::Reason reason, std::string detail) override;
   void OnRelaying() override;
   void OnEnd(const FlowEnd& end) override;
@@ -90,8 +98,8 @@ class OutboundConnection final : public UserConnection {
   bool via_waypoint_ = false;
   bool one_pass_ = false;  // to the flow's destination, which is its workload's
   OriginalDestination original_;
-  PodPtr destination_pod_;                                    // one pass
-  std::unique_ptr<Setup> setup_ = std::make_unique<Setup>();  // null once it is relayed
+  PodPtr destination_pod_;          // one pass
+  std::unique_ptr<Setup> setup_;    // null once it is relayed
   tls::VerifiedPeerPtr proven_by_;  // the other end of the tunnel that it is relayed through
 };
 

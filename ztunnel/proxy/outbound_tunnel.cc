@@ -32,7 +32,7 @@ hbone::PoolKey OutboundConnection::TunnelKey() const {
   return key;
 }
 
-hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
+hbone::ConnectRequest OutboundConnection::TunnelRequest() {
   hbone::ConnectRequest request;
   request.authority = setup_->route.authority;
   const std::string_view host = setup_->route.service
@@ -44,6 +44,9 @@ hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
       {"traceparent", MakeTraceparent(worker_.Random(), worker_.Random(), worker_.Random())}};
   LOG_DEBUG("outbound", "{} from {}: trace {}", request.authority, flow_.source.ToString(),
             TraceId(request.headers.back().value));
+  if (worker_.environment().config.early_data) {
+    request.early = [this] { return setup_->early.Give(fd_.get()); };
+  }
   return request;
 }
 
@@ -81,6 +84,19 @@ bool OutboundConnection::OpenShared() {
   return true;
 }
 
+// Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
+void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
+  if (!setup_->early.given()) return;
+  const bool known = result || result.error().retry_safe;
+  const bool taken = result && result->status == 200;
+  worker_.environment()
+      .metrics->early_data.With({taken   ? "taken"
+                                 : known ? "dropped"
+                                         : "unknown"})
+      ->Add();
+  if (known) setup_->early.Dropped();
+}
+
 void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult result) {
   const hbone::PoolKey key = Sharing::KeyOf(TunnelKey());
   if (result) worker_.sharing().Answered(key, pod_->uid);
@@ -91,10 +107,16 @@ void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult re
     return OnTunnelResponse(std::move(result));
   }
   SharedFailed("refused", result ? "the peer refused the source" : result.error().error.message);
+  if (!result && !result.error().retry_safe && setup_->early.given()) {
+    return OnTunnelResponse(std::move(result));
+  }
+  NoteAnswer(result);
   UseOwn();
 }
 
 void OutboundConnection::OnSharedTimeout() {
+  if (setup_->early.given())
+    return;  // the peer was there a moment ago: it has the time that others have
   SharedFailed("timeout", "no answer in time");
   UseOwn();
 }
@@ -108,7 +130,7 @@ void OutboundConnection::SharedFailed(const char* outcome, std::string_view why)
   setup_->own_tunnel_only = true;
 }
 
-// Nothing of the client's has been sent: what the shared tunnel could not do, the own one may.
+// Nobody has anything of the client's: what the shared tunnel could not do, the own one may.
 void OutboundConnection::UseOwn() {
   const auto pending = std::move(setup_->pending);  // we may be inside of its call
   OpenOwn();
@@ -147,6 +169,7 @@ void OutboundConnection::LearnOfPeer(const hbone::ClientSession::ConnectResult& 
 
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
   auto pending = std::move(setup_->pending);
+  NoteAnswer(result);
   if (!result) {
     const Error& error = result.error().error;
     return TryFailed(TunnelReasonOf(error), error.message);
@@ -169,7 +192,7 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   }
   proven_by_ = result->stream->verified_peer();
   if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kSource);
-  Reached(std::move(result->stream));
+  Reached(std::move(result->stream), result->early);
 }
 
 }  // namespace qanat::ztunnel

@@ -91,12 +91,20 @@ void Relay::Charge() {
   charge_->Set(bytes);
 }
 
-void Relay::Start() {
+void Relay::Start(RelayEarly early) {
   Listen(true);
   downstream_->ReadEnable(true);
   upstream_->ReadEnable(true);
+  up_.bytes = early.sent + early.unsent.size();
+  up_.last_read = downstream_->loop().now();
+  if (up_.counter && up_.bytes > 0) up_.counter->Add(up_.bytes);
+  if (!early.unsent.empty()) {
+    up_.waiting = std::make_unique<Waiting>(Waiting{std::move(early.unsent)});
+    Block(up_);
+    return Flush(up_);  // reading goes on when it is written
+  }
   // Its first bytes are nearly always here by now: the way to the other end took longer.
-  Pump(up_);
+  if (!early.all) Pump(up_);
 }
 
 void Relay::Abort() {

@@ -47,6 +47,14 @@ struct RelayState {
   Fd downstream, upstream;
 };
 
+// The downstream's first bytes, where they were read before the relay began: with the upstream
+// already, or still to be written to it. `all`: nothing more waited then.
+struct RelayEarly {
+  uint64_t sent = 0;
+  std::vector<uint8_t> unsent;
+  bool all = false;
+};
+
 class Relay;
 
 // What one side of a relay tells it.
@@ -86,7 +94,7 @@ class Relay final : private RelaySide<true>, private RelaySide<false> {
 
   // Before Start() or Resume(): whose memory the waiting bytes are; outlives the relay.
   void ChargeTo(MemoryMeter* owner);
-  void Start();
+  void Start(RelayEarly early = {});
   // Between two sockets, or between one and a stream of a tunnel that stands still as well: of a
   // stream there is no descriptor.
   bool CanFreeze() const;

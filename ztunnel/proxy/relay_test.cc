@@ -31,7 +31,7 @@ class RelayTest : public ::testing::Test, public Relay::Owner {
   void Make(net::TransportPtr downstream, net::TransportPtr upstream) {
     relay = std::make_unique<Relay>(shared, std::move(downstream), std::move(upstream),
                                     Relay::Counters{up, down}, *this);
-    relay->Start();
+    relay->Start(std::move(early));
   }
   // client and server are the far ends.
   void OverPipes(size_t capacity = 65536) {
@@ -108,12 +108,42 @@ class RelayTest : public ::testing::Test, public Relay::Owner {
 
   event::EventLoop loop;
   RelayShared shared{16384};
+  RelayEarly early;
   std::shared_ptr<metrics::Counter> up = std::make_shared<metrics::Counter>();
   std::shared_ptr<metrics::Counter> down = std::make_shared<metrics::Counter>();
   net::TransportPtr client, server;
   std::unique_ptr<Relay> relay;
   std::optional<Relay::Result> result;
 };
+
+TEST_F(RelayTest, GoesOnBehindWhatTheUpstreamHasAlready) {
+  early = {5, {}, true};
+  OverSockets();
+  std::string received;
+  Send(*client, " world");
+  Spin();
+  Take(*server, received);
+  EXPECT_EQ(received, " world") << "not asked for at the start, but told of";
+  EXPECT_EQ(relay->bytes_up(), 11u);
+}
+
+TEST_F(RelayTest, BeginsWithWhatNobodyHasYet) {
+  const std::string first = Random(3000);
+  early = {0, {first.begin(), first.end()}, false};
+  OverPipes(1000);  // it does not fit at once
+  const std::string second = Random(5000);
+  std::string received;
+  size_t sent = 0;
+  for (int i = 0; i < 1000 && received.size() < first.size() + second.size(); ++i) {
+    if (sent < second.size()) sent += Send(*client, std::string_view(second).substr(sent));
+    Spin(1);
+    Take(*server, received);
+  }
+  EXPECT_EQ(received, first + second);
+  EXPECT_EQ(relay->bytes_up(), 8000u);
+  EXPECT_EQ(up->value(), 8000u);
+  EXPECT_EQ(relay->held(), 0u);
+}
 
 TEST_F(RelayTest, BothDirectionsAndCounts) {
   OverPipes();

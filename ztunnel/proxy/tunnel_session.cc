@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common/base/log.h"
+#include "common/hbone/patience.h"
 #include "ztunnel/memory/budget.h"
 #include "ztunnel/proxy/inbound_connection.h"
 #include "ztunnel/proxy/worker.h"
@@ -109,6 +110,8 @@ hbone::SessionOptions TunnelSession::Options() const {
   options.connection_window = config.connection_window;
   options.max_frame_size = config.frame_size;
   options.takes_source = config.shared_tunnels;
+  options.takes_early = config.early_data;
+  options.patience = hbone::Patience::kUsual;
   return options;
 }
 

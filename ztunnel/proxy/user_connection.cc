@@ -88,7 +88,7 @@ void UserConnection::WaitForMore(Identified why, event::Duration most) {
 
 void UserConnection::BeginConnect(const net::ConnectOptions& options, bool near,
                                   net::Connector::Done done) {
-  Result<Fd> started = net::StartConnect(options);
+  Result<Fd> started = worker_.spare_sockets().StartConnect(options);
   if (near && started && net::IsConnected(started->get())) return done(std::move(started));
   connector_ = std::make_unique<net::Connector>(worker_.loop(), options, std::move(started),
                                                 std::move(done));
@@ -110,13 +110,14 @@ const Series& UserConnection::MakeRelay(net::TransportPtr client, net::Transport
   return series;
 }
 
-void UserConnection::StartRelay(net::TransportPtr client, net::TransportPtr other) {
+void UserConnection::StartRelay(net::TransportPtr client, net::TransportPtr other,
+                                RelayEarly early) {
   MakeRelay(std::move(client), std::move(other)).opened->Add();
   SetupTimes& setup = worker_.setup_times(flow_.reporter);
   setup.Observe(SetupPhase::kQueue, decided_ - started_);
   setup.Observe(SetupPhase::kConnect, event::Clock::now() - decided_ - spent_elsewhere_);
   worker_.LogOpened(flow_);
-  relay_->Start();
+  relay_->Start(std::move(early));
 }
 
 void UserConnection::SpentOn(SetupPhase phase, event::Duration time) {

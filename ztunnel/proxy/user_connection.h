@@ -70,7 +70,7 @@ class UserConnection : public Connection, private Relay::Owner {
   bool AwaitNames(std::vector<std::string> names, event::Duration most = kIdentifyTimeout);
   // With `near`, whose other end is on this machine, `done` may be called from inside.
   void BeginConnect(const net::ConnectOptions& options, bool near, net::Connector::Done done);
-  void StartRelay(net::TransportPtr client, net::TransportPtr other);
+  void StartRelay(net::TransportPtr client, net::TransportPtr other, RelayEarly early = {});
   // What the client sees of a refusal: its connect() has succeeded long ago, and a reset tells it
   // that this was no orderly end.
   void ResetClient();

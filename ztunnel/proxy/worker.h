@@ -30,6 +30,7 @@
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/relay.h"
 #include "ztunnel/proxy/sharing.h"
+#include "ztunnel/proxy/spare_sockets.h"
 #include "ztunnel/route/identify.h"
 #include "ztunnel/route/outbound.h"
 #include "ztunnel/route/required_waypoint.h"
@@ -105,6 +106,7 @@ class Worker {
   const Environment& environment() const { return environment_; }
   const state::MeshSnapshot& snapshot() const { return *snapshot_; }
   RelayShared& relay_shared() { return relay_shared_; }
+  SpareSockets& spare_sockets() { return *spare_sockets_; }
   SeriesCache& series() { return series_; }
   hbone::Pool& pool() { return *pool_; }
   hbone::Pool& inner_pool() { return *inner_pool_; }  // through the gateways of other networks
@@ -193,6 +195,7 @@ class Worker {
   std::unique_ptr<tls::HandshakeShared> handshakes_;
   std::unique_ptr<hbone::Pool> pool_, inner_pool_;
   Sharing sharing_;
+  std::unique_ptr<SpareSockets> spare_sockets_;
   std::unique_ptr<dns::Resolver> resolver_;  // of destinations that are known by name only
   ConnectionMover mover_{*this};
   bool draining_ = false;

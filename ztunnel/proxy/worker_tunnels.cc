@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "common/base/log.h"
+#include "common/hbone/patience.h"
 #include "ztunnel/proxy/inner_tunnels.h"
 #include "ztunnel/proxy/pod_entry.h"
 #include "ztunnel/telemetry/headers.h"
@@ -20,6 +21,7 @@ void Worker::MakePools() {
   options.session.stream_window = config.stream_window;
   options.session.connection_window = config.connection_window;
   options.session.max_frame_size = config.frame_size;
+  options.session.patience = hbone::Patience::kUsual;
   options.max_streams = config.pool_max_streams;
   options.idle_release = config.pool_idle;
   options.counters = environment_.pools->direct();

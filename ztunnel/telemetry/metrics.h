@@ -28,6 +28,7 @@ struct Metrics {
   metrics::Family<metrics::Counter>& refused;         // reporter, reason
   metrics::Family<metrics::Counter>& one_pass;        // outcome: taken, denied
   metrics::Family<metrics::Counter>& shared_streams;  // outcome: taken, refused
+  metrics::Family<metrics::Counter>& early_data;      // outcome: taken, dropped, unknown
   metrics::Family<metrics::Counter>& tunnel_errors;   // reason: of inbound tunnels before a CONNECT
   metrics::Family<metrics::Gauge>& active_proxies;
   metrics::Family<metrics::Gauge>& pending_proxies;
