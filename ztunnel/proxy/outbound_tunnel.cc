@@ -3,11 +3,13 @@
 // share, where the peer is of our own kind, else the pod's own.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/log.h"
 #include "ztunnel/proxy/outbound_connection.h"
 #include "ztunnel/proxy/worker.h"
+#include "ztunnel/route/gateways.h"
 #include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
@@ -142,6 +144,23 @@ void OutboundConnection::LearnOfPeer(const hbone::ClientSession::ConnectResult& 
   }
 }
 
+// Only behind another network's gateway are we told who took the call: elsewhere the endpoint was
+// chosen here. What it says of itself is believed because it came through the configured gateway
+// and from one of the expected identities, and then for labels and the log only.
+void OutboundConnection::NameFarEnd(std::string_view baggage) {
+  if (!flow_.destination_identity && proven_by_ != nullptr) {
+    for (const std::string& uri : proven_by_->sans.uri) {
+      const auto& expected = route_.inner_identities;
+      if (std::find(expected.begin(), expected.end(), uri) == expected.end()) continue;
+      if (auto identity = model::Identity::Parse(uri)) flow_.destination_identity = *identity;
+      break;
+    }
+  }
+  if (baggage.empty()) return;
+  flow_.destination_workload =
+      Described(route_.destination ? std::string_view(route_.destination->network) : "", baggage);
+}
+
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
   auto pending = std::move(pending_);
   if (!result) {
@@ -165,6 +184,7 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   }
   proven_by_ = result->stream->verified_peer();
   if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kSource);
+  if (route_.kind == Route::Kind::kDoubleHbone) NameFarEnd(hbone::Find(result->headers, "baggage"));
   Reached(std::move(result->stream));
 }
 
