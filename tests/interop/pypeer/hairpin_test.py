@@ -29,12 +29,15 @@ class Hairpin(Case):
         until("the pod has its certificate", lambda: self.echo("10.96.0.8") == b"hello")
 
     def echo(self, address, data=b"hello", port=80):
-        sock = netns.connect(self.pod.name, address, port)
+        try:
+            sock = netns.connect(self.pod.name, address, port)
+        except ConnectionResetError:  # the reset came before connect() had woken up
+            return "reset"
         try:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):
             return "reset"
         finally:
             sock.close()

@@ -36,13 +36,16 @@ def pass_on(namespace, port, fields=()):
                 stream.finish()
             except (OSError, h2.Reset):
                 pass
-        threading.Thread(target=back, daemon=True).start()
+        other_way = threading.Thread(target=back, daemon=True)
+        other_way.start()
         try:
             while data := stream.read(timeout=600):
                 sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
         except (OSError, h2.Reset):
             sock.close()
+        other_way.join()
+        sock.close()
     return behave
 
 
@@ -110,12 +113,15 @@ class Out(Networks):
 
     @classmethod
     def echo(cls, data=b"hello", **where):
-        sock = cls.dial(**where)
+        try:
+            sock = cls.dial(**where)
+        except ConnectionResetError:  # the reset came before connect() had woken up
+            return "reset"
         try:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):
             return "reset"
         finally:
             sock.close()
