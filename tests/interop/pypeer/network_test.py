@@ -104,6 +104,8 @@ class Out(Networks):
     def setUp(self):
         for server in (self.far, self.gateway, self.direct):
             server.forget()
+        # It hears of an inner tunnel's end by way of the outer one.
+        until("the proxy has no tunnel left", lambda: self.sum_of("qanat_pool_tunnels") == 0)
         self.gateway.on_stream = pass_on(self.peer.name, INNER)
         self.far.context = self.far_context
 
