@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/pods/dns_files.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "agent/files/files.h"
 #include "common/base/log.h"
@@ -46,7 +46,8 @@ void DnsFiles::Put(const Pod& pod) {
   kube::NodeDns node{options_.cluster_servers, options_.cluster_domain, {}};
   if (const auto text = ReadFile(options_.resolv_conf, kMaxResolvConf)) {
     node.node = kube::ParseResolvConf(*text);
-  } else {
+    complained_ = false;
+  } else if (!std::exchange(complained_, true)) {
     LOG_WARN("pods", "{}: of the node's name servers and search list nothing is known",
              text.error().message);
   }

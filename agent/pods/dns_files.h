@@ -42,6 +42,7 @@ class DnsFiles {
 
   const DnsFilesOptions options_;
   std::map<std::string, std::string> written_;  // by uid
+  bool complained_ = false;                     // of the node's resolv.conf
 };
 
 }  // namespace qanat::agent
