@@ -165,10 +165,11 @@ void InboundConnection::NameSource(const model::Workload& local) {
     worker_.environment().metrics->forwarded_network_ignored.With({})->Add();
   }
   flow_.source_workload = worker_.snapshot().WorkloadByAddress(local.network, flow_.source.ip());
-  // Through a gateway that passes the inner tunnel on the address is the gateway's: what remains is
-  // what the certificate proved.
-  if (!network.empty() && flow_.source_workload != nullptr &&
-      flow_.source_workload->identity() != *flow_.source_identity) {
+  // Through a gateway that passes the inner tunnel on the address is the gateway's, or nobody's
+  // whom we know: what remains is what the certificate proved.
+  if (!network.empty() && flow_.source_identity &&
+      (flow_.source_workload == nullptr ||
+       flow_.source_workload->identity() != *flow_.source_identity)) {
     auto proven = std::make_shared<model::Workload>();
     proven->ns = flow_.source_identity->ns;
     flow_.source_workload = std::move(proven);

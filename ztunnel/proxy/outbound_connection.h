@@ -74,6 +74,7 @@ class OutboundConnection final : public UserConnection {
   hbone::PoolKey TunnelKey() const;
   hbone::ConnectRequest TunnelRequest();
   void OpenTunnel();
+  void NameFarEnd(std::string_view baggage);
   bool MayShare() const;
   bool OpenShared();
   void OpenOwn();

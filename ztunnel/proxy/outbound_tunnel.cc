@@ -3,11 +3,13 @@
 // share, where the peer is of our own kind, else the pod's own.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/log.h"
 #include "ztunnel/proxy/outbound_connection.h"
 #include "ztunnel/proxy/worker.h"
+#include "ztunnel/route/gateways.h"
 #include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
@@ -167,6 +169,26 @@ void OutboundConnection::LearnOfPeer(const hbone::ClientSession::ConnectResult& 
   }
 }
 
+// Only behind another network's gateway are we told who took the call: elsewhere the endpoint was
+// chosen here. What it says of itself is believed because it came through the configured gateway
+// and from one of the expected identities, and then for labels and the log only.
+void OutboundConnection::NameFarEnd(std::string_view baggage) {
+  if (!flow_.destination_identity && proven_by_ != nullptr) {
+    for (const std::string& uri : proven_by_->sans.uri) {
+      const auto& expected = setup_->route.inner_identities;
+      if (std::find(expected.begin(), expected.end(), uri) == expected.end()) continue;
+      if (auto identity = model::Identity::Parse(uri)) {
+        flow_.destination_identity = worker_.Shared(*identity);
+      }
+      break;
+    }
+  }
+  if (baggage.empty()) return;
+  flow_.destination_workload = Described(
+      setup_->route.destination ? std::string_view(setup_->route.destination->network) : "",
+      baggage);
+}
+
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
   auto pending = std::move(setup_->pending);
   NoteAnswer(result);
@@ -192,6 +214,8 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   }
   proven_by_ = result->stream->verified_peer();
   if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kSource);
+  if (setup_->route.kind == Route::Kind::kDoubleHbone)
+    NameFarEnd(hbone::Find(result->headers, "baggage"));
   Reached(std::move(result->stream), result->early);
 }
 

@@ -91,7 +91,7 @@ class Worker {
   void CertificateFailed(const model::Identity& identity, const Error& error);
   // Other revocation lists count from now on; whoever is on them is cut off.
   void SetRevocations(const tls::RevocationListPtr& lists);
-  void ForgetSeries() { series_.Forget(); }
+  void ForgetSeries();
   void StartDrain();  // closes the listeners, drains tunnels
   void CloseAll(model::Reason reason);
   size_t user_connections() const;
@@ -159,6 +159,7 @@ class Worker {
   // worker_tunnels.cc
   void MakePools();
   Result<hbone::DialPlan> PlanDial(const hbone::PoolKey& key) const;
+  hbone::Headers GatewayHeaders(const hbone::PoolKey& key);
   void EndTunnelsOf(const Pod& pod);  // which is in pods_ no more
 
   void OnOutbound(const PodPtr& pod, Fd fd, net::SocketAddress peer);

@@ -60,6 +60,8 @@ struct Metrics {
 
 // request_query_type, request_protocol, source_canonical_service, source_canonical_revision.
 const metrics::LabelNames& DnsLabelNames();
+// How the last two are shown.
+inline std::string DnsLabel(const std::string& name) { return name.empty() ? "unknown" : name; }
 // What a destination that is known by name only was resolved for: the source_* of a flow, hostname.
 const metrics::LabelNames& OnDemandDnsLabelNames();
 metrics::LabelValues OnDemandDnsLabels(const Flow& flow, const std::string& hostname);
