@@ -67,7 +67,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
                             ? std::min(options_.initial_stream_window, options_.small_stream_window)
                             : options_.initial_stream_window;
   std::vector<std::pair<SettingId, uint32_t>> settings = {
-      {kSettingHeaderTableSize, 0},
+      {kSettingHeaderTableSize, kHeaderTableSize},
       {kSettingInitialWindow, state_.first_window},
       {kSettingMaxFrameSize, options_.max_frame_size},
       {kSettingMaxHeaderList, static_cast<uint32_t>(max_header_list_)},

@@ -32,10 +32,12 @@ enum Tag : uint16_t {
   kStream = 16,   // fields of its own
   kStreams = 17,  // how many
   kPeerEarly = 18,
+  kHpackAllowed = 19,  // the size that the peer knows of; it owes an update
 };
-constexpr uint16_t kKnown[] = {kServer,   kOptions,    kPeer,   kConnection, kHpack,   kHpackEntry,
-                               kFrame,    kFrameBytes, kResets, kWriting,    kRtt,     kKeepalive,
-                               kPatience, kMessage,    kUnsent, kStream,     kStreams, kPeerEarly};
+constexpr uint16_t kKnown[] = {kServer,     kOptions,   kPeer,       kConnection,  kHpack,
+                               kHpackEntry, kFrame,     kFrameBytes, kResets,      kWriting,
+                               kRtt,        kKeepalive, kPatience,   kMessage,     kUnsent,
+                               kStream,     kStreams,   kPeerEarly,  kHpackAllowed};
 enum StreamTag : uint16_t { kState = 1, kEnd = 2, kError = 3, kInput = 4, kMoved = 5 };
 constexpr uint16_t kKnownOfStream[] = {kState, kEnd, kError, kInput, kMoved};
 
@@ -202,7 +204,13 @@ Status ReadTable(const Fields& fields, SavedSession& out) {
         {std::string(entry.substr(2, name)), std::string(entry.substr(2 + name))});
     size += entry.size() - 2 + 32;
   }
-  if (!reader.whole() || size > out.table.limit) {
+  // Who does not say it believes what the peer does: then an update is not asked for.
+  Reader allowed(fields.Bytes(kHpackAllowed));
+  if (fields.Has(kHpackAllowed)) {
+    out.table.allowed = allowed.Next32(HpackTable::kMostBytes);
+    out.table.update_owed = allowed.Flag();
+  }
+  if (!reader.whole() || !allowed.good() || size > out.table.limit) {
     return Fail(Code::kInvalidArgument, "a header table that cannot be");
   }
   HpackDecoder probe(out.options.max_header_list);
@@ -256,6 +264,7 @@ WipedString EncodeSession(const SavedSession& from) {
                state.next_stream, state.last_peer_stream, state.drain_wanted, state.goaway_sent,
                state.goaway_seen, state.settings_unacked, state.first_window, state.taken_back}));
   writer.Bytes(kHpack | kCritical, Numbers({from.encoder_started, from.table.limit}));
+  writer.Bytes(kHpackAllowed, Numbers({from.table.allowed, from.table.update_owed}));
   for (const Header& entry : from.table.entries) {
     std::string bytes = {static_cast<char>(entry.name.size() >> 8),
                          static_cast<char>(entry.name.size())};
