@@ -265,7 +265,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool urgent_ = false;
   unsigned patient_ = 0;
   std::vector<uint32_t> patient_answers_;
-  Patience ends_, answers_;
+  Patience end_patience_, answer_patience_;
   Patience* lingering_ = nullptr;
   event::TimePoint linger_until_{};
 

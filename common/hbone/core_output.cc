@@ -222,7 +222,7 @@ bool Core::MayLinger() {
   }
   const event::TimePoint now = event::Clock::now();
   if (lingering_ != nullptr) return now < linger_until_;
-  Patience& patience = patient_answers_.empty() ? ends_ : answers_;
+  Patience& patience = patient_answers_.empty() ? end_patience_ : answer_patience_;
   if (!patience.Try()) return false;
   lingering_ = &patience;
   linger_until_ = now + options_.patience;
