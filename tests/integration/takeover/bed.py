@@ -422,6 +422,7 @@ class Job:
         if not self.pipe.poll(seconds):
             raise AssertionError("no result in time")
         kind, value = self.pipe.recv()
+        self.pipe.close()
         self.process.join()
         if kind != "ok":
             raise AssertionError(value)

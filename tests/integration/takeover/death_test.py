@@ -94,12 +94,13 @@ class Deaths(TakeoverCase):
             victim.kill()
         self.assertIsNotNone(victim.process.poll(), "it was not killed")
         died = time.monotonic()
+        # Before anybody is forked: with what is in its hands a child would hold a tunnel that is to end.
+        middle.thread.join(20)
+        self.assertFalse(middle.thread.is_alive(), "they still talk")
         for pod in ("out", "front"):
             survivor.wait_for("readiness", lambda: survivor.ready() == "", 20)
             self.assertEqual(self.bed.inside(pod, talk, (ip("back"), 7000), b"served", 10)[0], "ok")
         self.longest = max(self.longest, time.monotonic() - died)
-        middle.thread.join(20)
-        self.assertFalse(middle.thread.is_alive(), "they still talk")
         (_, in_tunnels), (_, plain) = finish()
         if which == "old":
             self.old, self.path = new, middle.path
@@ -134,6 +135,12 @@ class Deaths(TakeoverCase):
         self.assertEqual([failed for _, failures in finish() for failed in failures], [])
         return list(middle.names)
 
+    def points(self, names, kinds):
+        if os.environ.get("QANAT_EVERY_MESSAGE"):
+            return [(which, Point(str(number), after)) for which in ("old", "new") for number in range(len(names)) for after in (False, True)]
+        return [*(("old", Point(kind)) for kind in kinds), ("old", Point("committed of connections", True)), ("old", Point("finished", True)),
+                *(("new", Point(f"{kind} of connections")) for kind in ("state", "accepted", "committed"))]
+
     def test_either_dies(self):
         names, self.longest, begin = self.names(), 0.0, time.monotonic()
         kinds = list(dict.fromkeys(names))
@@ -141,13 +148,7 @@ class Deaths(TakeoverCase):
             self.assertIn(f"{kind} of listeners", kinds)
             self.assertIn(f"{kind} of connections", kinds)
         self.assertLessEqual({"hello 1", "hello 2", "ask 1", "asked 1", "ask 2", "asked 2", "finished"}, set(kinds))
-        if os.environ.get("QANAT_EVERY_MESSAGE"):
-            points = [(which, Point(str(number), after)) for which in ("old", "new") for number in range(len(names)) for after in (False, True)]
-        else:
-            points = [("old", Point(kind)) for kind in kinds]
-            points += [("old", Point("committed of connections", True)), ("old", Point("finished", True))]
-            points += [("new", Point(f"{kind} of connections")) for kind in ("state", "accepted", "committed")]
-        ended = {}
+        points, ended = self.points(names, kinds), {}
         for which, point in points:
             with self.subTest(which=which, point=str(point)):
                 ended[which, point] = self.kill_at(point, which)
