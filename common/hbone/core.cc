@@ -24,6 +24,7 @@ SessionOptions Complete(Core::Side side, SessionOptions options) {
   if (first == 0 || first > options.stream_window) first = options.stream_window;
   options.connection_window = std::max(options.connection_window, kDefaultWindow);
   options.max_frame_size = std::max(options.max_frame_size, kDefaultFrameSize);
+  options.header_table = std::min(options.header_table, HpackTable::kMostBytes);
   return options;
 }
 
@@ -67,7 +68,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
                             ? std::min(options_.initial_stream_window, options_.small_stream_window)
                             : options_.initial_stream_window;
   std::vector<std::pair<SettingId, uint32_t>> settings = {
-      {kSettingHeaderTableSize, kHeaderTableSize},
+      {kSettingHeaderTableSize, options_.header_table},
       {kSettingInitialWindow, state_.first_window},
       {kSettingMaxFrameSize, options_.max_frame_size},
       {kSettingMaxHeaderList, static_cast<uint32_t>(max_header_list_)},

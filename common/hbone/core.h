@@ -61,9 +61,6 @@ class Meter {
 inline constexpr uint64_t kBulkFrom = 16u << 20;
 inline constexpr uint64_t kBusyFrom = 1u << 20;
 
-// Ours for the peer's headers, as announced: those of a tunnel are seldom the same twice.
-inline constexpr uint32_t kHeaderTableSize = 0;
-
 // Content of the PING between a server's two GOAWAYs.
 inline constexpr uint64_t kDrainPing = ~uint64_t{0};
 

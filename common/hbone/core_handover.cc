@@ -16,6 +16,7 @@ SessionOptions Announced(const SavedSession& saved, const SessionOptions& times)
   out.connection_window = saved.options.connection_window;
   out.max_frame_size = saved.options.max_frame_size;
   out.max_header_list = saved.options.max_header_list;
+  out.header_table = saved.options.header_table;
   out.max_concurrent_streams = saved.options.max_concurrent_streams;
   return out;
 }

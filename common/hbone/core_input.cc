@@ -199,7 +199,7 @@ void Core::RemoteEnded(Stream& stream) {
 H2Error Core::SettingsFrame(const FrameHeader& header, std::span<const uint8_t> payload) {
   if (header.has(kFlagAck)) {
     if (state_.settings_unacked == 0) return H2Error::kNoError;  // of nothing that we sent
-    decoder_.Allow(kHeaderTableSize);                            // the first of ours says it
+    decoder_.Allow(options_.header_table);                       // the first of ours says it
     if (--state_.settings_unacked == 0) state_.taken_back = 0;
     return H2Error::kNoError;
   }

@@ -32,7 +32,7 @@ enum Tag : uint16_t {
   kStream = 16,   // fields of its own
   kStreams = 17,  // how many
   kPeerEarly = 18,
-  kHpackAllowed = 19,  // the size that the peer knows of; it owes an update
+  kHpackAllowed = 19,  // the size that the peer knows of, an update owed, the announced size
 };
 constexpr uint16_t kKnown[] = {kServer,     kOptions,   kPeer,       kConnection,  kHpack,
                                kHpackEntry, kFrame,     kFrameBytes, kResets,      kWriting,
@@ -209,6 +209,7 @@ Status ReadTable(const Fields& fields, SavedSession& out) {
   if (fields.Has(kHpackAllowed)) {
     out.table.allowed = allowed.Next32(HpackTable::kMostBytes);
     out.table.update_owed = allowed.Flag();
+    out.options.header_table = allowed.Next32(HpackTable::kMostBytes);
   }
   if (!reader.whole() || !allowed.good() || size > out.table.limit) {
     return Fail(Code::kInvalidArgument, "a header table that cannot be");
@@ -264,7 +265,8 @@ WipedString EncodeSession(const SavedSession& from) {
                state.next_stream, state.last_peer_stream, state.drain_wanted, state.goaway_sent,
                state.goaway_seen, state.settings_unacked, state.first_window, state.taken_back}));
   writer.Bytes(kHpack | kCritical, Numbers({from.encoder_started, from.table.limit}));
-  writer.Bytes(kHpackAllowed, Numbers({from.table.allowed, from.table.update_owed}));
+  writer.Bytes(kHpackAllowed,
+               Numbers({from.table.allowed, from.table.update_owed, options.header_table}));
   for (const Header& entry : from.table.entries) {
     std::string bytes = {static_cast<char>(entry.name.size() >> 8),
                          static_cast<char>(entry.name.size())};

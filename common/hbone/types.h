@@ -54,7 +54,10 @@ struct SessionOptions {
   // Received and not read by anybody, over all streams: above it the stream with most is reset.
   size_t max_unread = 64u << 20;
   uint32_t max_frame_size = 1u << 20;
-  uint32_t max_header_list = 0;           // 0: 16 KiB as client, 64 KiB as server
+  uint32_t max_header_list = 0;  // 0: 16 KiB as client, 64 KiB as server
+  // What the peer may have us remember of its headers (HPACK): those of tunnels are seldom the same
+  // twice. Stock says nothing, which means 4096; more than that is not announced.
+  uint32_t header_table = 0;
   uint32_t max_concurrent_streams = 200;  // announced by a server
   bool takes_source = false;              // the same: each stream's source is checked and believed
   bool takes_early = false;               // the same: a stream's first bytes may precede its answer
