@@ -278,7 +278,7 @@ void InboundConnection::Reached(net::TransportPtr application) {
 
 void InboundConnection::Refuse(Reason reason, std::string detail) {
   // Whose the stream is cannot be told: on the source's own tunnel that is no question.
-  if (setup_->source_said && reason == Reason::kDestinationUnknown) {
+  if (setup_ && setup_->source_said && reason == Reason::kDestinationUnknown) {
     return RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, std::move(detail));
   }
   RefuseWith(model::IsPolicy(reason) ? 401 : 503, reason, std::move(detail));
