@@ -12,7 +12,7 @@ using testing::Eq;
 using testing::Ge;
 using testing::HasSubstr;
 using testing::Not;
-using ztunnel::test::IpBytes;
+using ztunnel::IpBytes;
 
 constexpr const char* kService = "backend.shop.svc.cluster.local:80";
 
