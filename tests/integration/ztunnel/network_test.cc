@@ -73,15 +73,16 @@ class EastWestGateway {
         [this](Result<tls::TlsConnection> result) {
           if (!result) return;
           hbone::ServerSession::Events events;
-          events.on_connect = [this](hbone::InboundConnect request, hbone::Responder responder) {
-            PassOn(std::move(request), std::move(responder));
+          events.on_connect = [this](const hbone::InboundConnect& request,
+                                     hbone::Responder responder) {
+            PassOn(request, std::move(responder));
           };
           events.on_closed = [](const hbone::CloseReason&) {};
           sessions_.push_back(std::make_unique<hbone::ServerSession>(
               std::move(result->transport), hbone::SessionOptions{}, std::move(events)));
         }));
   }
-  void PassOn(hbone::InboundConnect request, hbone::Responder responder) {
+  void PassOn(const hbone::InboundConnect& request, hbone::Responder responder) {
     {
       std::lock_guard lock(mutex_);
       authorities_.push_back(request.authority);
