@@ -104,6 +104,7 @@ class Dialogue final : private net::TransportEvents {
                                                             : SSL_KEY_UPDATE_NOT_REQUESTED);
         }
         break;
+      default: break;
     }
     loop_.RunOnce(std::chrono::milliseconds(0));
   }

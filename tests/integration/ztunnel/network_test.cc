@@ -73,8 +73,9 @@ class EastWestGateway final : public Relay::Owner {
         [this](Result<tls::TlsConnection> result) {
           if (!result) return;
           hbone::ServerSession::Events events;
-          events.on_connect = [this](hbone::InboundConnect request, hbone::Responder responder) {
-            PassOn(std::move(request), std::move(responder));
+          events.on_connect = [this](const hbone::InboundConnect& request,
+                                     hbone::Responder responder) {
+            PassOn(request, std::move(responder));
           };
           events.on_closed = [](const hbone::CloseReason&) {};
           sessions_.push_back(std::make_unique<hbone::ServerSession>(
@@ -82,7 +83,7 @@ class EastWestGateway final : public Relay::Owner {
         }));
   }
   void OnRelayEnd(const Relay::Result&) override {}
-  void PassOn(hbone::InboundConnect request, hbone::Responder responder) {
+  void PassOn(const hbone::InboundConnect& request, hbone::Responder responder) {
     {
       std::lock_guard lock(mutex_);
       authorities_.push_back(request.authority);
