@@ -151,7 +151,7 @@ void OutboundConnection::OnTryTimeout() {
       "{} did not answer in time",
       route_.host.empty() ? route_.to.ToString() : "the name server asked for " + route_.host);
   const Route slow = route_;
-  const bool shared = shared_timer_ != nullptr && !early_.given();
+  const bool shared = shared_timer_ != nullptr;
   if (shared) SharedFailed("timeout", "no answer in time");
   if (TryAnother(Reason::kConnectTimeout, detail)) {
     worker_.EndpointFailed(*pod_, slow);

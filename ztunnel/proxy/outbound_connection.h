@@ -55,7 +55,7 @@ class OutboundConnection final : public UserConnection {
   void OnConnected(Result<Fd> fd);
   // outbound_tunnel.cc
   hbone::PoolKey TunnelKey() const;
-  hbone::ConnectRequest TunnelRequest();
+  hbone::ConnectRequest TunnelRequest() const;
   void OpenTunnel();
   bool MayShare() const;
   bool OpenShared();

@@ -32,7 +32,7 @@ hbone::PoolKey OutboundConnection::TunnelKey() const {
   return key;
 }
 
-hbone::ConnectRequest OutboundConnection::TunnelRequest() {
+hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
   hbone::ConnectRequest request;
   request.authority = route_.authority;
   const std::string_view host =
@@ -43,9 +43,6 @@ hbone::ConnectRequest OutboundConnection::TunnelRequest() {
       {"traceparent", MakeTraceparent(worker_.Random(), worker_.Random(), worker_.Random())}};
   LOG_DEBUG("outbound", "{} from {}: trace {}", request.authority, flow_.source.ToString(),
             TraceId(request.headers.back().value));
-  if (worker_.environment().config.early_data) {
-    request.early = [this] { return early_.Give(fd_.get()); };
-  }
   return request;
 }
 
@@ -82,19 +79,6 @@ bool OutboundConnection::OpenShared() {
   return true;
 }
 
-// Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
-void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
-  if (!early_.given()) return;
-  const bool known = result || result.error().retry_safe;
-  const bool taken = result && result->status == 200;
-  worker_.environment()
-      .metrics->early_data.With({taken   ? "taken"
-                                 : known ? "dropped"
-                                         : "unknown"})
-      ->Add();
-  if (known) early_.Dropped();
-}
-
 void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult result) {
   const hbone::PoolKey key = Sharing::KeyOf(TunnelKey());
   if (result) worker_.sharing().Answered(key, pod_->uid);
@@ -105,15 +89,10 @@ void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult re
     return OnTunnelResponse(std::move(result));
   }
   SharedFailed("refused", result ? "the peer refused the source" : result.error().error.message);
-  if (!result && !result.error().retry_safe && early_.given()) {
-    return OnTunnelResponse(std::move(result));
-  }
-  NoteAnswer(result);
   UseOwn();
 }
 
 void OutboundConnection::OnSharedTimeout() {
-  if (early_.given()) return;  // the peer was there a moment ago: it has the time that others have
   SharedFailed("timeout", "no answer in time");
   UseOwn();
 }
@@ -136,6 +115,10 @@ void OutboundConnection::UseOwn() {
 void OutboundConnection::OpenOwn() {
   hbone::PoolKey key = TunnelKey();
   hbone::ConnectRequest request = TunnelRequest();
+  // A shared tunnel gets none: what it swallows is to go over the own one.
+  if (worker_.environment().config.early_data) {
+    request.early = [this] { return early_.Give(fd_.get()); };
+  }
   hbone::Pool* pool = &worker_.pool();
   if (route_.kind == Route::Kind::kDoubleHbone) {
     pool = &worker_.inner_pool();
@@ -161,6 +144,16 @@ void OutboundConnection::LearnOfPeer(const hbone::ClientSession::ConnectResult& 
     // The next one is made anew, and proves that the pod may still go there.
     worker_.pool().DrainOlder(own, now - Sharing::kProofHolds);
   }
+}
+
+// Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
+void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
+  if (!early_.given()) return;
+  const bool known = result || result.error().retry_safe;
+  const char* outcome = known ? "dropped" : "unknown";
+  if (result && result->status == 200) outcome = "taken";
+  worker_.environment().metrics->early_data.With({outcome})->Add();
+  if (known) early_.Dropped();
 }
 
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
