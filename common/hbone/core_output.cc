@@ -25,7 +25,7 @@ constexpr size_t kWorthwhile = 4 * 1024;  // a peer that takes so much at once d
 constexpr size_t kPaysOne = 1024;
 constexpr uint32_t kMostPaid = 65536;
 constexpr size_t kMostPieces = 16;  // of one direct write
-constexpr auto kHeardLately = std::chrono::seconds(1);
+constexpr auto kHeardLately = std::chrono::milliseconds(250);
 
 }  // namespace
 

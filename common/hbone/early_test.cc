@@ -107,7 +107,7 @@ TEST_F(EarlyClientTest, NotWhereTheWindowIsTooSmall) {
 
 TEST_F(EarlyClientTest, NotToAPeerThatMayBeGone) {
   Start({{kSettingTakesEarly, 1}});
-  std::this_thread::sleep_for(1100ms);
+  std::this_thread::sleep_for(300ms);
   Settle(loop_, 1);
   Connect();
   EXPECT_EQ(asked_, 0) << "what it got could not be given to another one";

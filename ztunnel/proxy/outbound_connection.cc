@@ -156,7 +156,7 @@ void OutboundConnection::OnTryTimeout() {
                   setup_->route.host.empty() ? setup_->route.to.ToString()
                                              : "the name server asked for " + setup_->route.host);
   const Route slow = setup_->route;
-  const bool shared = setup_->shared_timer != nullptr && !setup_->early.given();
+  const bool shared = setup_->shared_timer != nullptr;
   if (shared) SharedFailed("timeout", "no answer in time");
   if (TryAnother(Reason::kConnectTimeout, detail)) {
     worker_.EndpointFailed(*pod_, slow);

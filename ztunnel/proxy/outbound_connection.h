@@ -72,7 +72,7 @@ class OutboundConnection final : public UserConnection {
   void OnConnected(Result<Fd> fd);
   // outbound_tunnel.cc
   hbone::PoolKey TunnelKey() const;
-  hbone::ConnectRequest TunnelRequest();
+  hbone::ConnectRequest TunnelRequest() const;
   void OpenTunnel();
   void NameFarEnd(std::string_view baggage);
   bool MayShare() const;

@@ -34,7 +34,7 @@ hbone::PoolKey OutboundConnection::TunnelKey() const {
   return key;
 }
 
-hbone::ConnectRequest OutboundConnection::TunnelRequest() {
+hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
   hbone::ConnectRequest request;
   request.authority = setup_->route.authority;
   const std::string_view host = setup_->route.service
@@ -46,9 +46,6 @@ hbone::ConnectRequest OutboundConnection::TunnelRequest() {
       {"traceparent", MakeTraceparent(worker_.Random(), worker_.Random(), worker_.Random())}};
   LOG_DEBUG("outbound", "{} from {}: trace {}", request.authority, flow_.source.ToString(),
             TraceId(request.headers.back().value));
-  if (worker_.environment().config.early_data) {
-    request.early = [this] { return setup_->early.Give(fd_.get()); };
-  }
   return request;
 }
 
@@ -86,19 +83,6 @@ bool OutboundConnection::OpenShared() {
   return true;
 }
 
-// Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
-void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
-  if (!setup_->early.given()) return;
-  const bool known = result || result.error().retry_safe;
-  const bool taken = result && result->status == 200;
-  worker_.environment()
-      .metrics->early_data.With({taken   ? "taken"
-                                 : known ? "dropped"
-                                         : "unknown"})
-      ->Add();
-  if (known) setup_->early.Dropped();
-}
-
 void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult result) {
   const hbone::PoolKey key = Sharing::KeyOf(TunnelKey());
   if (result) worker_.sharing().Answered(key, pod_->uid);
@@ -109,16 +93,10 @@ void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult re
     return OnTunnelResponse(std::move(result));
   }
   SharedFailed("refused", result ? "the peer refused the source" : result.error().error.message);
-  if (!result && !result.error().retry_safe && setup_->early.given()) {
-    return OnTunnelResponse(std::move(result));
-  }
-  NoteAnswer(result);
   UseOwn();
 }
 
 void OutboundConnection::OnSharedTimeout() {
-  if (setup_->early.given())
-    return;  // the peer was there a moment ago: it has the time that others have
   SharedFailed("timeout", "no answer in time");
   UseOwn();
 }
@@ -141,6 +119,10 @@ void OutboundConnection::UseOwn() {
 void OutboundConnection::OpenOwn() {
   hbone::PoolKey key = TunnelKey();
   hbone::ConnectRequest request = TunnelRequest();
+  // A shared tunnel gets none: what it swallows is to go over the own one.
+  if (worker_.environment().config.early_data) {
+    request.early = [this] { return setup_->early.Give(fd_.get()); };
+  }
   hbone::Pool* pool = &worker_.pool();
   if (setup_->route.kind == Route::Kind::kDoubleHbone) {
     pool = &worker_.inner_pool();
@@ -187,6 +169,16 @@ void OutboundConnection::NameFarEnd(std::string_view baggage) {
   flow_.destination_workload = Described(
       setup_->route.destination ? std::string_view(setup_->route.destination->network) : "",
       baggage);
+}
+
+// Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
+void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
+  if (!setup_->early.given()) return;
+  const bool known = result || result.error().retry_safe;
+  const char* outcome = known ? "dropped" : "unknown";
+  if (result && result->status == 200) outcome = "taken";
+  worker_.environment().metrics->early_data.With({outcome})->Add();
+  if (known) setup_->early.Dropped();
 }
 
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {

@@ -24,7 +24,7 @@ class AsServer(Case):
         bed = cls.bed = Bed(pods=("one",), environment={"ZTUNNEL_WORKER_THREADS": "1"})
         cls.addClassCleanup(bed.down)
         cls.peer = bed.peer()
-        bed.ads.resources[ADDRESS] = dict([workload("one", "near", "front", bed.pods["one"]), workload("peer", "far", "peer", cls.peer)])
+        bed.ads.resources[ADDRESS] = dict([workload("one", "near", "one", bed.pods["one"]), workload("peer", "far", "peer", cls.peer)])
         cls.server = Server(cls.peer.name, tls.server_context(*bed.root.issue("peer", [PEER]), bed.root.cert))
         bed.closers.append(cls.server)
         bed.start().enrol("one")
