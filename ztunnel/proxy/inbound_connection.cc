@@ -221,7 +221,7 @@ void InboundConnection::Connect(bool spoof) {
 }
 
 void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
-  auto connector = std::move(connector_);
+  auto connector = std::move(beginning_->connector);
   if (!fd) {
     const Error& error = fd.error();
     // The port that came with the foreign address made a connection that exists already.
@@ -276,7 +276,7 @@ void InboundConnection::Reached(net::TransportPtr application) {
 
 void InboundConnection::Refuse(Reason reason, std::string detail) {
   // Whose the stream is cannot be told: on the source's own tunnel that is no question.
-  if (setup_->source_said && reason == Reason::kDestinationUnknown) {
+  if (setup_ && setup_->source_said && reason == Reason::kDestinationUnknown) {
     return RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, std::move(detail));
   }
   RefuseWith(model::IsPolicy(reason) ? 401 : 503, reason, std::move(detail));

@@ -394,7 +394,7 @@ TEST_F(RelayTest, AbortFromOutside) {
 }
 
 TEST_F(RelayTest, WhatWaitsIsCounted) {
-  shared.buffer.resize(128 << 10);
+  shared.SetBuffer(128 << 10);
   MemoryMeter pod;
   OverPipes(1024);
   relay->ChargeTo(&pod);
@@ -425,7 +425,7 @@ TEST_F(RelayTest, WhatWaitsIsCounted) {
 }
 
 TEST_F(RelayTest, LessIsReadAtATimeWhileMemoryIsScarce) {
-  shared.buffer.resize(128 << 10);
+  shared.SetBuffer(128 << 10);
   auto [a, b] = net::MakePipe(loop, 1 << 20);
   auto [c, d] = net::MakePipe(loop, 1);
   client = std::move(a);

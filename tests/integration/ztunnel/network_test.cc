@@ -21,7 +21,7 @@ using testing::Ge;
 using testing::SizeIs;
 
 // Takes HBONE at 15008 and passes each CONNECT's bytes on to `to`, as they are.
-class EastWestGateway : private Relay::Owner {
+class EastWestGateway final : public Relay::Owner {
  public:
   EastWestGateway(const PodNet& pod, tls::TlsContextPtr context, std::string to)
       : netns_(pod.netns()), context_(std::move(context)), to_(std::move(to)) {
