@@ -39,8 +39,7 @@ std::optional<std::vector<const net::Transport*>> Core::Freezable() const {
   if (!quiet) return std::nullopt;
   std::vector<const net::Transport*> handles;
   for (const auto& [id, stream] : streams_.rows()) {
-    if (!stream->state.answered || stream->handle == nullptr || stream->on_response ||
-        stream->on_gone) {
+    if (!stream->state.answered || stream->handle == nullptr || stream->unanswered) {
       return std::nullopt;
     }
     handles.push_back(stream->handle);

@@ -229,8 +229,8 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
   response.status = status;
   response.peer_takes_source = peer_takes_source();
   response.tunnel_made = made_;
-  response.early = stream.early;
-  auto done = std::exchange(stream.on_response, nullptr);
+  const auto asked = std::move(stream.unanswered);
+  if (asked) response.early = asked->early;
   if (status == 200) {
     response.stream = MakeHandle(keep);
     if (end_stream) RemoteEnded(stream);
@@ -243,7 +243,7 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
       ResetStream(stream, H2Error::kCancel);
     }
   }
-  if (done) (*done)(std::move(response));
+  if (asked && asked->on_response) asked->on_response(std::move(response));
   return H2Error::kNoError;
 }
 

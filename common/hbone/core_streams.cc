@@ -51,8 +51,8 @@ class Pending final : public PendingConnect {
  public:
   explicit Pending(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
   ~Pending() override {
-    if (!stream_->on_response) return;
-    stream_->on_response = nullptr;
+    if (!stream_->unanswered) return;
+    stream_->unanswered = nullptr;
     if (stream_->core != nullptr) stream_->core->ResetStream(*stream_, H2Error::kCancel);
   }
 
@@ -83,7 +83,8 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
   }
   if (!error.message.empty()) {
     stream = std::make_shared<Stream>();
-    stream->on_response = std::make_unique<ClientSession::OnResponse>(std::move(done));
+    stream->unanswered =
+        std::make_unique<Stream::Unanswered>(Stream::Unanswered{std::move(done), nullptr});
     bool retry_safe = error.code == Code::kUnavailable;
     failing_.push_back({stream, {std::move(error), retry_safe}});
     WakeSoon();
@@ -91,9 +92,10 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
   }
   stream = NewStream(state_.next_stream);
   state_.next_stream += 2;
-  stream->on_response = std::make_unique<ClientSession::OnResponse>(std::move(done));
+  stream->unanswered =
+      std::make_unique<Stream::Unanswered>(Stream::Unanswered{std::move(done), nullptr});
   PutHeaders(out_, stream->state.id, encoder_.Encode(headers), false, state_.peer.max_frame_size);
-  stream->early = PutEarly(*stream, request);
+  stream->unanswered->early = PutEarly(*stream, request);
   FlushSoon();
   return std::make_unique<Pending>(std::move(stream));
 }
@@ -192,14 +194,12 @@ void Core::HandleGone(Stream& stream) {
 }
 
 void Core::FailPending(Stream& stream, Error error, bool retry_safe) {
-  if (stream.on_response) {
-    auto done = std::exchange(stream.on_response, nullptr);
-    (*done)(tl::unexpected(ClientSession::ConnectFailure{std::move(error), retry_safe}));
+  const auto asked = std::move(stream.unanswered);
+  if (!asked) return;
+  if (asked->on_response) {
+    asked->on_response(tl::unexpected(ClientSession::ConnectFailure{std::move(error), retry_safe}));
   }
-  if (stream.on_gone) {
-    auto gone = std::exchange(stream.on_gone, nullptr);
-    (*gone)();
-  }
+  if (asked->on_gone) asked->on_gone();
 }
 
 }  // namespace qanat::hbone

@@ -44,6 +44,13 @@ struct Stream : std::enable_shared_from_this<Stream> {
     std::optional<size_t> discard;
   };
 
+  // Whom to tell of the answer (a client), or that none is wanted any more (a server).
+  struct Unanswered {
+    ClientSession::OnResponse on_response;
+    std::function<void()> on_gone;
+    size_t early = 0;  // bytes that went along with the request
+  };
+
   StreamState state;
   Core* core = nullptr;  // null once the session is over
   StreamTransport* handle = nullptr;
@@ -66,11 +73,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
   uint64_t moved = 0;           // bytes of both directions
   event::TimePoint refilled{};  // when the peer got credit last
 
-  size_t early = 0;  // client: bytes that went along with the request
-
-  // Until the stream is answered.
-  std::unique_ptr<ClientSession::OnResponse> on_response;
-  std::unique_ptr<std::function<void()>> on_gone;
+  std::unique_ptr<Unanswered> unanswered;  // null: it was, or nobody wants to know
 
   bool Readable() const {
     return unread > 0 || state.remote_ended || end != net::IoResult::Kind::kWouldBlock;

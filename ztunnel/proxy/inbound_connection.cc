@@ -223,7 +223,7 @@ void InboundConnection::Connect(bool spoof) {
 }
 
 void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
-  auto connector = std::move(connector_);
+  auto connector = std::move(beginning_->connector);
   if (!fd) {
     const Error& error = fd.error();
     // The port that came with the foreign address made a connection that exists already.

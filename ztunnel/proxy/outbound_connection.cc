@@ -131,7 +131,7 @@ bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
   setup_->attempts.Next(setup_->route.destination->uid);
   flow_.tries = setup_->attempts.number();
   setup_->try_timer.reset();
-  connector_.reset();
+  beginning_->connector.reset();
   setup_->lookup.reset();
   setup_->pending.reset();
   setup_->shared_timer.reset();
@@ -302,7 +302,7 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
 }
 
 void OutboundConnection::OnConnected(Result<Fd> fd) {
-  auto connector = std::move(connector_);
+  auto connector = std::move(beginning_->connector);
   if (!fd) return TryFailed(ReasonOf(fd.error(), false), fd.error().message);
   Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd), net::Delay::kNagle));
 }

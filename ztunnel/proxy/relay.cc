@@ -30,6 +30,13 @@ constexpr size_t kScarceSplice = 64 << 10;
 constexpr auto kAckDelayMin = std::chrono::milliseconds(35);
 constexpr auto kAckDelayMax = std::chrono::milliseconds(250);
 
+// For differences.
+uint32_t Milliseconds(event::TimePoint at) {
+  const auto since = at.time_since_epoch();
+  return static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(since).count());
+}
+
 }  // namespace
 
 template <bool kDownstream>
@@ -73,22 +80,32 @@ void Relay::ChargeTo(MemoryMeter* owner) {
 }
 
 size_t Relay::held() const {
-  return (charge_ ? charge_->bytes() : 0) + downstream_->held() + upstream_->held();
+  return (held_ ? held_->charge.bytes() : 0) + downstream_->held() + upstream_->held();
+}
+
+Relay::Held& Relay::MakeHeld() {
+  if (!held_) {
+    held_ = std::make_unique<Held>(downstream_->loop().memory());
+    held_->charge.ChargeTo(payer_);
+  }
+  return *held_;
+}
+
+Relay::Waiting* Relay::WaitingIn(const Direction& direction) const {
+  if (!held_) return nullptr;
+  Waiting& waiting = is_up(direction) ? held_->up : held_->down;
+  return waiting.rest().empty() ? nullptr : &waiting;
 }
 
 // What a pipe holds is the kernel's memory, and as much ours to answer for.
 void Relay::Charge() {
   size_t bytes = 0;
   for (const Direction* direction : {&up_, &down_}) {
-    bytes += direction->waiting ? direction->waiting->bytes.capacity() : 0;
     bytes += direction->pipe ? direction->pipe->bytes : 0;
   }
-  if (bytes == 0) return charge_.reset();
-  if (!charge_) {
-    charge_ = std::make_unique<MemoryCharge>(downstream_->loop().memory());
-    charge_->ChargeTo(payer_);
-  }
-  charge_->Set(bytes);
+  if (held_) bytes += held_->up.bytes.capacity() + held_->down.bytes.capacity();
+  if (bytes == 0) return held_.reset();
+  MakeHeld().charge.Set(bytes);
 }
 
 void Relay::Start(RelayEarly early) {
@@ -96,10 +113,10 @@ void Relay::Start(RelayEarly early) {
   downstream_->ReadEnable(true);
   upstream_->ReadEnable(true);
   up_.bytes = early.sent + early.unsent.size();
-  up_.last_read = downstream_->loop().now();
+  up_.last_read_ms = Milliseconds(downstream_->loop().now());
   if (up_.counter && up_.bytes > 0) up_.counter->Add(up_.bytes);
   if (!early.unsent.empty()) {
-    up_.waiting = std::make_unique<Waiting>(Waiting{std::move(early.unsent)});
+    MakeHeld().up.bytes = std::move(early.unsent);
     Block(up_);
     return Flush(up_);  // reading goes on when it is written
   }
@@ -124,10 +141,10 @@ bool Relay::CanFreezeStream() const {
 
 RelayState Relay::Freeze() {
   finished_ = true;
-  const auto take = [](Direction& direction) {
+  const auto take = [this](Direction& direction) {
     RelayState::Way way;
-    if (direction.waiting) {
-      const auto rest = direction.waiting->rest();
+    if (const Waiting* waiting = WaitingIn(direction)) {
+      const auto rest = waiting->rest();
       way.pending.assign(rest.begin(), rest.end());
     }
     // Either the pipe holds something or `waiting` does: nothing is read while something waits.
@@ -159,7 +176,7 @@ void Relay::Resume(RelayState::Way up, RelayState::Way down) {
   Listen(true);
   const auto put = [this](Direction& direction, RelayState::Way way) {
     const bool waits = !way.pending.empty();
-    if (waits) direction.waiting = std::make_unique<Waiting>(Waiting{std::move(way.pending)});
+    if (waits) (is_up(direction) ? MakeHeld().up : MakeHeld().down).bytes = std::move(way.pending);
     direction.bytes = way.bytes;
     direction.eof = way.eof;
     direction.done = way.done;
@@ -213,9 +230,9 @@ bool Relay::PumpCopy(Direction& direction) {
     return false;
   }
   if (written.bytes < read.bytes) {
-    direction.waiting = std::make_unique<Waiting>();
-    direction.waiting->bytes.assign(shared_.buffer.data() + written.bytes,
-                                    shared_.buffer.data() + read.bytes);
+    Waiting& waiting = is_up(direction) ? MakeHeld().up : MakeHeld().down;
+    waiting.bytes.assign(shared_.buffer.data() + written.bytes, shared_.buffer.data() + read.bytes);
+    waiting.at = 0;
     Block(direction);
     return false;
   }
@@ -230,12 +247,12 @@ void Relay::AcknowledgeEarly(Direction& direction) {
   const int fd = from.splice_fd();
   if (fd < 0) return;
   if (!direction.quick_ack) {
-    const uint64_t answered = Other(direction).bytes;
-    const event::TimePoint now = downstream_->loop().now();
-    const auto gap = now - direction.last_read;
+    const auto answered = static_cast<uint32_t>(Other(direction).bytes);
+    const uint32_t now_ms = Milliseconds(downstream_->loop().now());
+    const auto gap = std::chrono::milliseconds(now_ms - direction.last_read_ms);
     direction.quick_ack = direction.bytes > 0 && answered == direction.answered &&
                           gap >= kAckDelayMin && gap <= kAckDelayMax;
-    direction.last_read = now;
+    direction.last_read_ms = now_ms;
     direction.answered = answered;
     if (!direction.quick_ack) return;
   }
@@ -299,15 +316,15 @@ void Relay::Flush(Direction& direction) {
     shared_.pipes.Give(std::move(direction.pipe));
   }
   net::Transport& to = To(direction);
-  while (direction.waiting && !direction.waiting->rest().empty()) {
-    const auto rest = direction.waiting->rest();
+  while (Waiting* waiting = WaitingIn(direction)) {
+    const auto rest = waiting->rest();
     const iovec out{const_cast<uint8_t*>(rest.data()), rest.size()};
     const IoResult written = to.Write({&out, 1});
     if (written.kind == IoResult::Kind::kWouldBlock) return;
     if (!written.ok()) return Fail(to, From(direction), "writing");
-    direction.waiting->at += written.bytes;
+    waiting->at += written.bytes;
   }
-  direction.waiting.reset();
+  if (held_) (is_up(direction) ? held_->up : held_->down) = Waiting();
   Charge();
   to.WriteEnable(false);
   if (direction.eof) return TryShutdown(direction);

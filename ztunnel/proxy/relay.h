@@ -29,8 +29,14 @@ namespace qanat::ztunnel {
 
 // What the relays of one worker share.
 struct RelayShared {
-  explicit RelayShared(size_t buffer_bytes = 128 << 10) : buffer(buffer_bytes) {}
-  std::vector<uint8_t> buffer;
+  explicit RelayShared(size_t buffer_bytes = 128 << 10) { SetBuffer(buffer_bytes); }
+  // Not set to zero: as far as no read has reached it is not resident.
+  void SetBuffer(size_t bytes) {
+    memory.reset(new uint8_t[bytes]);
+    buffer = {memory.get(), bytes};
+  }
+  std::unique_ptr<uint8_t[]> memory;
+  std::span<uint8_t> buffer;
   PipePool pipes;
   uint64_t splice_after = 1 << 20;  // bytes in one direction; 0 = from the start
 };
@@ -124,13 +130,19 @@ class Relay final : private RelaySide<true>, private RelaySide<false> {
     size_t at = 0;
     std::span<const uint8_t> rest() const { return std::span(bytes).subspan(at); }
   };
+  // Exists while something waits, in pipes too.
+  struct Held {
+    explicit Held(MemoryMeter& meter) : charge(meter) {}
+    Waiting up, down;
+    MemoryCharge charge;
+  };
   struct Direction {
     std::shared_ptr<metrics::Counter> counter;
-    std::unique_ptr<Waiting> waiting;
     std::unique_ptr<Pipe> pipe;
     uint64_t bytes = 0;
-    event::TimePoint last_read{};
-    uint64_t answered = 0;   // bytes of the other direction at last_read
+    // For AcknowledgeEarly(), which does well with what is left of them.
+    uint32_t last_read_ms = 0;
+    uint32_t answered = 0;   // bytes of the other direction by then
     bool quick_ack = false;  // where it comes from ACKs are waited for
     bool eof = false;        // ... and that has ended
     bool done = false;       // ... and where it goes has been told
@@ -160,6 +172,8 @@ class Relay final : private RelaySide<true>, private RelaySide<false> {
   void Finish(const Result& result);
   bool CanSplice(const Direction& direction) const;
   void AcknowledgeEarly(Direction& direction);
+  Held& MakeHeld();
+  Waiting* WaitingIn(const Direction& direction) const;  // null: nothing
   void Charge();
   bool scarce() const {
     return downstream_->loop().memory().scarce() || (payer_ != nullptr && payer_->scarce());
@@ -170,7 +184,7 @@ class Relay final : private RelaySide<true>, private RelaySide<false> {
   net::TransportPtr upstream_;
   Owner& owner_;
   MemoryMeter* payer_ = nullptr;
-  std::unique_ptr<MemoryCharge> charge_;  // while something waits
+  std::unique_ptr<Held> held_;
   Direction up_, down_;
   bool finished_ = false;
 };

@@ -424,7 +424,7 @@ TEST_F(RelayTest, AbortFromOutside) {
 }
 
 TEST_F(RelayTest, WhatWaitsIsCounted) {
-  shared.buffer.resize(128 << 10);
+  shared.SetBuffer(128 << 10);
   MemoryMeter pod;
   OverPipes(1024);
   relay->ChargeTo(&pod);
@@ -455,7 +455,7 @@ TEST_F(RelayTest, WhatWaitsIsCounted) {
 }
 
 TEST_F(RelayTest, LessIsReadAtATimeWhileMemoryIsScarce) {
-  shared.buffer.resize(128 << 10);
+  shared.SetBuffer(128 << 10);
   auto [a, b] = net::MakePipe(loop, 1 << 20);
   auto [c, d] = net::MakePipe(loop, 1);
   client = std::move(a);

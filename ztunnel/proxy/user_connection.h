@@ -90,14 +90,6 @@ class UserConnection : public Connection, private Relay::Owner {
   virtual void SetProven(tls::VerifiedPeerPtr) = 0;  // the other end of its tunnel
   virtual const char* PathName() const = 0;          // for ConnectionInfo
 
-  State state_ = State::kIdentifying;
-  Fd fd_;
-  Flow flow_;
-  const std::shared_ptr<PodLoad> load_;  // before what is charged to it
-  std::unique_ptr<net::Connector> connector_;
-  std::unique_ptr<Relay> relay_;
-
- private:
   // Until it is known who the pod is.
   struct Unidentified {
     Unidentified(event::EventLoop& loop, event::Timer::Handler give_up)
@@ -105,7 +97,22 @@ class UserConnection : public Connection, private Relay::Owner {
     Identified why;
     event::Timer timer;
   };
+  // Until it is relayed.
+  struct Beginning {
+    std::unique_ptr<Unidentified> unidentified;
+    event::TimePoint decided{};
+    event::Duration spent_elsewhere{0};
+    std::unique_ptr<net::Connector> connector;
+  };
 
+  State state_ = State::kIdentifying;
+  Fd fd_;
+  Flow flow_;
+  const std::shared_ptr<PodLoad> load_;  // before what is charged to it
+  std::unique_ptr<Beginning> beginning_ = std::make_unique<Beginning>();  // null from then on
+  std::unique_ptr<Relay> relay_;
+
+ private:
   void OnRelayEnd(const Relay::Result& result) override { End(result.reason, result.error, true); }
   void WaitForMore(Identified why, event::Duration most = kIdentifyTimeout);
   const Series& MakeRelay(net::TransportPtr client, net::TransportPtr other);
@@ -114,12 +121,9 @@ class UserConnection : public Connection, private Relay::Owner {
   void CloseNowIfAsked();
 
   event::TimePoint started_ = event::Clock::now();
-  event::TimePoint decided_{};
-  event::Duration spent_elsewhere_{0};
   // When it was last seen to be half closed with these bytes.
   event::TimePoint silent_since_{};
   uint64_t silent_at_ = 0;
-  std::unique_ptr<Unidentified> unidentified_;
   const net::Transport* stream_ = nullptr;  // of a tunnel, as long as it is relayed
   std::unique_ptr<RelayState> frozen_;
   std::unique_ptr<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen
