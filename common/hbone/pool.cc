@@ -16,6 +16,13 @@ void Answer(Want& want, Error error) {
   if (done) done(tl::unexpected(ClientSession::ConnectFailure{std::move(error), false}));
 }
 
+// As entries are found by: any order of the names is the same peer.
+PoolKey Sorted(PoolKey key) {
+  std::sort(key.destination_identities.begin(), key.destination_identities.end());
+  std::sort(key.through_identities.begin(), key.through_identities.end());
+  return key;
+}
+
 }  // namespace
 
 uint32_t Pool::Impl::PeerLimit(const Entry& entry, const Tunnel& tunnel) const {
@@ -110,8 +117,7 @@ bool Pool::Impl::TryAgain(Want& want) {
 WantPtr Pool::Impl::NewWant(const PoolKey& key, ConnectRequest request,
                             ClientSession::OnResponse done, event::TimePoint since) {
   auto want = std::make_shared<Want>();
-  want->key = key;
-  std::sort(want->key.destination_identities.begin(), want->key.destination_identities.end());
+  want->key = Sorted(key);
   want->request = std::move(request);
   want->done = std::move(done);
   want->since = since;
@@ -231,9 +237,7 @@ std::unique_ptr<PendingConnect> Pool::TryConnect(const PoolKey& key, ConnectRequ
 }
 
 void Pool::Warm(const PoolKey& key) {
-  PoolKey sorted = key;
-  std::sort(sorted.destination_identities.begin(), sorted.destination_identities.end());
-  const auto it = impl_->entries.try_emplace(std::move(sorted)).first;
+  const auto it = impl_->entries.try_emplace(Sorted(key)).first;
   Entry& entry = it->second;
   entry.shared = key.shared;
   const bool asked = std::any_of(entry.tunnels.begin(), entry.tunnels.end(), [](const Tunnel& t) {
@@ -256,9 +260,7 @@ void Pool::Drain(const std::function<bool(const PoolKey&)>& which) {
 }
 
 void Pool::DrainOlder(const PoolKey& key, event::TimePoint made_before) {
-  PoolKey sorted = key;
-  std::sort(sorted.destination_identities.begin(), sorted.destination_identities.end());
-  const auto it = impl_->entries.find(sorted);
+  const auto it = impl_->entries.find(Sorted(key));
   if (it == impl_->entries.end()) return;
   for (Tunnel& tunnel : it->second.tunnels) {
     if (tunnel.session->made() < made_before) tunnel.Drain();

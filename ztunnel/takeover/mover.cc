@@ -76,6 +76,9 @@ Status ConnectionMover::Import(takeover::ItemId item, takeover::Parcel parcel) {
   }
   std::unique_ptr<UserConnection> connection;
   if (saved.outbound) {
+    if (saved.outbound->one_pass && !model::Identity::Parse(saved.flow.source_identity)) {
+      return Fail(Code::kInvalidArgument, "a connection in one pass, of nobody");
+    }
     // What judges it from now on must be known.
     if (saved.outbound->one_pass &&
         (worker_.PodByUid(saved.outbound->destination_pod) == nullptr ||

@@ -11,7 +11,9 @@
 #include <future>
 
 #include "common/takeover/fields.h"
+#include "common/tls/revocation.h"
 #include "common/tls/test_certs.h"
+#include "common/tls/test_crl.h"
 #include "ztunnel/proxy/inbound_connection.h"
 #include "ztunnel/proxy/outbound_connection.h"
 #include "ztunnel/proxy/worker.h"
@@ -115,7 +117,10 @@ class MoverTest : public ::testing::Test {
     SavedTunnel out = Tunnel(std::move(socket));
     SavedTunnel far = Tunnel(Fd());
     hbone::SavedStream through;
-    through.state = {1, 65535, 65535, 0, 256 << 10, false, false, true};
+    through.state.id = 1;
+    through.state.send_window = through.state.recv_window = 65535;
+    through.state.window = 256 << 10;
+    through.state.answered = true;
     out.session.streams.push_back(std::move(through));
     out.outbound->key.destination_identities = {kCarol};
     out.tls.peer = tls::MakeVerifiedPeer({gateway.certificate, ca.authority.certificate});
@@ -273,6 +278,25 @@ TEST_F(MoverTest, AnInnerTunnelMustLeadToWhoIsWanted) {
   });
 }
 
+// Nobody uses it, so nobody but the tunnel itself can be asked.
+TEST_F(MoverTest, AnIdleInnerTunnelOfARevokedPeerEnds) {
+  auto [near, far] = Connection();
+  auto parcel = EncodeTunnel(Double(std::move(near)));
+  const std::string list =
+      tls::testing::Pem(tls::testing::Make(ca.authority, {.revoked = {peer.certificate}}).get());
+  const auto lists =
+      tls::RevocationList::Parse({reinterpret_cast<const uint8_t*>(list.data()), list.size()});
+  ASSERT_TRUE(lists.has_value());
+  On([&] {
+    ASSERT_TRUE(worker->mover().Import(1, std::move(*parcel)));
+    worker->SetRevocations(*lists);
+    worker->mover().Run(1);
+  });
+  for (int i = 0; i < 3000 && InnerTunnels() > 0; ++i) usleep(10000);
+  EXPECT_EQ(InnerTunnels(), 0u);
+  EXPECT_EQ(Tunnels(), 1u);
+}
+
 TEST_F(MoverTest, AnInnerTunnelEndsWithItsPod) {
   auto [near, far] = Connection();
   auto parcel = EncodeTunnel(Double(std::move(near)));
@@ -352,6 +376,12 @@ TEST_F(MoverTest, NobodyIsSomebodyByTheOldProcessesWordAlone) {
   SavedConnection somebody = Plain();
   somebody.flow.source_identity = kAlice;
   EXPECT_THAT(import(somebody), HasSubstr("with an identity"));
+  auto nobody = Plain();  // in one pass, where the identity is all that policy goes by
+  nobody.outbound.emplace();
+  nobody.outbound->one_pass = true;
+  nobody.outbound->destination_pod = pod->uid;
+  nobody.outbound->destination = "Kubernetes//Pod/shop/alice";
+  EXPECT_THAT(import(nobody), HasSubstr("of nobody"));
   SavedConnection elsewhere = Plain();
   elsewhere.netns_cookie = 78;
   EXPECT_THAT(import(elsewhere), HasSubstr("not served here"));

@@ -27,15 +27,15 @@ SavedTunnel::Inner TunnelMover::FreezeInner(uint64_t number, uint32_t stream) {
           std::move(standing.session)};
 }
 
-void TunnelMover::ResumeInner(SavedTunnel::Inner inner, net::TransportPtr carrier,
-                              std::vector<Way>& ways) {
+tls::VerifiedPeerPtr TunnelMover::ResumeInner(SavedTunnel::Inner inner, net::TransportPtr carrier,
+                                              std::vector<Way>& ways) {
   const size_t streams = inner.session.streams.size();
   auto transport =
       tls::ImportInner(std::move(carrier), std::move(inner.tls), &worker_.handshakes().verifier);
   if (!transport) {  // it was in use a moment ago: cannot be
     LOG_ERROR("takeover", "an inner tunnel is lost: {}", transport.error().message);
     ways.resize(ways.size() + streams);
-    return;
+    return nullptr;
   }
   const tls::VerifiedPeerPtr proven = (*transport)->verified_peer();
   const auto own = model::Identity::Parse(inner.key.source_identity);
@@ -51,6 +51,7 @@ void TunnelMover::ResumeInner(SavedTunnel::Inner inner, net::TransportPtr carrie
         "the pod was removed");
   }
   for (net::TransportPtr& handle : handles) ways.push_back({std::move(handle), proven});
+  return proven;
 }
 
 }  // namespace qanat::ztunnel

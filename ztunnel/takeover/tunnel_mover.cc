@@ -188,8 +188,9 @@ void TunnelMover::Resume(Item& item, Frozen frozen, net::TransportPtr transport)
       ways.push_back({std::move(streams[i]), proven});
     }
   }
+  std::vector<tls::VerifiedPeerPtr> ends = {proven};
   for (size_t i = 0; i < carriers.size(); ++i) {
-    ResumeInner(std::move(saved.inner[i]), std::move(carriers[i]), ways);
+    ends.push_back(ResumeInner(std::move(saved.inner[i]), std::move(carriers[i]), ways));
   }
   for (size_t i = 0; i < frozen.users.size(); ++i) {
     if (frozen.users[i] == nullptr) continue;  // its pod went away: the handle's end resets it
@@ -202,10 +203,10 @@ void TunnelMover::Resume(Item& item, Frozen frozen, net::TransportPtr transport)
   }
   // It stood aside while lists may have changed, or it comes from where they were older.
   tls::PeerVerifier& verifier = worker_.handshakes().verifier;
-  const bool revoked = std::any_of(ways.begin(), ways.end(), [&](const Way& way) {
-    return way.proven != nullptr && verifier.Revoked(*way.proven);
+  const bool revoked = std::any_of(ends.begin(), ends.end(), [&](const tls::VerifiedPeerPtr& end) {
+    return end != nullptr && verifier.Revoked(*end);
   });
-  if (revoked || (proven != nullptr && verifier.Revoked(*proven))) verifier.EndRevoked();
+  if (revoked) verifier.EndRevoked();
 }
 
 void TunnelMover::Thaw(uint64_t number) {

@@ -82,7 +82,9 @@ class TunnelMover {
                 std::vector<UserConnection*>& out) const;
   Carriers FindCarriers() const;
   SavedTunnel::Inner FreezeInner(uint64_t number, uint32_t stream);
-  void ResumeInner(SavedTunnel::Inner inner, net::TransportPtr carrier, std::vector<Way>& ways);
+  // Who is at its other end.
+  tls::VerifiedPeerPtr ResumeInner(SavedTunnel::Inner inner, net::TransportPtr carrier,
+                                   std::vector<Way>& ways);
   // Users' streams begin again over `transport`.
   void Resume(Item& item, Frozen frozen, net::TransportPtr transport);
   Status Check(const SavedTunnel& saved) const;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/takeover/fields.h"
+#include "common/takeover/wire.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -204,6 +205,10 @@ Result<takeover::Parcel> EncodeTunnel(const SavedTunnel& from) {
   FieldWriter whole;
   whole.Bytes(kTunnel | kCritical, writer.Take());
   parcel.state = whole.Take();
+  // It would end the whole take-over, and not stay behind alone.
+  if (parcel.state.size() > takeover::kMaxBody || parcel.fds.size() > takeover::kMaxFds) {
+    return Fail(Code::kResourceExhausted, "a tunnel larger than the protocol takes");
+  }
   return parcel;
 }
 
