@@ -28,6 +28,8 @@ struct ConnectRequest {
   // to have processed the request, or gave another answer than 200, has dropped them; of any other
   // failure it is not known. Who waits for the answer keeps them.
   std::function<std::span<const uint8_t>()> early;
+  // By a pool: those that it had from `early` were dropped, and the request is made again.
+  std::function<void()> early_dropped;
 };
 
 struct ConnectResponse {

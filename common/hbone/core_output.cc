@@ -208,7 +208,7 @@ void Core::FlushPatiently() {
 }
 
 void Core::FlushDue() {
-  if (urgent_ || !MayLinger()) return Flush();
+  if (urgent_ || out_.empty() || !MayLinger()) return Flush();
   flush_.Start(linger_until_ - event::Clock::now());
 }
 
@@ -225,6 +225,7 @@ bool Core::MayLinger() {
   Patience& patience = patient_answers_.empty() ? end_patience_ : answer_patience_;
   if (!patience.Try()) return false;
   lingering_ = &patience;
+  patient_ = 1;  // who comes from now on is company
   linger_until_ = now + options_.patience;
   return true;
 }

@@ -52,8 +52,10 @@ class Pending final : public PendingConnect {
   explicit Pending(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
   ~Pending() override {
     if (!stream_->unanswered) return;
+    // A peer reads CANCEL as the end; whose first bytes it has already must not look whole to it.
+    const H2Error code = stream_->unanswered->early > 0 ? H2Error::kConnectError : H2Error::kCancel;
     stream_->unanswered = nullptr;
-    if (stream_->core != nullptr) stream_->core->ResetStream(*stream_, H2Error::kCancel);
+    if (stream_->core != nullptr) stream_->core->ResetStream(*stream_, code);
   }
 
  private:

@@ -90,6 +90,23 @@ TEST_F(EarlyClientTest, GoAlongToWhoTakesThem) {
   ASSERT_TRUE(RunUntil(loop_, [&] { return peer_->Count(kData) == 2; }));
 }
 
+// A peer takes CANCEL for the end, and would show its application a part as the whole.
+TEST_F(EarlyClientTest, WhatIsGivenUpDoesNotLookWhole) {
+  Start({{kSettingTakesEarly, 1}});
+  Connect();
+  pending_.reset();
+  ASSERT_TRUE(RunUntil(loop_, [&] { return peer_->Find(kRstStream, 1) != nullptr; }));
+  EXPECT_EQ(peer_->ResetCode(1), static_cast<int64_t>(H2Error::kConnectError));
+}
+
+TEST_F(EarlyClientTest, WithoutBytesToStockPeersGivingUpIsCancel) {
+  Start({});
+  Connect();
+  pending_.reset();
+  ASSERT_TRUE(RunUntil(loop_, [&] { return peer_->Find(kRstStream, 1) != nullptr; }));
+  EXPECT_EQ(peer_->ResetCode(1), static_cast<int64_t>(H2Error::kCancel));
+}
+
 TEST_F(EarlyClientTest, NothingIsNoFrame) {
   first_.clear();
   Start({{kSettingTakesEarly, 1}});
@@ -235,6 +252,49 @@ TEST_F(EarlyTest, ATunnelThatBreaksTellsOfDoubt) {
   ASSERT_TRUE(RunUntil(loop_, [&] { return result_.has_value(); }));
   ASSERT_FALSE(result_->has_value());
   EXPECT_FALSE(result_->error().retry_safe);
+}
+
+// Who may go elsewhere is told, whether or not another tunnel comes to be.
+TEST(EarlyPoolTest, ATunnelThatDidNotProcessThemDroppedThem) {
+  event::EventLoop loop;
+  std::vector<std::unique_ptr<RawPeer>> peers;
+  struct Attempt : event::Deferred {
+    Attempt(event::EventLoop& on, std::function<void()> go) : timer(on, std::move(go)) {
+      timer.Start({});
+    }
+    event::Timer timer;
+  };
+  Pool pool(loop, PoolOptions(),
+            [&](const PoolKey&, std::function<void(Result<net::TransportPtr>)> done) {
+              return std::make_unique<Attempt>(loop, [&, done] {
+                auto [a, b] = net::MakePipe(loop);
+                peers.push_back(std::make_unique<RawPeer>(std::move(b), true));
+                peers.back()->Hello(false, {{kSettingTakesEarly, 1}});
+                done(std::move(a));
+              });
+            });
+  const std::string first = "first";
+  int given = 0, dropped = 0;
+  ConnectRequest request{"10.0.0.1:80",
+                         {},
+                         [&] {
+                           ++given;
+                           return std::span(reinterpret_cast<const uint8_t*>(first.data()),
+                                            first.size());
+                         },
+                         [&] { ++dropped; }};
+  std::optional<ClientSession::ConnectResult> result;
+  auto one = pool.Connect({}, request, [&](auto r) { result = std::move(r); });
+  ASSERT_TRUE(RunUntil(loop, [&] { return !peers.empty() && peers[0]->Find(kHeaders, 1); }));
+  peers[0]->SendHeaders(1, {{":status", "200"}});
+  ASSERT_TRUE(RunUntil(loop, [&] { return result.has_value(); }));
+  auto two = pool.Connect({}, request, [](auto) {});
+  ASSERT_TRUE(RunUntil(loop, [&] { return peers[0]->Find(kData, 3) != nullptr; }));
+  EXPECT_EQ(given, 1);
+  EXPECT_EQ(dropped, 0);
+  peers[0]->SendFrame(kGoaway, 0, 0, std::string("\0\0\0\1\0\0\0\0", 8));
+  ASSERT_TRUE(RunUntil(loop, [&] { return peers.size() == 2 && peers[1]->Find(kHeaders, 1); }));
+  EXPECT_EQ(dropped, 1);
 }
 
 TEST_F(EarlyTest, AnotherTunnelGetsTheSame) {

@@ -97,6 +97,7 @@ void Pool::Impl::Open(const Entry& entry, Tunnel& tunnel, const WantPtr& want) {
           Count(counters->refused);
           if (!want->key.shared && TryAgain(*want)) {
             Count(counters->retried);
+            if (want->request.early_dropped) want->request.early_dropped();
             return Wait(want, true);
           }
         }

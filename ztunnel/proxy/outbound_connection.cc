@@ -335,6 +335,7 @@ void OutboundConnection::OnEnd(const FlowEnd& end) {
   // There is no second proxy on this path, so the destination's report is ours to make.
   if (one_pass_) LogDestinationSide(end);
   if (!setup_) return;
+  if (setup_->pending) EarlyEnded("unknown");
   setup_->try_timer.reset();
   setup_->shared_timer.reset();
   setup_->lookup.reset();

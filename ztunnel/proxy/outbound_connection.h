@@ -85,6 +85,7 @@ class OutboundConnection final : public UserConnection {
   void LearnOfPeer(const hbone::ClientSession::ConnectResult& result);
   void OnTunnelResponse(hbone::ClientSession::ConnectResult result);
   void NoteAnswer(const hbone::ClientSession::ConnectResult& result);
+  void EarlyEnded(std::string_view how);  // taken, dropped, unknown
   void Reached(net::TransportPtr upstream, size_t early_sent = 0);
   void Refuse(model::Reason reason, std::string detail) override;
   void OnRelaying() override;

@@ -122,6 +122,7 @@ void OutboundConnection::OpenOwn() {
   // A shared tunnel gets none: what it swallows is to go over the own one.
   if (worker_.environment().config.early_data) {
     request.early = [this] { return setup_->early.Give(fd_.get()); };
+    request.early_dropped = [this] { EarlyEnded("dropped"); };
   }
   hbone::Pool* pool = &worker_.pool();
   if (setup_->route.kind == Route::Kind::kDoubleHbone) {
@@ -173,12 +174,14 @@ void OutboundConnection::NameFarEnd(std::string_view baggage) {
 
 // Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
 void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
+  if (result && result->status == 200) return EarlyEnded("taken");
+  EarlyEnded(result || result.error().retry_safe ? "dropped" : "unknown");
+}
+
+void OutboundConnection::EarlyEnded(std::string_view how) {
   if (!setup_->early.given()) return;
-  const bool known = result || result.error().retry_safe;
-  const char* outcome = known ? "dropped" : "unknown";
-  if (result && result->status == 200) outcome = "taken";
-  worker_.environment().metrics->early_data.With({outcome})->Add();
-  if (known) setup_->early.Dropped();
+  worker_.environment().metrics->early_data.With({std::string(how)})->Add();
+  if (how != "unknown") setup_->early.Dropped();
 }
 
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {

@@ -8,8 +8,13 @@ namespace qanat::ztunnel {
 Result<Fd> SpareSockets::StartConnect(const net::ConnectOptions& options) {
   // Of our own namespace there is nothing to be spared; what is bound to a device is rare.
   if (options.netns == nullptr || !options.bind_device.empty()) return net::StartConnect(options);
-  QANAT_ASSIGN_OR_RETURN(Fd fd, Take(options));
-  return net::StartConnect(std::move(fd), options);
+  Result<Fd> fd = Take(options);
+  if (!fd && kept_ > 0) {  // others' spare ones may be what is missing
+    Clear();
+    fd = Take(options);
+  }
+  if (!fd) return tl::unexpected(fd.error());
+  return net::StartConnect(std::move(*fd), options);
 }
 
 SpareSockets::Stock& SpareSockets::Find(const netns::Id& where, const Kind& kind) {
