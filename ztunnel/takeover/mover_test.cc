@@ -377,7 +377,7 @@ TEST_F(MoverTest, NobodyIsSomebodyByTheOldProcessesWordAlone) {
   somebody.flow.source_identity = kAlice;
   EXPECT_THAT(import(somebody), HasSubstr("with an identity"));
   auto nobody = Plain();  // in one pass, where the identity is all that policy goes by
-  nobody.outbound.emplace();
+  nobody.outbound = SavedConnection::Outbound{};
   nobody.outbound->one_pass = true;
   nobody.outbound->destination_pod = pod->uid;
   nobody.outbound->destination = "Kubernetes//Pod/shop/alice";
