@@ -69,12 +69,18 @@ TEST_P(IdleTest, AConnectionHoldsLittle) {
   const int64_t each = more.bytes / static_cast<int64_t>(kThen);
   RecordProperty("bytes_each", std::to_string(each));
   EXPECT_LE(each, kMost) << more.Table(kThen);
-  // And all of it comes back: what stays is tunnels and tables, and does not become more.
+  // And all of it comes back: what stays is tunnels and tables. One tunnel more may come to be, by
+  // chance; what connections leave behind would become more each time.
   held.Close();
-  const LiveMemory empty = Quiet();
-  held.Open(kFirst + kThen, GetParam());
-  held.Close();
-  const LiveMemory left = Quiet() - empty;
+  LiveMemory empty = Quiet(), left;
+  for (int time = 0; time < 4; ++time) {
+    held.Open(kFirst + kThen, GetParam());
+    held.Close();
+    const LiveMemory now = Quiet();
+    left = now - empty;
+    if (left.bytes <= 64 << 10) break;
+    empty = now;
+  }
   EXPECT_LE(left.bytes, 64 << 10) << left.Table(1);
 }
 

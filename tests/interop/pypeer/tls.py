@@ -43,6 +43,8 @@ class Tls:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             self._handshake()
+            # Not asked for later: while a ticket is being read, OpenSSL says that the handshake is not done.
+            self.certificate = self.object.getpeercert() or {}
         except BaseException:
             try:
                 self._flush()  # the alert
@@ -92,7 +94,7 @@ class Tls:
                 self.incoming.write(data)
 
     def peer_uris(self):
-        names = (self.object.getpeercert() or {}).get("subjectAltName", ())
+        names = self.certificate.get("subjectAltName", ())
         return [value for kind, value in names if kind == "URI"]
 
     def close(self, reset=False):
