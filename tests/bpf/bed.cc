@@ -363,4 +363,10 @@ bool Bed::Sh(const std::string& netns, const std::string& command) const {
   return System("ip netns exec " + netns + " sh -c '" + command + "'");
 }
 
+std::string ReadLine(int fd) {
+  std::string line;
+  for (char c; ::read(fd, &c, 1) == 1 && c != '\n';) line += c;
+  return line;
+}
+
 }  // namespace qanat::test

@@ -118,6 +118,9 @@ struct Dial {
   bool say_self = false;         // append " self=LOCAL peer=REMOTE"
 };
 std::string Call(const Dial& dial);
+
+// The next line, without its end: a program may write it in pieces. "" at the end of all.
+std::string ReadLine(int fd);
 // Listens on [::]:port (all addresses) and answers "app <local> <peer>" to each connection.
 void ServeApp(int port);
 

@@ -268,9 +268,8 @@ TEST_F(CaptureTest, GrantIsUsedUpByTheAcceptedConnectionWhileThatLives) {
       ::execlp("python3", "python3", "-uc", program.c_str(), nullptr);
     });
     ::close(ends[1]);
-    char line[128] = {};
-    ASSERT_GT(::read(ends[0], line, sizeof line - 1), 0);
-    EXPECT_EQ(std::string(line).rfind("app ", 0), 0u) << line;
+    const std::string line = ReadLine(ends[0]);
+    EXPECT_EQ(line.rfind("app ", 0), 0u) << line;
     EXPECT_EQ(dump("grants"), "[]") << to;
     ::close(ends[0]);
   }
