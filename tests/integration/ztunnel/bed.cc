@@ -177,8 +177,20 @@ Server::Server(const netns::NetNs& netns, const std::string& address,
       ++accepted_;
       const std::string peer =
           net::SocketAddress::OfPeer(fd.get()).value_or(net::SocketAddress()).ip().ToString();
-      workers_.emplace_back(
-          [this, peer, tcp = std::make_shared<Tcp>(std::move(fd))] { serve_(*tcp, peer); });
+      // Threads that have ended are joined at once: those that wait for it are held by the thread
+      // sanitizer and the kernel like living ones, and a test makes thousands.
+      std::erase_if(workers_, [](Worker& worker) {
+        if (*worker.done) worker.thread.join();
+        return !worker.thread.joinable();
+      });
+      auto done = std::make_shared<std::atomic<bool>>(false);
+      workers_.push_back(
+          {std::thread([this, peer, done, tcp = std::make_shared<Tcp>(std::move(fd))]() mutable {
+             serve_(*tcp, peer);
+             tcp.reset();
+             *done = true;
+           }),
+           done});
     }
   });
 }
@@ -186,7 +198,7 @@ Server::Server(const netns::NetNs& netns, const std::string& address,
 Server::~Server() {
   stop_ = true;
   thread_.join();
-  for (auto& worker : workers_) worker.join();
+  for (Worker& worker : workers_) worker.thread.join();
 }
 
 std::function<void(Tcp&, const std::string&)> Server::Echo() {

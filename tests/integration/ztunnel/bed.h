@@ -78,12 +78,16 @@ class Server {
   int accepted() const { return accepted_; }
 
  private:
+  struct Worker {
+    std::thread thread;
+    std::shared_ptr<std::atomic<bool>> done;
+  };
   Fd listener_;
   std::function<void(Tcp&, const std::string&)> serve_;
   std::atomic<int> accepted_{0};
   std::atomic<bool> stop_{false};
   std::thread thread_;
-  std::vector<std::thread> workers_;
+  std::vector<Worker> workers_;
 };
 
 // One proxy with its agent.
