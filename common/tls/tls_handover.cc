@@ -73,7 +73,7 @@ Result<net::TransportPtr> Import(event::EventLoop& loop, TlsHandover from,
   return MakeEstablished(
       std::make_unique<OwnRecords>(net::MakeSocketTransport(loop, std::move(from.socket)),
                                    std::move(layer), std::move(rest)),
-      nullptr, std::move(from.peer), verifier);
+      nullptr, std::move(from.peer), verifier, {});
 }
 
 WipedString EncodeTls(const TlsHandover& from) {

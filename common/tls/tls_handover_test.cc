@@ -38,7 +38,7 @@ class Dialogue final : private net::TransportEvents {
     EXPECT_TRUE(layer->FromHandshake(oracle_.ours()));
     Use(MakeEstablished(std::make_unique<OwnRecords>(net::MakeSocketTransport(loop_, Fd(fds[0])),
                                                      std::move(layer), OwnRecords::Rest{}),
-                        nullptr, nullptr, nullptr));
+                        nullptr, nullptr, nullptr, {}));
   }
 
   // Hands the connection over; its former holder can do nothing with it any more.
@@ -217,7 +217,7 @@ TEST(TlsHandover, WhatIsAtItsEndStays) {
     auto transport = MakeEstablished(
         std::make_unique<OwnRecords>(net::MakeSocketTransport(loop, std::move(socket.near)),
                                      std::move(layer), OwnRecords::Rest{}),
-        nullptr, nullptr, nullptr);
+        nullptr, nullptr, nullptr, {});
     if (by_us) {
       EXPECT_TRUE(transport->ShutdownWrite().ok());
     } else {
@@ -246,7 +246,7 @@ TEST(TlsHandover, WhatIsNoTlsOverASocketStays) {
   // Over something else (a stream of a tunnel): there is nothing to give.
   auto inner = MakeEstablished(
       std::make_unique<OwnRecords>(std::move(a), std::move(layer), OwnRecords::Rest{}), nullptr,
-      nullptr, nullptr);
+      nullptr, nullptr, {});
   EXPECT_FALSE(Export(*inner).has_value());
 }
 
