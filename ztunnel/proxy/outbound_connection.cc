@@ -122,7 +122,7 @@ bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
   LOG_DEBUG("outbound", "{} to {}: {} failed ({}: {}), trying {}", pod_->name,
             original_.address.ToString(), route_.destination->uid, ToString(reason), detail,
             next.destination->uid);
-  worker_.environment().metrics->connect_retries.With({std::string(ToString(reason))})->Add();
+  worker_.metrics().connect_retries.With({std::string(ToString(reason))})->Add();
   attempts_.Next(route_.destination->uid);
   flow_.tries = attempts_.number();
   try_timer_.reset();
@@ -190,16 +190,16 @@ bool OutboundConnection::TryOnePass() {
   one_pass_ = true;
   flow_.destination = route_.target;
   if (!decision.allowed) {
-    environment.metrics->one_pass.With({"denied"})->Add();
+    worker_.metrics().one_pass.With({"denied"})->Add();
     Refuse(decision.reason, fmt::format("{} {}", Explanation(decision.reason), decision.policy));
     return true;
   }
   if (required.reason != Reason::kNone) {
-    environment.metrics->one_pass.With({"denied"})->Add();
+    worker_.metrics().one_pass.With({"denied"})->Add();
     Refuse(required.reason, required.detail);
     return true;
   }
-  environment.metrics->one_pass.With({"taken"})->Add();
+  worker_.metrics().one_pass.With({"taken"})->Add();
   ConnectPlain(route_.target, environment.config.one_pass_mark);
   return true;
 }
@@ -258,7 +258,7 @@ void OutboundConnection::Connecting() {
 // As the pod itself would resolve it: the name servers and the cache are the pod's.
 void OutboundConnection::Resolve() {
   Connecting();
-  worker_.environment().metrics->on_demand_dns.With(OnDemandDnsLabels(flow_, route_.host))->Add();
+  worker_.metrics().on_demand_dns.With(OnDemandDnsLabels(flow_, route_.host))->Add();
   asked_ = event::Clock::now();
   lookup_ = worker_.resolver().Resolve(
       pod_, route_.host, original_.address.ip().is_v4() ? AF_INET : AF_INET6,

@@ -81,7 +81,7 @@ class OutboundConnection final : public UserConnection {
   std::unique_ptr<event::Timer> try_timer_;  // where another endpoint may be tried
   PodPtr destination_pod_;                   // one pass
   std::unique_ptr<dns::Resolver::Lookup> lookup_;
-  event::TimePoint asked_{};  // the name server
+  event::TimePoint asked_{};  // the name server, or for a tunnel
   std::unique_ptr<hbone::PendingConnect> pending_;
   std::unique_ptr<event::Timer> shared_timer_;  // while `pending_` is on a shared tunnel
   tls::VerifiedPeerPtr proven_by_;  // the other end of the tunnel that it is relayed through

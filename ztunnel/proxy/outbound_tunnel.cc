@@ -3,6 +3,7 @@
 // share, where the peer is of our own kind, else the pod's own.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/log.h"
@@ -48,6 +49,7 @@ hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
 
 void OutboundConnection::OpenTunnel() {
   Connecting();
+  asked_ = event::Clock::now();
   if (!OpenShared()) OpenOwn();
 }
 
@@ -85,7 +87,7 @@ void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult re
   if (result && result->status != hbone::kMisdirected) {
     shared_timer_.reset();
     worker_.sharing().Taken(key, pod_->uid);
-    worker_.environment().metrics->shared_streams.With({"taken"})->Add();
+    worker_.metrics().shared_streams.With({"taken"})->Add();
     return OnTunnelResponse(std::move(result));
   }
   SharedFailed("refused", result ? "the peer refused the source" : result.error().error.message);
@@ -99,7 +101,7 @@ void OutboundConnection::OnSharedTimeout() {
 
 void OutboundConnection::SharedFailed(const char* outcome, std::string_view why) {
   shared_timer_.reset();
-  worker_.environment().metrics->shared_streams.With({outcome})->Add();
+  worker_.metrics().shared_streams.With({outcome})->Add();
   LOG_DEBUG("outbound", "{} to {}: not over a shared tunnel: {}", pod_->name, route_.to.ToString(),
             why);
   worker_.sharing().Failed(Sharing::KeyOf(TunnelKey()), pod_->uid, worker_.loop().now());
@@ -147,6 +149,10 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   if (!result) {
     const Error& error = result.error().error;
     return TryFailed(TunnelReasonOf(error), error.message);
+  }
+  // A tunnel that was not there yet: of its handshake what we waited for.
+  if (result->tunnel_made > asked_) {
+    SpentOn(SetupPhase::kTls, std::min(result->tunnel_handshake, result->tunnel_made - asked_));
   }
   if (result->status != 200 || result->stream == nullptr) {
     const int status = result->status;

@@ -34,8 +34,9 @@
 #include "ztunnel/route/outbound.h"
 #include "ztunnel/route/required_waypoint.h"
 #include "ztunnel/takeover/mover.h"
-#include "ztunnel/telemetry/metrics.h"
 #include "ztunnel/telemetry/pool_metrics.h"
+#include "ztunnel/telemetry/series_cache.h"
+#include "ztunnel/telemetry/worker_metrics.h"
 
 namespace qanat::ztunnel {
 
@@ -90,7 +91,11 @@ class Worker {
   void CertificateFailed(const model::Identity& identity, const Error& error);
   // Other revocation lists count from now on; whoever is on them is cut off.
   void SetRevocations(const tls::RevocationListPtr& lists);
-  void ForgetSeries() { series_.Forget(); }
+  // Series were removed from the metrics.
+  void ForgetSeries() {
+    series_.ForgetRemoved();
+    metrics_.ForgetRemoved();
+  }
   void StartDrain();  // closes the listeners, drains tunnels
   void CloseAll(model::Reason reason);
   size_t user_connections() const;
@@ -106,6 +111,7 @@ class Worker {
   const state::MeshSnapshot& snapshot() const { return *snapshot_; }
   RelayShared& relay_shared() { return relay_shared_; }
   SeriesCache& series() { return series_; }
+  WorkerMetrics& metrics() { return metrics_; }
   hbone::Pool& pool() { return *pool_; }
   hbone::Pool& inner_pool() { return *inner_pool_; }  // through the gateways of other networks
   Sharing& sharing() { return sharing_; }             // which tunnels pods may share
@@ -169,6 +175,8 @@ class Worker {
   void LookAtIdleness();
 
   const Environment& environment_;
+  log::LineWriter::Source& log_;  // the access log, and what this thread says
+  WorkerMetrics metrics_;
   SeriesCache series_;
   RelayShared relay_shared_;
   std::mt19937_64 random_;

@@ -43,8 +43,8 @@ size_t SeriesSweeper::Sweep(const state::MeshSnapshot& snapshot, Metrics& metric
       &metrics.opened, &metrics.closed, &metrics.failed, &metrics.sent, &metrics.received};
   std::map<metrics::LabelValues, uint64_t> idle;
   for (const auto* family : families) {
-    family->ForEach([&](const metrics::LabelValues& labels, const metrics::Counter& counter) {
-      if (gone(labels)) idle[labels] += counter.value();
+    family->ForEach([&](const metrics::LabelValues& labels, uint64_t value) {
+      if (gone(labels)) idle[labels] += value;
     });
   }
   size_t removed = 0;

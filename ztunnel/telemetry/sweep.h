@@ -17,7 +17,7 @@ class SeriesSweeper {
  public:
   // Removes series of workloads that are not known and were not at the last sweep, and that have
   // not changed since then; returns how many. After a removal every worker must forget its handles
-  // (SeriesCache::Forget).
+  // (Worker::ForgetSeries).
   size_t Sweep(const state::MeshSnapshot& snapshot, Metrics& metrics);
 
  private:
