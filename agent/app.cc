@@ -14,6 +14,7 @@
 #include "agent/detect/other_meshes.h"
 #include "agent/enrol/enroller.h"
 #include "agent/hold/listener_hold.h"
+#include "agent/pods/dns_files.h"
 #include "agent/pods/folder_source.h"
 #include "agent/pods/pod_cgroup.h"
 #include "agent/redirect/hooks.h"
@@ -104,20 +105,37 @@ Result<net::SocketAddress> ProbeService(const Config& config) {
   return net::SocketAddress(ip, static_cast<uint16_t>(std::strtoul(port, nullptr, 10)));
 }
 
-// Hands the source's words on to the enroller and tells when it is synced.
+std::string DnsDir(const Config& config) {
+  return (std::filesystem::path(config.zds_socket).parent_path() / "dns").string();
+}
+
+// Hands the source's words on to the enroller and tells when it is synced. What the proxy reads
+// about a pod is there before the pod is handed to it, and as long as it may look.
 class Gate final : public PodListener {
  public:
-  Gate(Enroller& enroller, std::function<void()> on_synced)
-      : enroller_(enroller), on_synced_(std::move(on_synced)) {}
-  void OnPod(const Pod& pod) override { enroller_.OnPod(pod); }
-  void OnPodGone(const std::string& uid) override { enroller_.OnPodGone(uid); }
+  Gate(Enroller& enroller, const Config& config, std::function<void()> on_synced)
+      : enroller_(enroller),
+        dns_({DnsDir(config), config.cluster_dns, config.cluster_domain, config.resolv_conf}),
+        on_synced_(std::move(on_synced)) {}
+  void OnPod(const Pod& pod) override {
+    const bool in_mesh = DecideMembership(pod).in_mesh;
+    if (in_mesh) dns_.Put(pod);
+    enroller_.OnPod(pod);
+    if (!in_mesh) dns_.Remove(pod.uid);
+  }
+  void OnPodGone(const std::string& uid) override {
+    enroller_.OnPodGone(uid);
+    dns_.Remove(uid);
+  }
   void OnSynced() override {
     enroller_.OnSynced();
+    dns_.OnSynced();
     on_synced_();
   }
 
  private:
   Enroller& enroller_;
+  DnsFiles dns_;
   std::function<void()> on_synced_;
 };
 
@@ -209,7 +227,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   // First: a proxy that has connected gives its listeners and asks for those of one before it.
   QANAT_RETURN_IF_ERROR(StartHold(loop, p));
   QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, config.zds_group));
-  p.gate = std::make_unique<Gate>(*p.enroller, [&p] {
+  p.gate = std::make_unique<Gate>(*p.enroller, config, [&p] {
     p.sync_limit->Stop();
     p.zds->StartAccepting();
   });
@@ -295,6 +313,8 @@ Status Cleanup(const Config& config) {
     store.Remove(saved.pod.uid);
     ::unlink((config.status_dir + "/" + saved.pod.uid + ".json").c_str());
   }
+  std::error_code ignored;
+  if (!config.zds_socket.empty()) std::filesystem::remove_all(DnsDir(config), ignored);
   QANAT_RETURN_IF_ERROR(Hooks::RemovePins(config.bpf_dir));
   LOG_INFO("agent", "cleaned up: {} pods, pins below {}", saved_pods.size(), config.bpf_dir);
   return {};

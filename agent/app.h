@@ -38,6 +38,10 @@ struct Config {
   std::string cni_bin_dir = "/opt/cni/bin";
   std::string cni_plugin;     // our plugin's binary, to be copied to the node; empty: no plugin
   std::string probe_service;  // IP:port of a Service; empty: KUBERNETES_SERVICE_HOST and _PORT
+  // What the proxy is told about the pods' DNS.
+  std::vector<std::string> cluster_dns;  // empty: the proxy knows them, from its own resolv.conf
+  std::string cluster_domain = "cluster.local";
+  std::string resolv_conf = "/etc/resolv.conf";  // the node's
   unsigned reconcile_ms = 2000;
   unsigned reprove_ms = 30000;
   unsigned cni_timeout_ms = 30000;

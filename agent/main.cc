@@ -62,6 +62,15 @@ int main(int argc, char** argv) {
   flags.add_option("--probe-service", config.probe_service,
                    "IP:port of a Service, to find out who rewrites connect() (default: "
                    "KUBERNETES_SERVICE_HOST)");
+  flags.add_option("--cluster-dns", config.cluster_dns,
+                   "address of the cluster's name server, the kubelet's clusterDNS (repeatable; "
+                   "default: the proxy's own are)");
+  flags.add_option("--cluster-domain", config.cluster_domain, "the cluster's DNS domain")
+      ->capture_default_str();
+  flags
+      .add_option("--resolv-conf", config.resolv_conf,
+                  "what pods with dnsPolicy Default get: the kubelet's resolvConf")
+      ->capture_default_str();
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
       ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")

@@ -260,7 +260,14 @@ void App::PostSnapshot() {
 
 void App::SweepSeries() {
   sweep_.Start(kSweepInterval);
-  if (sweeper_.Sweep(*snapshot_, metrics_) == 0) return;
+  std::vector<model::WorkloadPtr> here;
+  if (pods_) {
+    for (const auto& [uid, entry] : pods_->entries()) {
+      auto found = IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
+      if (found.workload != nullptr) here.push_back(std::move(found.workload));
+    }
+  }
+  if (sweeper_.Sweep(*snapshot_, here, metrics_) == 0) return;
   for (auto& worker : workers_) {
     worker->loop().Post([raw = worker.get()] { raw->ForgetSeries(); });
   }

@@ -260,6 +260,7 @@ Result<Config> LoadConfig(const ConfigSources& sources) {
     config.make_shared_tunnels = config.shared_tunnels;
   }
   reader.Bool("QANAT_TLS_RESUMPTION", config.tls_resumption);
+  reader.Bool("QANAT_EARLY_DATA", config.early_data);
   reader.Bool("UNSTABLE_ENABLE_SOCKS5", config.socks5);
   ReadTermination(reader, config);
   config.workers = ReadWorkers(reader, sources.cores, proxy_config.concurrency);

@@ -86,6 +86,9 @@ struct Config {
   // A further TLS connection between two of our kind begins where the last one ended
   // (QANAT_TLS_RESUMPTION).
   bool tls_resumption = true;
+  // Between two of our kind a client's first bytes go along with the CONNECT that asks for its
+  // server (QANAT_EARLY_DATA).
+  bool early_data = true;
   std::string crl_path;  // CRL_PATH: revocation lists, PEM or DER; watched
   bool socks5 = false;
   bool authz_info_logging = false;

@@ -157,6 +157,7 @@ std::vector<Row> Rows() {
       {"QANAT_SHARED_TUNNELS", "false", [](C c) { return !c.shared_tunnels && !c.shares_own(); },
        "x"},
       {"QANAT_TLS_RESUMPTION", "false", [](C c) { return !c.tls_resumption; }, "x"},
+      {"QANAT_EARLY_DATA", "false", [](C c) { return !c.early_data; }, "x"},
       {"UNSTABLE_ENABLE_SOCKS5", "true", [](C c) { return c.socks5; }, "x"},
       {"AUTHZ_POLICY_INFO_LOGGING", "true", [](C c) { return c.authz_info_logging; }, "x"},
       {"RUST_LOG", "debug", [](C c) { return c.log_levels == "debug"; }, ""},

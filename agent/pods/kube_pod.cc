@@ -71,6 +71,7 @@ Result<Pod> ParseKubePod(std::string_view text) {
   if (pod.service_account.empty()) pod.service_account = "default";
   auto host = spec.find("hostNetwork");
   pod.host_network = host != spec.end() && host->is_boolean() && host->get<bool>();
+  pod.dns = kube::ReadPodDns(spec);
   pod.phase = String(status, "phase");
   auto add = [&](const std::string& address) {
     auto ip = net::IpAddress::Parse(address);

@@ -113,6 +113,12 @@ Result<Pod> ParsePod(std::string_view text) {
       return Fail(Code::kInvalidArgument, "pod: \"hostNetwork\" is no boolean");
     pod.host_network = host->get<bool>();
   }
+  // As in a pod's spec.
+  QANAT_RETURN_IF_ERROR(String(json, "dnsPolicy", false));
+  if (auto config = json.find("dnsConfig");
+      config != json.end() && !config->is_null() && !config->is_object())
+    return Fail(Code::kInvalidArgument, "pod: \"dnsConfig\" is no object");
+  pod.dns = kube::ReadPodDns(json);
   return pod;
 }
 

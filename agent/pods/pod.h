@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "common/kube/pod_dns.h"
 #include "common/net/address.h"
 
 namespace qanat::agent {
@@ -28,6 +29,7 @@ struct Pod {
   std::string netns;                // path
   std::vector<net::IpAddress> ips;  // at most one per family, as status.podIPs has it
   std::string phase;
+  kube::PodDns dns;
 
   const std::string& KubeletUid() const { return static_uid.empty() ? uid : static_uid; }
   std::string FullName() const { return ns + "/" + name; }

@@ -40,6 +40,8 @@ TEST(PodTest, BadInputNamesTheField) {
       {R"({"uid":"u","name":"a","namespace":"b","ips":"10.0.0.1"})", "no array"},
       {R"({"uid":"u","name":"a","namespace":"b","labels":{"x":1}})", "labels"},
       {R"({"uid":"u","name":"a","namespace":"b","hostNetwork":"no"})", "hostNetwork"},
+      {R"({"uid":"u","name":"a","namespace":"b","dnsPolicy":1})", "dnsPolicy"},
+      {R"({"uid":"u","name":"a","namespace":"b","dnsConfig":[]})", "dnsConfig"},
   };
   for (const auto& [text, wanted] : cases) {
     auto pod = ParsePod(text);

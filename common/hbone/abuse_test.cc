@@ -93,7 +93,7 @@ TEST_F(AbuseTest, RapidReset) {
 
 // CVE-2025-8671: it is us who reset, for a mistake that the peer makes on purpose.
 TEST_F(AbuseTest, MadeYouReset) {
-  for (int mistake = 0; mistake < 3; ++mistake) {
+  for (int mistake = 0; mistake < 6; ++mistake) {
     SCOPED_TRACE(mistake);
     server_.reset();
     closed_.reset();
@@ -105,6 +105,12 @@ TEST_F(AbuseTest, MadeYouReset) {
       switch (mistake) {
         case 0: peer_->SendFrame(kWindowUpdate, 0, id, U32(0)); break;
         case 1: peer_->SendFrame(kWindowUpdate, 0, id, U32(0x7fffffff)); break;
+        case 2: peer_->SendHeaders(id, {{"a", "b"}}); break;  // and not the end
+        case 3: peer_->SendHeaders(id, {{":method", "CONNECT"}}, true); break;
+        case 4:
+          peer_->SendFrame(kData, kFlagEndStream, id, "");
+          peer_->SendHeaders(id, {{"a", "b"}}, true);
+          break;
         default:
           peer_->SendFrame(kData, kFlagEndStream, id, "");
           peer_->SendFrame(kData, 0, id, "x");

@@ -19,6 +19,7 @@ ClientSession::ClientSession(net::TransportPtr transport, const SessionOptions& 
           Core::Callbacks{std::move(events.on_change), nullptr, std::move(events.on_closed)},
           std::move(saved), streams)) {}
 
+const net::Transport* ClientSession::transport() const { return core_->transport(); }
 std::optional<std::vector<const net::Transport*>> ClientSession::Freezable() const {
   return core_->Freezable();
 }

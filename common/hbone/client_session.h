@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,11 @@ struct SavedSession;
 struct ConnectRequest {
   std::string authority;  // "10.0.0.1:80", "[fd00::1]:80" or "host:80"
   Headers headers;        // baggage, forwarded, traceparent: sent in this order
+  // The first bytes of the stream, kMostEarly at most, to go along with the request. Asked for when
+  // it goes out to a peer that takes them, each time with the same answer. A peer that is known not
+  // to have processed the request, or gave another answer than 200, has dropped them; of any other
+  // failure it is not known. Who waits for the answer keeps them.
+  std::function<std::span<const uint8_t>()> early;
 };
 
 struct ConnectResponse {
@@ -31,6 +37,7 @@ struct ConnectResponse {
   // CANCEL, which stock peers send when they drop a stream); kReset: any other reset, or the tunnel
   // broke. Abort() sends RST_STREAM CONNECT_ERROR. It may outlive the session.
   net::TransportPtr stream;
+  size_t early = 0;  // so many of the stream's bytes went along with the request: all, or none
   bool peer_takes_source = false;  // what the peer announced for the tunnel
   // When the tunnel was made: whoever sent it may have been allowed to then. TimePoint::min(): by
   // another process.
@@ -87,7 +94,8 @@ class ClientSession {
   bool closed() const;
   // No new streams; ends the tunnel (GOAWAY, close_notify) when the last stream has ended.
   void Drain();
-  void Close(std::string_view why);  // now; streams read kReset
+  void Close(std::string_view why);         // now; streams read kReset
+  const net::Transport* transport() const;  // null: over
   // For a hand-over: whether it could stand still now, and the handles of its streams, in the order
   // of SavedSession::streams. Export() needs that answer, and is the end of this object: no event
   // comes any more, and nobody is told.

@@ -24,6 +24,7 @@ SessionOptions Complete(Core::Side side, SessionOptions options) {
   if (first == 0 || first > options.stream_window) first = options.stream_window;
   options.connection_window = std::max(options.connection_window, kDefaultWindow);
   options.max_frame_size = std::max(options.max_frame_size, kDefaultFrameSize);
+  options.header_table = std::min(options.header_table, HpackTable::kMostBytes);
   return options;
 }
 
@@ -50,12 +51,12 @@ Core::Core(Bare, Side side, net::TransportPtr transport, const SessionOptions& o
                                                     : 64u << 10),
       transport_(std::move(transport)),
       loop_(transport_->loop()),
-      local_(transport_->local_address()),
-      peer_(transport_->peer_address()),
+      ends_(std::make_shared<const Ends>(
+          Ends{transport_->local_address(), transport_->peer_address()})),
       callbacks_(std::make_shared<Callbacks>(std::move(callbacks))),
       decoder_(max_header_list_),
       wake_(loop_, [this] { Wake(); }),
-      flush_(loop_, [this] { Flush(); }),
+      flush_(loop_, [this] { FlushDue(); }),
       ping_(loop_, [this] { SendPing(); }),
       ping_deadline_(loop_, [this] { PingExpired(); }) {}
 
@@ -67,7 +68,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
                             ? std::min(options_.initial_stream_window, options_.small_stream_window)
                             : options_.initial_stream_window;
   std::vector<std::pair<SettingId, uint32_t>> settings = {
-      {kSettingHeaderTableSize, 0},
+      {kSettingHeaderTableSize, options_.header_table},
       {kSettingInitialWindow, state_.first_window},
       {kSettingMaxFrameSize, options_.max_frame_size},
       {kSettingMaxHeaderList, static_cast<uint32_t>(max_header_list_)},
@@ -77,6 +78,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
   } else {
     settings.emplace_back(kSettingMaxConcurrentStreams, options_.max_concurrent_streams);
     if (options_.takes_source) settings.emplace_back(kSettingTakesSource, 1);
+    if (options_.takes_early) settings.emplace_back(kSettingTakesEarly, 1);
   }
   PutSettings(out_, settings);
   state_.recv_window = options_.connection_window;
@@ -145,6 +147,22 @@ void Core::Wake() {
   }
 }
 
+// As many as have something at once on a tunnel that is not busy; of larger ones nothing is kept.
+constexpr size_t kSpareViews = 8;
+constexpr size_t kSparePieces = 16;
+
+std::unique_ptr<Stream::Views> Core::LendViews() {
+  if (views_.empty()) return std::make_unique<Stream::Views>();
+  auto out = std::move(views_.back());
+  views_.pop_back();
+  return out;
+}
+
+void Core::TakeBack(std::unique_ptr<Stream::Views> views) {
+  if (views == nullptr || views_.size() >= kSpareViews || views->capacity() > kSparePieces) return;
+  views_.push_back(std::move(views));
+}
+
 void Core::DeliverTouched() {
   delivering_.swap(touched_);
   for (const auto& stream : delivering_) {
@@ -156,7 +174,8 @@ void Core::DeliverTouched() {
   }
   // The buffer that the views point into goes away now.
   for (const auto& stream : delivering_) {
-    stream->KeepViews();
+    stream->KeepViews(loop_.memory());
+    TakeBack(std::move(stream->views));
     if (stream->core == this) Kick(*stream);
   }
   delivering_.clear();
@@ -256,7 +275,7 @@ void Core::EndAllStreams(const CloseReason& reason) {
     if (!stream->state.remote_ended) stream->end = IoResult::Kind::kReset;
     if (!stream->state.local_ended) stream->write_broken = true;
     stream->retired = true;
-    if (stream->error.empty()) stream->error = reason.message;
+    if (!reason.message.empty() && stream->error().empty()) stream->SetError(reason.message);
   }
   for (auto& [id, stream] : streams) {
     if (stream->handle != nullptr) stream->handle->Arm();

@@ -17,6 +17,7 @@
 #include "common/hbone/client_session.h"
 #include "common/hbone/frame.h"
 #include "common/hbone/hpack.h"
+#include "common/hbone/patience.h"
 #include "common/hbone/saved_session.h"
 #include "common/hbone/server_session.h"
 #include "common/hbone/stream.h"
@@ -84,6 +85,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool CanOpen() const;
   bool settings_seen() const { return state_.settings_seen; }
   bool peer_takes_source() const { return state_.settings_seen && state_.peer.takes_source; }
+  bool PeerTakesEarly() const;
   event::TimePoint made() const { return made_; }
   uint64_t bulk() const;  // what bulk streams moved lately, 0: not busy with any
   SessionStats stats() const;
@@ -95,8 +97,9 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void Drain();
   void CloseNow(std::string_view why);
   void Abandon();  // the handle is going: as CloseNow, and no callback to it any more
-  net::SocketAddress local_address() const { return local_; }
-  net::SocketAddress peer_address() const { return peer_; }
+  net::SocketAddress local_address() const { return ends_->local; }
+  net::SocketAddress peer_address() const { return ends_->peer; }
+  const net::Transport* transport() const { return transport_.get(); }
   std::shared_ptr<const tls::VerifiedPeer> verified_peer() const {
     return transport_ ? transport_->verified_peer() : nullptr;
   }
@@ -138,6 +141,10 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void Wake();
   void Flush();
   void FlushSoon();
+  void FlushPatiently();
+  void FlushDue();
+  bool MayLinger();
+  void EndLinger();
   void WakeSoon();
   void Fail(H2Error code, std::string message);
   void BeginClose(CloseReason reason);
@@ -155,6 +162,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   void RememberReset(uint32_t id);
   bool RecentlyReset(uint32_t id) const;
   size_t WriteDirect(Stream& stream, std::span<const iovec> from, size_t size);
+  size_t PutEarly(Stream& stream, const ConnectRequest& request);
   std::shared_ptr<Stream> NewStream(uint32_t id);
   std::shared_ptr<Stream> Hold(uint32_t id) const;
   void Forget(Stream& stream);
@@ -194,6 +202,8 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   H2Error Because(H2Error code, std::string why, Abuse abuse = Abuse::kNone);
   H2Error Calm(Abuse abuse, std::string why);  // ENHANCE_YOUR_CALM
   H2Error PeerCausedReset(Stream& stream, H2Error code, std::string why);
+  std::unique_ptr<Stream::Views> LendViews();
+  void TakeBack(std::unique_ptr<Stream::Views> views);
   void DeliverTouched();
 
   const Side side_;
@@ -201,8 +211,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   const size_t max_header_list_;
   net::TransportPtr transport_;
   event::EventLoop& loop_;
-  const net::SocketAddress local_;
-  const net::SocketAddress peer_;
+  const std::shared_ptr<const Ends> ends_;
   std::shared_ptr<Callbacks> callbacks_;  // shared: a callback may end the session that holds it
   Phase phase_ = Phase::kOpen;
   bool stopped_ = false;  // phase_ != kOpen, as the frame reader wants it
@@ -229,6 +238,7 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   uint32_t next_writer_ = 0;  // who is asked first for bytes, so that all get their turn
   std::vector<std::shared_ptr<Stream>> ready_, calling_;
   std::vector<std::shared_ptr<Stream>> touched_, delivering_;
+  std::vector<std::unique_ptr<Stream::Views>> views_;  // empty ones, to be lent
   std::vector<Failing> failing_;
   // Streams that we reset lately: what the peer had already sent for them is no error.
   std::vector<uint32_t> recently_reset_;
@@ -246,6 +256,15 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   bool was_busy_ = false;
   uint32_t paid_updates_ = 0;  // WINDOW_UPDATEs that our DATA explains
   bool dribble_ = false;       // the peer has us send too many tiny frames
+
+  // What waits to go out (core_output.cc): is there something that does not wait for company, who
+  // of those that may do, and whether they do, by whose patience.
+  bool urgent_ = false;
+  unsigned patient_ = 0;
+  std::vector<uint32_t> patient_answers_;
+  Patience end_patience_, answer_patience_;
+  Patience* lingering_ = nullptr;
+  event::TimePoint linger_until_{};
 
   ByteQueue out_;
   MemoryCharge out_charge_{loop_.memory()};

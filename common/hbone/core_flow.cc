@@ -159,10 +159,12 @@ bool Core::ShedLargest() {
   if (largest == nullptr || largest->unread == 0) return false;
   auto keep = largest->shared_from_this();
   ++shed_;
-  if (keep->error.empty()) keep->error = "too much waits unread in the tunnel, most of it here";
+  if (keep->error().empty()) {
+    keep->SetError("too much waits unread in the tunnel, most of it here");
+  }
   keep->end = net::IoResult::Kind::kReset;
   Consumed(*keep, keep->DropInput());
-  FailPending(*keep, {Code::kResourceExhausted, keep->error, 0}, false);
+  FailPending(*keep, {Code::kResourceExhausted, keep->error(), 0}, false);
   if (keep->core != this) return false;
   if (keep->retired) {
     Kick(*keep);

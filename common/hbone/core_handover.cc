@@ -16,6 +16,7 @@ SessionOptions Announced(const SavedSession& saved, const SessionOptions& times)
   out.connection_window = saved.options.connection_window;
   out.max_frame_size = saved.options.max_frame_size;
   out.max_header_list = saved.options.max_header_list;
+  out.header_table = saved.options.header_table;
   out.max_concurrent_streams = saved.options.max_concurrent_streams;
   return out;
 }
@@ -38,8 +39,7 @@ std::optional<std::vector<const net::Transport*>> Core::Freezable() const {
   if (!quiet) return std::nullopt;
   std::vector<const net::Transport*> handles;
   for (const auto& [id, stream] : streams_.rows()) {
-    if (!stream->state.answered || stream->handle == nullptr || stream->on_response ||
-        stream->on_gone) {
+    if (!stream->state.answered || stream->handle == nullptr || stream->unanswered) {
       return std::nullopt;
     }
     handles.push_back(stream->handle);
@@ -79,12 +79,12 @@ SavedSession Core::Export(net::TransportPtr& transport) {
   const auto waiting = out_.front();
   out.unsent.assign(waiting.begin(), waiting.end());
   for (auto& [id, stream] : streams_.TakeAll()) {
-    const auto input = stream->input.front();
+    const auto input = stream->kept ? stream->kept->bytes.front() : std::span<const uint8_t>();
     out.streams.push_back({stream->state,
                            stream->end,
                            stream->write_broken,
-                           stream->discard,
-                           stream->error,
+                           stream->discard(),
+                           stream->error(),
                            {input.begin(), input.end()},
                            stream->moved});
     // What is still held of it reads a reset, and tells nobody.
@@ -106,6 +106,7 @@ SavedSession Core::Export(net::TransportPtr& transport) {
   ready_.clear();
   wake_.Stop();
   flush_.Stop();
+  lingering_ = nullptr;
   ping_.Stop();
   ping_deadline_.Stop();
   if (headers_deadline_) headers_deadline_->Stop();
@@ -142,15 +143,14 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
   data_seen_ = saved.data_seen;
   discard_data_ = saved.discard_data;
   for (SavedStream& from : saved.streams) {
-    auto stream = std::make_shared<Stream>(loop_);
+    auto stream = std::make_shared<Stream>();
     stream->core = this;
     stream->state = from.state;
     stream->end = from.end;
     stream->write_broken = from.write_broken;
-    if (from.discard) stream->discard = static_cast<size_t>(*from.discard);
-    stream->error = std::move(from.error);
-    stream->input.Append(from.input.data(), from.input.size());
-    stream->charge.Set(stream->input.capacity());
+    if (from.discard) stream->MakeEnding().discard = static_cast<size_t>(*from.discard);
+    if (!from.error.empty()) stream->SetError(std::move(from.error));
+    stream->Keep(from.input, loop_.memory());
     stream->unread = from.input.size();
     stream->moved = from.moved;
     stream->retired = from.state.local_ended && from.state.remote_ended;

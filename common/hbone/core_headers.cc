@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // HEADERS and CONTINUATION: put together, decoded, and understood as a request, a response or
 // trailers.
+#include <algorithm>
 #include <charconv>
 
 #include "common/hbone/core.h"
@@ -48,6 +49,17 @@ H2Error Core::EndHeaders(const FrameHeader& header, std::span<const uint8_t> pay
   return error;
 }
 
+namespace {
+
+// RFC 9113 8.1: no pseudo header, and nothing that may not be in any head.
+bool WellFormedTrailers(const Headers& headers) {
+  return std::all_of(headers.begin(), headers.end(), [](const Header& header) {
+    return !header.name.starts_with(':') && ValidHeader(header) && !ConnectionSpecific(header);
+  });
+}
+
+}  // namespace
+
 H2Error Core::HeaderBlock(uint32_t id, bool end_stream) {
   // Decoded whatever becomes of it: the table must stay in step.
   Headers headers;
@@ -83,15 +95,19 @@ H2Error Core::HeaderBlock(uint32_t id, bool end_stream) {
     }
     return Response(*stream, std::move(headers), end_stream);
   }
-  // Trailers: nothing in them is of interest, but they must be the end.
+  // Trailers: nothing in them is of interest, but they must be the end, and trailers.
   if (stream->state.remote_ended) {
-    ResetStream(*stream, H2Error::kStreamClosed);
-  } else if (!end_stream) {
-    stream->error = "the peer sent headers in the middle of a stream";
-    ResetStream(*stream, H2Error::kProtocolError);
-  } else {
-    RemoteEnded(*stream);
+    return PeerCausedReset(*stream, H2Error::kStreamClosed,
+                           "the peer sent headers after its end of the stream");
   }
+  if (!end_stream) {
+    return PeerCausedReset(*stream, H2Error::kProtocolError,
+                           "the peer sent headers in the middle of a stream");
+  }
+  if (!WellFormedTrailers(headers)) {
+    return PeerCausedReset(*stream, H2Error::kProtocolError, "the peer's trailers are malformed");
+  }
+  RemoteEnded(*stream);
   return H2Error::kNoError;
 }
 
@@ -214,7 +230,8 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
   response.peer_takes_source = peer_takes_source();
   response.tunnel_made = made_;
   response.tunnel_handshake = handshake_time_;
-  auto done = std::exchange(stream.on_response, nullptr);
+  const auto asked = std::move(stream.unanswered);
+  if (asked) response.early = asked->early;
   if (status == 200) {
     response.stream = MakeHandle(keep);
     if (end_stream) RemoteEnded(stream);
@@ -227,7 +244,7 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
       ResetStream(stream, H2Error::kCancel);
     }
   }
-  if (done) done(std::move(response));
+  if (asked && asked->on_response) asked->on_response(std::move(response));
   return H2Error::kNoError;
 }
 

@@ -35,8 +35,8 @@ H2Error Core::PeerCausedReset(Stream& stream, H2Error code, std::string why) {
     return Calm(Abuse::kRapidReset, "the peer has us reset streams too fast: " + why);
   }
   auto keep = stream.shared_from_this();
-  keep->error = std::move(why);
-  FailPending(*keep, {Code::kUnavailable, keep->error, 0}, false);
+  keep->SetError(std::move(why));
+  FailPending(*keep, {Code::kUnavailable, keep->error(), 0}, false);
   if (keep->core == this) ResetStream(*keep, code);
   return H2Error::kNoError;
 }
@@ -172,8 +172,9 @@ H2Error Core::OnData(const FrameHeader& header, std::span<const uint8_t> piece) 
   Stream* stream = streams_.Find(header.stream);
   // Reset by its user between two pieces of one frame?
   if (stream == nullptr || stream->state.remote_ended) return H2Error::kNoError;
-  if (stream->views.empty()) touched_.push_back(stream->shared_from_this());
-  stream->views.push_back(piece);
+  if (!stream->views) stream->views = LendViews();
+  if (stream->views->empty()) touched_.push_back(stream->shared_from_this());
+  stream->views->push_back(piece);
   stream->unread += piece.size();
   unread_ += piece.size();
   Moved(*stream, piece.size());
@@ -197,7 +198,9 @@ void Core::RemoteEnded(Stream& stream) {
 
 H2Error Core::SettingsFrame(const FrameHeader& header, std::span<const uint8_t> payload) {
   if (header.has(kFlagAck)) {
-    if (state_.settings_unacked > 0 && --state_.settings_unacked == 0) state_.taken_back = 0;
+    if (state_.settings_unacked == 0) return H2Error::kNoError;  // of nothing that we sent
+    decoder_.Allow(options_.header_table);                       // the first of ours says it
+    if (--state_.settings_unacked == 0) state_.taken_back = 0;
     return H2Error::kNoError;
   }
   int64_t before = state_.peer.initial_window;
@@ -270,7 +273,7 @@ H2Error Core::GoawayFrame(std::span<const uint8_t> payload) {
     }
     for (const auto& stream : refused) {
       if (stream->core != this) continue;
-      stream->error = why;
+      stream->SetError(why);
       stream->write_broken = true;
       stream->end = IoResult::Kind::kReset;
       stream->state.local_ended = stream->state.remote_ended = true;
@@ -331,14 +334,14 @@ H2Error Core::ResetFrame(uint32_t id, uint32_t code) {
                   code == static_cast<uint32_t>(H2Error::kCancel);
   if (stream->state.remote_ended && side_ == Side::kClient &&
       code == static_cast<uint32_t>(H2Error::kNoError)) {
-    stream->discard = kDiscard;
+    stream->MakeEnding().discard = kDiscard;
   }
   if (!stream->state.remote_ended) {
     // Stock reads NO_ERROR and CANCEL as the end of the stream (it sends CANCEL when it drops one).
     stream->end = in_order ? IoResult::Kind::kEof : IoResult::Kind::kReset;
   }
-  if (stream->error.empty()) {
-    stream->error = "the peer reset the stream (" + std::string(H2ErrorName(code)) + ")";
+  if (stream->error().empty()) {
+    stream->SetError("the peer reset the stream (" + std::string(H2ErrorName(code)) + ")");
   }
   stream->write_broken = true;
   stream->state.local_ended = stream->state.remote_ended = true;
@@ -347,7 +350,7 @@ H2Error Core::ResetFrame(uint32_t id, uint32_t code) {
   }
   Kick(*stream);
   Retire(*stream);
-  FailPending(*stream, {Code::kUnavailable, stream->error, 0},
+  FailPending(*stream, {Code::kUnavailable, stream->error(), 0},
               code == static_cast<uint32_t>(H2Error::kRefusedStream));
   return H2Error::kNoError;
 }

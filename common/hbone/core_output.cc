@@ -25,6 +25,7 @@ constexpr size_t kWorthwhile = 4 * 1024;  // a peer that takes so much at once d
 constexpr size_t kPaysOne = 1024;
 constexpr uint32_t kMostPaid = 65536;
 constexpr size_t kMostPieces = 16;  // of one direct write
+constexpr auto kHeardLately = std::chrono::milliseconds(250);
 
 }  // namespace
 
@@ -81,6 +82,34 @@ IoResult Core::Write(Stream& stream, std::span<const iovec> from) {
   return {IoResult::Kind::kOk, size};
 }
 
+// A peer that was silent for a while may be gone. What it was given could not be given to another
+// one in its place, so it gets nothing ahead.
+bool Core::PeerTakesEarly() const {
+  return state_.settings_seen && state_.peer.takes_early &&
+         loop_.now() - last_input_ < kHeardLately;
+}
+
+// All of it or nothing: who is left with a part would have to know which.
+size_t Core::PutEarly(Stream& stream, const ConnectRequest& request) {
+  constexpr auto kMost = static_cast<int64_t>(kMostEarly);
+  if (!request.early || !PeerTakesEarly() || stream.state.send_window < kMost ||
+      state_.send_window < kMost || out_.size() + kMostEarly > options_.send_buffer) {
+    return 0;
+  }
+  const std::span<const uint8_t> bytes = request.early();
+  const size_t size = bytes.size();
+  if (size == 0 || size > kMostEarly) return 0;
+  uint8_t raw[kFrameHeaderSize];
+  FormatFrameHeader({static_cast<uint32_t>(size), kData, 0, stream.state.id}, raw);
+  out_.Append(raw, sizeof raw);
+  out_.Append(bytes);
+  stream.state.send_window -= static_cast<int64_t>(size);
+  state_.send_window -= static_cast<int64_t>(size);
+  paid_updates_ = std::min(paid_updates_ + 2, kMostPaid);
+  Moved(stream, size);
+  return size;
+}
+
 // Hands the caller's bytes to the transport without copying them. A frame that went out in part is
 // completed from the session's buffer; frames that did not begin count as not written.
 size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t size) {
@@ -132,6 +161,11 @@ size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t siz
     transport_->WriteEnable(true);
   }
   if (waiting > 0) out_.Consume(std::min(taken, waiting));
+  if (lingering_ != nullptr && out_.empty()) {
+    urgent_ = true;  // company, which has taken along what waited
+    flush_.Stop();
+    EndLinger();
+  }
   if (taken <= waiting) return 0;
   taken -= waiting;
   // Complete the frame that was cut.
@@ -153,12 +187,63 @@ size_t Core::WriteDirect(Stream& stream, std::span<const iovec> from, size_t siz
   return payload + frame;
 }
 
+// ---- when
+//
+// At the end of the round, with all else that the round's handlers say. What a stream's end or an
+// answer says is not urgent where the next thing that goes the same way most often follows at once:
+// the first bytes of the application behind the answer, the next connection behind the end of the
+// last one. Those wait for it (Patience), but never a byte of a user's.
+
 void Core::FlushSoon() {
-  if (!flush_.armed() && phase_ != Phase::kOver) flush_.Start({});
+  if (phase_ == Phase::kOver) return;
+  if (!flush_.armed() || (lingering_ != nullptr && !urgent_)) flush_.Start({});
+  urgent_ = true;
+}
+
+void Core::FlushPatiently() {
+  if (phase_ == Phase::kOver) return;
+  // Who joins those that wait is looked at as well.
+  if (!flush_.armed() || (lingering_ != nullptr && !urgent_)) flush_.Start({});
+  ++patient_;
+}
+
+void Core::FlushDue() {
+  if (urgent_ || !MayLinger()) return Flush();
+  flush_.Start(linger_until_ - event::Clock::now());
+}
+
+bool Core::MayLinger() {
+  if (options_.patience.count() == 0 || phase_ != Phase::kOpen || transport_full_) return false;
+  for (const uint32_t id : patient_answers_) {
+    // Who has sent nothing yet may be waiting for the answer, who has sent all that may go before
+    // it most likely has more.
+    const Stream* stream = streams_.Find(id);
+    if (stream == nullptr || stream->moved == 0 || stream->moved >= kMostEarly) return false;
+  }
+  const event::TimePoint now = event::Clock::now();
+  if (lingering_ != nullptr) return now < linger_until_;
+  Patience& patience = patient_answers_.empty() ? end_patience_ : answer_patience_;
+  if (!patience.Try()) return false;
+  lingering_ = &patience;
+  linger_until_ = now + options_.patience;
+  return true;
+}
+
+void Core::EndLinger() {
+  if (lingering_ != nullptr && (urgent_ || patient_ > 1)) {
+    lingering_->Found();
+  } else if (lingering_ != nullptr) {
+    lingering_->Alone();
+  }
+  lingering_ = nullptr;
+  urgent_ = false;
+  patient_ = 0;
+  patient_answers_.clear();
 }
 
 void Core::Flush() {
   flush_.Stop();
+  EndLinger();
   if (phase_ == Phase::kOver) return;
   const bool was_full = out_.size() >= options_.send_buffer;
   bool blocked = false;

@@ -22,7 +22,7 @@ std::shared_ptr<Stream> Core::Hold(uint32_t id) const {
 }
 
 std::shared_ptr<Stream> Core::NewStream(uint32_t id) {
-  auto stream = std::make_shared<Stream>(loop_);
+  auto stream = std::make_shared<Stream>();
   stream->core = this;
   stream->state.id = id;
   stream->state.send_window = state_.peer.initial_window;
@@ -33,7 +33,7 @@ std::shared_ptr<Stream> Core::NewStream(uint32_t id) {
 }
 
 net::TransportPtr Core::MakeHandle(const std::shared_ptr<Stream>& stream) {
-  return std::make_unique<StreamTransport>(stream, loop_, local_, peer_);
+  return std::make_unique<StreamTransport>(stream, loop_, ends_);
 }
 
 bool Core::CanOpen() const {
@@ -51,8 +51,8 @@ class Pending final : public PendingConnect {
  public:
   explicit Pending(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
   ~Pending() override {
-    if (!stream_->on_response) return;
-    stream_->on_response = nullptr;
+    if (!stream_->unanswered) return;
+    stream_->unanswered = nullptr;
     if (stream_->core != nullptr) stream_->core->ResetStream(*stream_, H2Error::kCancel);
   }
 
@@ -82,8 +82,9 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
     error = {Code::kResourceExhausted, "the headers are larger than the peer accepts", 0};
   }
   if (!error.message.empty()) {
-    stream = std::make_shared<Stream>(loop_);
-    stream->on_response = std::move(done);
+    stream = std::make_shared<Stream>();
+    stream->unanswered =
+        std::make_unique<Stream::Unanswered>(Stream::Unanswered{std::move(done), nullptr});
     bool retry_safe = error.code == Code::kUnavailable;
     failing_.push_back({stream, {std::move(error), retry_safe}});
     WakeSoon();
@@ -91,8 +92,10 @@ std::unique_ptr<PendingConnect> Core::Connect(const ConnectRequest& request,
   }
   stream = NewStream(state_.next_stream);
   state_.next_stream += 2;
-  stream->on_response = std::move(done);
+  stream->unanswered =
+      std::make_unique<Stream::Unanswered>(Stream::Unanswered{std::move(done), nullptr});
   PutHeaders(out_, stream->state.id, encoder_.Encode(headers), false, state_.peer.max_frame_size);
+  stream->unanswered->early = PutEarly(*stream, request);
   FlushSoon();
   return std::make_unique<Pending>(std::move(stream));
 }
@@ -102,7 +105,8 @@ net::TransportPtr Core::Accept(const std::shared_ptr<Stream>& stream, const Head
   all.insert(all.end(), headers.begin(), headers.end());
   stream->state.answered = true;
   PutHeaders(out_, stream->state.id, encoder_.Encode(all), false, state_.peer.max_frame_size);
-  FlushSoon();
+  patient_answers_.push_back(stream->state.id);
+  FlushPatiently();
   return MakeHandle(stream);
 }
 
@@ -126,7 +130,7 @@ void Core::Reject(const std::shared_ptr<Stream>& stream, int status, const Heade
 void Core::EndStream(Stream& stream) {
   PutEndStream(out_, stream.state.id);
   stream.state.local_ended = true;
-  FlushSoon();
+  FlushPatiently();
   Retire(stream);
 }
 
@@ -190,14 +194,12 @@ void Core::HandleGone(Stream& stream) {
 }
 
 void Core::FailPending(Stream& stream, Error error, bool retry_safe) {
-  if (stream.on_response) {
-    auto done = std::exchange(stream.on_response, nullptr);
-    done(tl::unexpected(ClientSession::ConnectFailure{std::move(error), retry_safe}));
+  const auto asked = std::move(stream.unanswered);
+  if (!asked) return;
+  if (asked->on_response) {
+    asked->on_response(tl::unexpected(ClientSession::ConnectFailure{std::move(error), retry_safe}));
   }
-  if (stream.on_gone) {
-    auto gone = std::exchange(stream.on_gone, nullptr);
-    gone();
-  }
+  if (asked->on_gone) asked->on_gone();
 }
 
 }  // namespace qanat::hbone

@@ -59,6 +59,7 @@ H2Error ApplySettings(std::span<const uint8_t> payload, Settings& settings) {
         break;
       case kSettingMaxHeaderList: settings.max_header_list = value; break;
       case kSettingTakesSource: settings.takes_source = value == 1; break;
+      case kSettingTakesEarly: settings.takes_early = value == 1; break;
       default: break;  // RFC 9113 6.5.2: MUST ignore
     }
   }

@@ -65,6 +65,7 @@ struct Settings {
   uint32_t max_frame_size = kDefaultFrameSize;
   uint32_t max_header_list = std::numeric_limits<uint32_t>::max();
   bool takes_source = false;
+  bool takes_early = false;
   bool operator==(const Settings&) const = default;
 };
 enum SettingId : uint16_t {
@@ -77,6 +78,9 @@ enum SettingId : uint16_t {
   // Ours, of the range for experiments (0xf000 up): this server believes kSourceHeader once it has
   // checked it. 1 is the only version; any other value, and 0, means that it does not.
   kSettingTakesSource = 0xf515,
+  // The same: this server keeps DATA that comes before its answer until it has decided, and drops
+  // it if that is not 200. 1 is the only version.
+  kSettingTakesEarly = 0xf516,
 };
 // Applies a SETTINGS payload in order; unknown settings are ignored.
 H2Error ApplySettings(std::span<const uint8_t> payload, Settings& settings);

@@ -60,8 +60,20 @@ HpackDecoder::HpackDecoder(size_t max_list) : max_list_(max_list) {
 
 HpackDecoder::~HpackDecoder() { nghttp2_hd_inflate_del(inflater_); }
 
+void HpackDecoder::Allow(uint32_t table_size) {
+  if (inflater_ == nullptr) return;
+  update_owed_ = update_owed_ || Limit() > table_size;
+  allowed_ = table_size;
+  nghttp2_hd_inflate_change_table_size(inflater_, table_size);
+}
+
+uint32_t HpackDecoder::Limit() const {
+  return static_cast<uint32_t>(nghttp2_hd_inflate_get_max_dynamic_table_size(inflater_));
+}
+
 HpackDecoder::Outcome HpackDecoder::Decode(std::span<const uint8_t> block, Headers& out) {
   if (inflater_ == nullptr) return Outcome::kMalformed;
+  update_owed_ = false;  // paid by this block, or it is malformed
   size_t list = 0;
   for (;;) {
     nghttp2_nv field;
@@ -91,7 +103,9 @@ HpackTable HpackDecoder::Export() const {
   constexpr size_t kStatic = 61;  // entries that everybody has (RFC 7541 appendix A)
   HpackTable out;
   if (inflater_ == nullptr) return out;
-  out.limit = static_cast<uint32_t>(nghttp2_hd_inflate_get_max_dynamic_table_size(inflater_));
+  out.limit = Limit();
+  out.allowed = allowed_;
+  out.update_owed = update_owed_;
   for (size_t i = nghttp2_hd_inflate_get_num_table_entries(inflater_); i > kStatic; --i) {
     const nghttp2_nv* entry = nghttp2_hd_inflate_get_table_entry(inflater_, i);
     if (entry == nullptr) break;
@@ -102,10 +116,11 @@ HpackTable HpackDecoder::Export() const {
   return out;
 }
 
-// As the peer would have said it, in one block.
+// As the peer would have said it: in one block, then it acknowledged our setting, which is where an
+// update is owed from.
 bool HpackDecoder::Import(const HpackTable& table) {
   std::string block;
-  PutInteger(block, 5, 0x20, table.limit);
+  PutInteger(block, 5, 0x20, table.update_owed ? HpackTable::kMostBytes : table.limit);
   for (const Header& entry : table.entries) {
     block.push_back(0x40);  // literal with indexing, new name
     PutString(block, entry.name);
@@ -114,6 +129,7 @@ bool HpackDecoder::Import(const HpackTable& table) {
   Headers ignored;
   const Outcome outcome =
       Decode({reinterpret_cast<const uint8_t*>(block.data()), block.size()}, ignored);
+  Allow(table.allowed);
   return (outcome == Outcome::kOk || outcome == Outcome::kTooLarge) && Export() == table;
 }
 

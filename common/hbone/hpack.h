@@ -19,6 +19,8 @@ struct HpackTable {
   static constexpr uint32_t kMostBytes = 4096;  // the default of RFC 9113; we announce less
   uint32_t limit = kMostBytes;                  // as the peer set it last
   Headers entries;                              // oldest first
+  uint32_t allowed = kMostBytes;                // what the peer has acknowledged, or the default
+  bool update_owed = false;                     // the peer's next block has to begin with one
   bool operator==(const HpackTable&) const = default;
 };
 
@@ -43,6 +45,9 @@ class HpackDecoder {
     kMalformed,  // COMPRESSION_ERROR: the connection cannot go on
     kBomb,       // far too large: ENHANCE_YOUR_CALM
   };
+  // The peer has acknowledged that we hold at most so much (RFC 9113 4.3.1). If its table may be
+  // larger now, its next block has to begin with an update (RFC 7541 4.2); between blocks only.
+  void Allow(uint32_t table_size);
   // One complete header block. Pseudo headers keep their colon.
   Outcome Decode(std::span<const uint8_t> block, Headers& out);
   HpackTable Export() const;
@@ -50,8 +55,12 @@ class HpackDecoder {
   bool Import(const HpackTable& table);
 
  private:
+  uint32_t Limit() const;
+
   size_t max_list_;
   nghttp2_hd_inflater* inflater_ = nullptr;
+  uint32_t allowed_ = HpackTable::kMostBytes;
+  bool update_owed_ = false;  // nghttp2 enforces it; this is for Export()
 };
 
 // RFC 9113 8.2.1: lower case token (or pseudo header), value without CR, LF, NUL.

@@ -173,6 +173,25 @@ TEST_F(ServerTest, TrailersEndTheStream) {
   ExpectReset(3, H2Error::kProtocolError);
 }
 
+// A truncated stream must not read as one that ended.
+TEST_F(ServerTest, MalformedTrailersAreNoEnd) {
+  Start();
+  uint32_t id = 1;
+  for (const Header& header : {Header{":method", "CONNECT"},
+                               {":authority", "a:1"},
+                               {":status", "200"},
+                               {"Upper", "x"},
+                               {"connection", "close"},
+                               {"x", "a\nb"}}) {
+    peer_->SendConnect(id);
+    peer_->SendHeaders(id, {header}, true);
+    ExpectReset(id, H2Error::kProtocolError);
+    ASSERT_TRUE(RunUntil(loop_, [&] { return users_.back()->end.has_value(); }));
+    EXPECT_EQ(*users_.back()->end, IoResult::Kind::kReset) << header.name;
+    id += 2;
+  }
+}
+
 TEST_F(ServerTest, ResetCodesAsTheReferenceReadsThem) {
   Start();
   uint32_t id = 1;

@@ -31,10 +31,13 @@ enum Tag : uint16_t {
   kUnsent = 15,
   kStream = 16,   // fields of its own
   kStreams = 17,  // how many
+  kPeerEarly = 18,
+  kHpackAllowed = 19,  // the size that the peer knows of, an update owed, the announced size
 };
-constexpr uint16_t kKnown[] = {kServer,   kOptions,    kPeer,   kConnection, kHpack,  kHpackEntry,
-                               kFrame,    kFrameBytes, kResets, kWriting,    kRtt,    kKeepalive,
-                               kPatience, kMessage,    kUnsent, kStream,     kStreams};
+constexpr uint16_t kKnown[] = {kServer,     kOptions,   kPeer,       kConnection,  kHpack,
+                               kHpackEntry, kFrame,     kFrameBytes, kResets,      kWriting,
+                               kRtt,        kKeepalive, kPatience,   kMessage,     kUnsent,
+                               kStream,     kStreams,   kPeerEarly,  kHpackAllowed};
 enum StreamTag : uint16_t { kState = 1, kEnd = 2, kError = 3, kInput = 4, kMoved = 5 };
 constexpr uint16_t kKnownOfStream[] = {kState, kEnd, kError, kInput, kMoved};
 
@@ -201,7 +204,14 @@ Status ReadTable(const Fields& fields, SavedSession& out) {
         {std::string(entry.substr(2, name)), std::string(entry.substr(2 + name))});
     size += entry.size() - 2 + 32;
   }
-  if (!reader.whole() || size > out.table.limit) {
+  // Who does not say it believes what the peer does: then an update is not asked for.
+  Reader allowed(fields.Bytes(kHpackAllowed));
+  if (fields.Has(kHpackAllowed)) {
+    out.table.allowed = allowed.Next32(HpackTable::kMostBytes);
+    out.table.update_owed = allowed.Flag();
+    out.options.header_table = allowed.Next32(HpackTable::kMostBytes);
+  }
+  if (!reader.whole() || !allowed.good() || size > out.table.limit) {
     return Fail(Code::kInvalidArgument, "a header table that cannot be");
   }
   HpackDecoder probe(out.options.max_header_list);
@@ -248,12 +258,15 @@ WipedString EncodeSession(const SavedSession& from) {
       kPeer | kCritical,
       Numbers({peer.header_table_size, peer.enable_push, peer.max_concurrent_streams,
                peer.initial_window, peer.max_frame_size, peer.max_header_list, peer.takes_source}));
+  writer.Number(kPeerEarly, peer.takes_early ? 1 : 0);
   writer.Bytes(
       kConnection | kCritical,
       Numbers({OfWindow(state.send_window), OfWindow(state.recv_window), state.recv_unacked,
                state.next_stream, state.last_peer_stream, state.drain_wanted, state.goaway_sent,
                state.goaway_seen, state.settings_unacked, state.first_window, state.taken_back}));
   writer.Bytes(kHpack | kCritical, Numbers({from.encoder_started, from.table.limit}));
+  writer.Bytes(kHpackAllowed,
+               Numbers({from.table.allowed, from.table.update_owed, options.header_table}));
   for (const Header& entry : from.table.entries) {
     std::string bytes = {static_cast<char>(entry.name.size() >> 8),
                          static_cast<char>(entry.name.size())};
@@ -294,6 +307,7 @@ Result<SavedSession> DecodeSession(std::string_view bytes) {
   out.server = fields.Number(kServer) == 1;
   QANAT_RETURN_IF_ERROR(ReadOptions(Reader(fields.Bytes(kOptions)), out));
   QANAT_RETURN_IF_ERROR(ReadPeer(Reader(fields.Bytes(kPeer)), out));
+  out.state.peer.takes_early = fields.Number(kPeerEarly) == 1;
   QANAT_RETURN_IF_ERROR(ReadConnection(Reader(fields.Bytes(kConnection)), out));
   QANAT_RETURN_IF_ERROR(ReadTable(fields, out));
   Reader frame(fields.Bytes(kFrame));

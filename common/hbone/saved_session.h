@@ -23,9 +23,9 @@ namespace qanat::hbone {
 // What HTTP/2 knows of a stream.
 struct StreamState {
   uint32_t id = 0;
+  uint32_t recv_unacked = 0;  // consumed, not yet given back with WINDOW_UPDATE
   int64_t send_window = 0;    // what we may still send
   int64_t recv_window = 0;    // what the peer may still send
-  uint32_t recv_unacked = 0;  // consumed, not yet given back with WINDOW_UPDATE
   uint32_t window = 0;        // the size of our window: unread + recv_unacked + recv_window
   bool local_ended = false;   // END_STREAM or RST_STREAM went out
   bool remote_ended = false;  // END_STREAM or RST_STREAM came in

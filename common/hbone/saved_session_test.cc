@@ -21,7 +21,7 @@ SavedSession Whole() {
   out.state.last_peer_stream = 9;
   out.state.recv_window = 1000;
   SavedStream stream;
-  stream.state = {5, 100, 200, 3, out.options.initial_stream_window, false, true, true};
+  stream.state = {5, 3, 100, 200, out.options.initial_stream_window, false, true, true};
   stream.input = {1, 2, 3};
   out.streams.push_back(stream);
   stream.state.id = 9;

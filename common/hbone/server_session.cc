@@ -22,7 +22,7 @@ Responder::~Responder() {
 net::TransportPtr Responder::Accept(const Headers& headers) {
   std::shared_ptr<Stream> stream = std::move(stream_);
   if (!stream) return nullptr;
-  stream->on_gone = nullptr;
+  stream->unanswered = nullptr;
   if (stream->core == nullptr || stream->retired) return nullptr;
   return stream->core->Accept(stream, headers);
 }
@@ -30,14 +30,15 @@ net::TransportPtr Responder::Accept(const Headers& headers) {
 void Responder::Reject(int status, const Headers& headers) {
   std::shared_ptr<Stream> stream = std::move(stream_);
   if (!stream) return;
-  stream->on_gone = nullptr;
+  stream->unanswered = nullptr;
   if (stream->core == nullptr || stream->retired) return;
   stream->core->Reject(stream, status, headers);
 }
 
 void Responder::OnGone(std::function<void()> gone) {
   if (stream_ && stream_->core != nullptr && !stream_->retired) {
-    stream_->on_gone = std::move(gone);
+    stream_->unanswered =
+        std::make_unique<Stream::Unanswered>(Stream::Unanswered{nullptr, std::move(gone)});
   }
 }
 

@@ -11,42 +11,62 @@ namespace qanat::hbone {
 using net::IoResult;
 
 size_t Stream::TakeInput(std::span<uint8_t> into) {
-  size_t total = std::min(into.size(), input.size());
-  if (total > 0) {
-    std::memcpy(into.data(), input.front().data(), total);
-    input.Consume(total);
-    charge.Set(input.capacity());
+  size_t total = 0;
+  if (kept) {
+    ByteQueue& bytes = kept->bytes;
+    total = std::min(into.size(), bytes.size());
+    std::memcpy(into.data(), bytes.front().data(), total);
+    bytes.Consume(total);
+    if (bytes.empty()) {
+      kept.reset();
+    } else {
+      kept->charge.Set(bytes.capacity());
+    }
   }
   size_t used = 0;
-  while (total < into.size() && used < views.size()) {
-    std::span<const uint8_t>& view = views[used];
+  while (views && total < into.size() && used < views->size()) {
+    std::span<const uint8_t>& view = (*views)[used];
     size_t n = std::min(into.size() - total, view.size());
     std::memcpy(into.data() + total, view.data(), n);
     total += n;
     view = view.subspan(n);
     if (view.empty()) ++used;
   }
-  if (used > 0) views.erase(views.begin(), views.begin() + static_cast<std::ptrdiff_t>(used));
+  if (used > 0) views->erase(views->begin(), views->begin() + static_cast<std::ptrdiff_t>(used));
   unread -= total;
   return total;
 }
 
-void Stream::KeepViews() {
-  for (std::span<const uint8_t> view : views) input.Append(view);
-  views.clear();
-  charge.Set(input.capacity());
+void Stream::Keep(std::span<const uint8_t> bytes, MemoryMeter& meter) {
+  if (bytes.empty()) return;
+  if (!kept) {
+    kept = std::make_unique<Kept>(meter);
+    kept->charge.ChargeTo(owner);
+  }
+  kept->bytes.Append(bytes);
+  kept->charge.Set(kept->bytes.capacity());
+}
+
+void Stream::KeepViews(MemoryMeter& meter) {
+  if (!views) return;
+  for (std::span<const uint8_t> view : *views) Keep(view, meter);
+  views->clear();
 }
 
 size_t Stream::DropInput() {
-  input.Clear();
-  charge.Set(input.capacity());
-  views.clear();
+  kept.reset();
+  if (views) views->clear();
   return std::exchange(unread, 0);
 }
 
+void Stream::ChargeTo(MemoryMeter* to) {
+  owner = to;
+  if (kept) kept->charge.ChargeTo(to);
+}
+
 StreamTransport::StreamTransport(std::shared_ptr<Stream> stream, event::EventLoop& loop,
-                                 net::SocketAddress local, net::SocketAddress peer)
-    : stream_(std::move(stream)), loop_(loop), local_(local), peer_(peer) {
+                                 std::shared_ptr<const Ends> ends)
+    : stream_(std::move(stream)), loop_(loop), ends_(std::move(ends)) {
   stream_->handle = this;
 }
 
@@ -113,11 +133,11 @@ IoResult StreamTransport::Read(std::span<uint8_t> into) {
 }
 
 IoResult StreamTransport::Write(std::span<const iovec> from) {
-  if (stream_->discard > size_t{0}) {
+  if (stream_->discard() > size_t{0}) {
     size_t wanted = 0;
     for (const iovec& part : from) wanted += part.iov_len;
-    wanted = std::min(wanted, *stream_->discard);
-    *stream_->discard -= wanted;
+    wanted = std::min(wanted, *stream_->ending->discard);
+    *stream_->ending->discard -= wanted;
     return {IoResult::Kind::kOk, wanted};
   }
   if (stream_->core == nullptr || stream_->write_broken || stream_->state.local_ended) {
@@ -127,7 +147,7 @@ IoResult StreamTransport::Write(std::span<const iovec> from) {
 }
 
 IoResult StreamTransport::ShutdownWrite() {
-  if (stream_->discard) return {};
+  if (stream_->discard()) return {};
   if (stream_->write_broken) return {IoResult::Kind::kReset, 0};
   if (stream_->state.local_ended) return {};
   if (stream_->core == nullptr) return {IoResult::Kind::kReset, 0};

@@ -22,8 +22,34 @@ namespace qanat::hbone {
 class Core;
 class StreamTransport;
 
+// Both ends of a session's transport, for all of its streams.
+struct Ends {
+  net::SocketAddress local, peer;
+};
+
+// Most streams of a node are idle: what is rarely there is behind a pointer.
 struct Stream : std::enable_shared_from_this<Stream> {
-  explicit Stream(event::EventLoop& loop) : charge(loop.memory()) {}
+  using Views = std::vector<std::span<const uint8_t>>;
+  struct Kept {
+    explicit Kept(MemoryMeter& meter) : charge(meter) {}
+    ByteQueue bytes;
+    MemoryCharge charge;
+  };
+  struct Ending {
+    std::string error;
+    // The peer ended its direction and then wants no more of ours (RFC 9113 8.1: NO_ERROR after a
+    // whole response; Envoy does it when its application ends first). This many bytes may still be
+    // written, and go nowhere: were the user told of a reset now, it would cut off its own side,
+    // where the peer's last bytes may still be on their way.
+    std::optional<size_t> discard;
+  };
+
+  // Whom to tell of the answer (a client), or that none is wanted any more (a server).
+  struct Unanswered {
+    ClientSession::OnResponse on_response;
+    std::function<void()> on_gone;
+    size_t early = 0;  // bytes that went along with the request
+  };
 
   StreamState state;
   Core* core = nullptr;  // null once the session is over
@@ -36,33 +62,36 @@ struct Stream : std::enable_shared_from_this<Stream> {
   // Set when the stream did not end in order: how reading goes on after the buffered input.
   net::IoResult::Kind end = net::IoResult::Kind::kWouldBlock;
   bool write_broken = false;
-  // The peer ended its direction and then wants no more of ours (RFC 9113 8.1: NO_ERROR after a
-  // whole response; Envoy does it when its application ends first). This many bytes may still be
-  // written, and go nowhere: were the user told of a reset now, it would cut off its own side,
-  // where the peer's last bytes may still be on their way.
-  std::optional<size_t> discard;
-  std::string error;
+  std::unique_ptr<Ending> ending;
 
-  // Received and not yet read: first `input`, then `views`, which point into the session's receive
-  // buffer and exist only while that is being worked through.
-  ByteQueue input;
-  MemoryCharge charge;                 // of it
-  const MemoryMeter* owner = nullptr;  // whose it is; none: nobody's in particular
-  std::vector<std::span<const uint8_t>> views;
+  // Received and not yet read: first what is kept, then `views`, which point into the session's
+  // receive buffer, and are lent by the session while that is being worked through.
+  std::unique_ptr<Kept> kept;
+  std::unique_ptr<Views> views;
+  MemoryMeter* owner = nullptr;  // whose memory that is; none: nobody's in particular
   size_t unread = 0;
   uint64_t moved = 0;           // bytes of both directions
   event::TimePoint refilled{};  // when the peer got credit last
 
-  // Until the stream is answered.
-  ClientSession::OnResponse on_response;
-  std::function<void()> on_gone;
+  std::unique_ptr<Unanswered> unanswered;  // null: it was, or nobody wants to know
 
   bool Readable() const {
     return unread > 0 || state.remote_ended || end != net::IoResult::Kind::kWouldBlock;
   }
   size_t TakeInput(std::span<uint8_t> into);
-  void KeepViews();    // copies what `views` still show into `input`
-  size_t DropInput();  // returns how much it was
+  void Keep(std::span<const uint8_t> bytes, MemoryMeter& meter);
+  void KeepViews(MemoryMeter& meter);  // what they still show
+  size_t DropInput();                  // returns how much it was
+  size_t held() const { return kept ? kept->charge.bytes() : 0; }
+  void ChargeTo(MemoryMeter* to);
+
+  Ending& MakeEnding() {
+    if (!ending) ending = std::make_unique<Ending>();
+    return *ending;
+  }
+  void SetError(std::string why) { MakeEnding().error = std::move(why); }
+  std::string error() const { return ending ? ending->error : std::string(); }
+  std::optional<size_t> discard() const { return ending ? ending->discard : std::nullopt; }
 };
 
 // The user's end. Destroying it ends the stream: with our END_STREAM sent the rest of the peer's
@@ -70,8 +99,8 @@ struct Stream : std::enable_shared_from_this<Stream> {
 // not take a cut stream for a whole one.
 class StreamTransport final : public net::Transport {
  public:
-  StreamTransport(std::shared_ptr<Stream> stream, event::EventLoop& loop, net::SocketAddress local,
-                  net::SocketAddress peer);
+  StreamTransport(std::shared_ptr<Stream> stream, event::EventLoop& loop,
+                  std::shared_ptr<const Ends> ends);
   ~StreamTransport() override;
 
   void SetEvents(net::TransportEvents* events) override;
@@ -82,15 +111,12 @@ class StreamTransport final : public net::Transport {
   net::IoResult ShutdownWrite() override;
   void Abort() override;
   event::EventLoop& loop() override { return loop_; }
-  net::SocketAddress local_address() const override { return local_; }
-  net::SocketAddress peer_address() const override { return peer_; }
+  net::SocketAddress local_address() const override { return ends_->local; }
+  net::SocketAddress peer_address() const override { return ends_->peer; }
   std::shared_ptr<const tls::VerifiedPeer> verified_peer() const override;
-  std::string error() const override { return stream_->error; }
-  size_t held() const override { return stream_->charge.bytes(); }
-  void ChargeTo(MemoryMeter* owner) override {
-    stream_->owner = owner;
-    stream_->charge.ChargeTo(owner);
-  }
+  std::string error() const override { return stream_->error(); }
+  size_t held() const override { return stream_->held(); }
+  void ChargeTo(MemoryMeter* owner) override { stream_->ChargeTo(owner); }
 
   // Has the stream's events delivered soon if there is something to tell.
   void Arm();
@@ -100,8 +126,7 @@ class StreamTransport final : public net::Transport {
 
   std::shared_ptr<Stream> stream_;
   event::EventLoop& loop_;
-  net::SocketAddress local_;
-  net::SocketAddress peer_;
+  std::shared_ptr<const Ends> ends_;
   // Only for what is left to tell after the session has ended.
   std::unique_ptr<event::Timer> tick_;
 };

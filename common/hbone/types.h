@@ -28,6 +28,11 @@ inline constexpr std::string_view kSourceHeader = "x-qanat-source";
 // How such a peer refuses a source; the stream is welcome on the source's own tunnel (RFC 9110
 // 15.5.20).
 inline constexpr int kMisdirected = 421;
+
+// How many of a stream's first bytes may go before its answer, to peers of our own kind that
+// announced to take them (SETTINGS).
+inline constexpr size_t kMostEarly = 4096;
+
 // The first value of that name, "" when absent.
 std::string_view Find(const Headers& headers, std::string_view name);
 
@@ -49,9 +54,17 @@ struct SessionOptions {
   // Received and not read by anybody, over all streams: above it the stream with most is reset.
   size_t max_unread = 64u << 20;
   uint32_t max_frame_size = 1u << 20;
-  uint32_t max_header_list = 0;           // 0: 16 KiB as client, 64 KiB as server
+  uint32_t max_header_list = 0;  // 0: 16 KiB as client, 64 KiB as server
+  // What the peer may have us remember of its headers (HPACK): those of tunnels are seldom the same
+  // twice. Stock says nothing, which means 4096; more than that is not announced.
+  uint32_t header_table = 0;
   uint32_t max_concurrent_streams = 200;  // announced by a server
   bool takes_source = false;              // the same: each stream's source is checked and believed
+  bool takes_early = false;               // the same: a stream's first bytes may precede its answer
+  // How long a stream's end, or the answer to one whose first bytes are here, may wait for more
+  // that goes the same way, where that lately came (patience.h). 0: never. At most a few
+  // milliseconds.
+  std::chrono::microseconds patience{0};
   // Plaintext that may wait in the session when the transport is full; then streams block.
   size_t send_buffer = 256u << 10;
   std::chrono::milliseconds ping_interval{10000};  // 0: no keepalive

@@ -54,7 +54,29 @@ Status SetMark(int fd, uint32_t mark) {
   return SetInt(fd, SOL_SOCKET, SO_MARK, static_cast<int>(mark), "SO_MARK (needs CAP_NET_ADMIN)");
 }
 
+// Failing to tune a socket is no reason to refuse a connection.
+void SetKeepAlive(int fd, const KeepAlive& keepalive) {
+  if (!keepalive.enabled) return;
+  const int one = 1;
+  const int idle = static_cast<int>(keepalive.time.count());
+  const int interval = static_cast<int>(keepalive.interval.count());
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &keepalive.retries, sizeof keepalive.retries);
+  if (!keepalive.user_timeout) return;
+  const unsigned timeout =
+      static_cast<unsigned>((keepalive.time + keepalive.interval * keepalive.retries).count()) *
+      1000u;
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+}
+
 }  // namespace
+
+void SetNoDelay(int fd) {
+  const int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
 
 Result<Fd> Listen(const ListenOptions& options) {
   int family = options.address.ip().family();
@@ -91,23 +113,37 @@ Result<Fd> Listen(const ListenOptions& options) {
   return std::move(*made);
 }
 
-Result<Fd> StartConnect(const ConnectOptions& options) {
-  int family = options.to.ip().family();
+Result<std::vector<Fd>> MakeSockets(const ConnectOptions& options, size_t count) {
+  const int family = options.to.ip().family();
   auto annotate = [&](Error error) {
     return Fail(error.Annotate("connect to " + options.to.ToString()));
   };
-  auto made = MakeSocket(family, options.netns);
-  if (!made) return annotate(made.error());
-  int fd = made->get();
-  auto start = [&]() -> Status {
-    SetStreamOptions(fd, options.keepalive);
-    QANAT_RETURN_IF_ERROR(SetMark(fd, options.mark));
-    if (options.transparent) QANAT_RETURN_IF_ERROR(SetTransparent(fd, family));
-    if (!options.bind_device.empty() &&
-        setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, options.bind_device.data(),
-                   static_cast<socklen_t>(options.bind_device.size())) != 0) {
-      return FailErrno("SO_BINDTODEVICE " + options.bind_device);
+  std::vector<Fd> out;
+  auto make = [&]() -> Status {
+    while (out.size() < count) {
+      Fd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
+      if (!fd) return FailErrno("socket");
+      SetKeepAlive(fd.get(), options.keepalive);
+      if (options.no_delay) SetNoDelay(fd.get());
+      QANAT_RETURN_IF_ERROR(SetMark(fd.get(), options.mark));
+      if (options.transparent) QANAT_RETURN_IF_ERROR(SetTransparent(fd.get(), family));
+      if (!options.bind_device.empty() &&
+          setsockopt(fd.get(), SOL_SOCKET, SO_BINDTODEVICE, options.bind_device.data(),
+                     static_cast<socklen_t>(options.bind_device.size())) != 0) {
+        return FailErrno("SO_BINDTODEVICE " + options.bind_device);
+      }
+      out.push_back(std::move(fd));
     }
+    return {};
+  };
+  const Status status = options.netns == nullptr ? make() : options.netns->Run(make);
+  if (!status && out.empty()) return annotate(status.error());
+  return out;
+}
+
+Result<Fd> StartConnect(Fd made, const ConnectOptions& options) {
+  const int fd = made.get();
+  auto start = [&]() -> Status {
     sockaddr_storage storage;
     if (options.bind.is_set()) {
       socklen_t size = options.bind.ToSockaddr(storage);
@@ -126,8 +162,15 @@ Result<Fd> StartConnect(const ConnectOptions& options) {
     }
     return {};
   };
-  if (Status status = start(); !status) return annotate(status.error());
-  return std::move(*made);
+  if (Status status = start(); !status) {
+    return Fail(status.error().Annotate("connect to " + options.to.ToString()));
+  }
+  return made;
+}
+
+Result<Fd> StartConnect(const ConnectOptions& options) {
+  QANAT_ASSIGN_OR_RETURN(std::vector<Fd> made, MakeSockets(options, 1));
+  return StartConnect(std::move(made.front()), options);
 }
 
 bool IsConnected(int fd) {
@@ -206,21 +249,8 @@ Connector::~Connector() {
 }
 
 void SetStreamOptions(int fd, const KeepAlive& keepalive) {
-  // Failing to tune a socket is no reason to refuse a connection.
-  const int one = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  if (!keepalive.enabled) return;
-  const int idle = static_cast<int>(keepalive.time.count());
-  const int interval = static_cast<int>(keepalive.interval.count());
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &keepalive.retries, sizeof keepalive.retries);
-  if (!keepalive.user_timeout) return;
-  const unsigned timeout =
-      static_cast<unsigned>((keepalive.time + keepalive.interval * keepalive.retries).count()) *
-      1000u;
-  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+  SetNoDelay(fd);
+  SetKeepAlive(fd, keepalive);
 }
 
 struct Acceptor::Impl {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "common/base/fd.h"
 #include "common/base/result.h"
@@ -48,10 +49,17 @@ struct ConnectOptions {
   std::string bind_device;  // SO_BINDTODEVICE
   std::chrono::milliseconds timeout{10000};
   const netns::NetNs* netns = nullptr;
-  KeepAlive keepalive;  // not needed for a stream that does not leave the kernel
+  KeepAlive keepalive;   // not needed for a stream that does not leave the kernel
+  bool no_delay = true;  // TCP_NODELAY; else it is for the transport to set (Delay::kNagle)
 };
 // Makes the socket and starts connect(); the result is a connecting non-blocking fd.
 Result<Fd> StartConnect(const ConnectOptions& options);
+// The same in two steps, for who makes sockets ahead: so many as connections with these options
+// need, whatever their addresses (the family counts, and the namespace), made in one visit of the
+// namespace; fewer where one could not be made, and an error instead of none.
+Result<std::vector<Fd>> MakeSockets(const ConnectOptions& options, size_t count);
+// ... and bind and connect() on one of them.
+Result<Fd> StartConnect(Fd made, const ConnectOptions& options);
 // Whether it stands: where one kernel serves both ends it often does as soon as it was started, and
 // nobody has to wait for an event that says so.
 bool IsConnected(int fd);
@@ -71,6 +79,7 @@ class Connector {
   std::unique_ptr<Impl> impl_;
 };
 
+void SetNoDelay(int fd);  // TCP_NODELAY
 // TCP_NODELAY and keepalive.
 void SetStreamOptions(int fd, const KeepAlive& keepalive = {});
 

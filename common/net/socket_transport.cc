@@ -5,9 +5,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <optional>
+#include <utility>
 
 #include "common/base/result.h"
+#include "common/net/socket.h"
 #include "common/net/transport.h"
 
 namespace qanat::net {
@@ -15,9 +18,13 @@ namespace {
 
 class SocketTransport final : public Transport {
  public:
-  SocketTransport(event::EventLoop& loop, Fd fd) : loop_(loop), fd_(std::move(fd)) {}
+  SocketTransport(event::EventLoop& loop, Fd fd, Delay delay)
+      : loop_(loop), fd_(std::move(fd)), delay_(delay) {}
 
-  ~SocketTransport() override { Leave(); }
+  ~SocketTransport() override {
+    if (gone_ != nullptr) *gone_ = true;
+    Leave();
+  }
 
   void SetEvents(TransportEvents* events) override {
     events_ = events;
@@ -47,6 +54,7 @@ class SocketTransport final : public Transport {
 
   IoResult Write(std::span<const iovec> from) override {
     if (aborted_) return {IoResult::Kind::kReset, 0};
+    if (delay_ == Delay::kNagle && std::exchange(written_, true)) EndDelay();
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(from.data());
     message.msg_iovlen = std::min<size_t>(from.size(), 1024);  // IOV_MAX
@@ -74,19 +82,21 @@ class SocketTransport final : public Transport {
   }
 
   event::EventLoop& loop() override { return loop_; }
-  // Most sockets are never asked.
   SocketAddress local_address() const override {
-    if (!local_) local_ = SocketAddress::OfLocal(fd_.get()).value_or(SocketAddress());
-    return *local_;
+    std::optional<SocketAddress>& local = names().local;
+    if (!local) local = SocketAddress::OfLocal(fd_.get()).value_or(SocketAddress());
+    return *local;
   }
   SocketAddress peer_address() const override {
-    if (!peer_) peer_ = SocketAddress::OfPeer(fd_.get()).value_or(SocketAddress());
-    return *peer_;
+    std::optional<SocketAddress>& peer = names().peer;
+    if (!peer) peer = SocketAddress::OfPeer(fd_.get()).value_or(SocketAddress());
+    return *peer;
   }
   int splice_fd() const override { return fd_.get(); }
   Fd Release() override {
     aborted_ = true;
     if (!fd_) return Fd();
+    EndDelay();  // nobody else knows of it
     // For who asks afterwards.
     local_address();
     peer_address();
@@ -96,6 +106,17 @@ class SocketTransport final : public Transport {
   std::string error() const override { return errno_ == 0 ? std::string() : std::strerror(errno_); }
 
  private:
+  void EndDelay() {
+    if (std::exchange(delay_, Delay::kNone) == Delay::kNagle) SetNoDelay(fd_.get());
+  }
+  struct Names {
+    std::optional<SocketAddress> local, peer;
+  };
+  // Most sockets are never asked.
+  Names& names() const {
+    if (!names_) names_ = std::make_unique<Names>();
+    return *names_;
+  }
   IoResult Failed() {
     if (errno == EAGAIN || errno == EINTR) return {IoResult::Kind::kWouldBlock, 0};
     errno_ = errno;
@@ -116,8 +137,8 @@ class SocketTransport final : public Transport {
     if (!watch_) {
       if ((!reading_ && !writing_) || aborted_) return;
       edge_ = !writing_;
-      watch_ = std::make_unique<event::IoWatch>(loop_, fd_.get(), edge_ ? kEdges : Level(),
-                                                [this](uint32_t ready) { OnIo(ready); });
+      watch_.emplace(loop_, fd_.get(), edge_ ? kEdges : Level(),
+                     [this](uint32_t ready) { OnIo(ready); });
     } else if (!edge_) {
       watch_->SetEvents(Level());
     } else if (writing_ || (Listening() && left_ && !in_event_)) {
@@ -138,6 +159,18 @@ class SocketTransport final : public Transport {
     if (left_ && edge_ && !in_event_ && Listening() && watch_) GoByLevel();
   }
 
+  // False: whoever was told has destroyed this transport.
+  bool TellReadable() {
+    bool gone = false;
+    bool* const outer = std::exchange(gone_, &gone);
+    events_->OnReadable();
+    if (!gone) {
+      gone_ = outer;
+    } else if (outer != nullptr) {
+      *outer = true;
+    }
+    return !gone;
+  }
   // The fd is closed next and nobody else has it, which takes it out of the loop.
   void Leave() {
     if (watch_) watch_->FdIsClosedNext();
@@ -155,22 +188,18 @@ class SocketTransport final : public Transport {
     }
     bool readable = reading_ && (failed || (events & (EPOLLIN | EPOLLRDHUP)) != 0);
     bool writable = writing_ && (failed || (events & EPOLLOUT) != 0);
-    std::weak_ptr<bool> alive = life_;
-    if (readable && events_ != nullptr) events_->OnReadable();
-    if (alive.expired()) return;
+    if (readable && events_ != nullptr && !TellReadable()) return;
     if (writable && writing_ && events_ != nullptr) events_->OnWritable();
   }
   void OnEdge(uint32_t events) {
     ended_ = ended_ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
     left_ = true;  // until somebody has read it
-    std::weak_ptr<bool> alive = life_;
     // Bytes and the end behind them came together: the second call reads the end.
     for (int call = 0; call < (ended_ ? 2 : 1); ++call) {
       if (!Listening() || !left_ || !watch_) break;
       in_event_ = true;
       read_ = false;
-      events_->OnReadable();
-      if (alive.expired()) return;
+      if (!TellReadable()) return;
       in_event_ = false;
       left_ = left_ || !read_;
     }
@@ -181,9 +210,11 @@ class SocketTransport final : public Transport {
 
   event::EventLoop& loop_;
   Fd fd_;
-  mutable std::optional<SocketAddress> local_;
-  mutable std::optional<SocketAddress> peer_;
+  int errno_ = 0;
+  mutable std::unique_ptr<Names> names_;
   TransportEvents* events_ = nullptr;
+  Delay delay_;
+  bool written_ = false;  // something, or nothing where there was no room
   bool reading_ = false;
   bool writing_ = false;
   bool aborted_ = false;
@@ -192,15 +223,14 @@ class SocketTransport final : public Transport {
   bool read_ = false;   // by Read() since the present event
   bool ended_ = false;  // the kernel has said that the peer's direction is over
   bool in_event_ = false;
-  int errno_ = 0;
-  std::shared_ptr<bool> life_ = std::make_shared<bool>(true);
-  std::unique_ptr<event::IoWatch> watch_;
+  bool* gone_ = nullptr;  // on the stack of TellReadable()
+  std::optional<event::IoWatch> watch_;
 };
 
 }  // namespace
 
-TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd) {
-  return std::make_unique<SocketTransport>(loop, std::move(fd));
+TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd, Delay delay) {
+  return std::make_unique<SocketTransport>(loop, std::move(fd), delay);
 }
 
 }  // namespace qanat::net

@@ -88,8 +88,11 @@ class Transport : public event::Deferred {
 
 using TransportPtr = std::unique_ptr<Transport>;
 
-// A connected (or connecting) TCP socket. Takes the fd; it must be non-blocking.
-TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd);
+// A connected (or connecting) TCP socket. Takes the fd; it must be non-blocking. kNagle: it has no
+// TCP_NODELAY yet, which is set before the second write. The first one goes out at once without it,
+// and of many sockets it is the only one.
+enum class Delay : uint8_t { kNone, kNagle };
+TransportPtr MakeSocketTransport(event::EventLoop& loop, Fd fd, Delay delay = Delay::kNone);
 
 // Two ends of an in-memory stream that behave like sockets with `capacity` bytes of buffer each
 // way; for tests. Both live on `loop`.

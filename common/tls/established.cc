@@ -78,10 +78,12 @@ class TlsTransport final : public net::Transport,
     aborted_ = true;
     records_->inner().Abort();
   }
-  std::optional<TlsHandover> Export() {
-    if (aborted_) return std::nullopt;
+  const net::Transport& below() const { return records_->inner(); }
+  bool CanExport() const { return !aborted_ && records_->CanExport(); }
+  TlsHandover Export() {
     TlsHandover out;
-    if (!records_->Export(out)) return std::nullopt;
+    records_->Export(out);
+    out.socket = records_->inner().Release();
     out.peer = peer_;
     aborted_ = true;
     tick_.Stop();
@@ -176,9 +178,21 @@ class TlsTransport final : public net::Transport,
 
 }  // namespace
 
+const net::Transport* CarrierOf(const net::Transport& transport) {
+  const auto* tls = dynamic_cast<const TlsTransport*>(&transport);
+  return tls != nullptr && tls->CanExport() ? &tls->below() : nullptr;
+}
+
 std::optional<TlsHandover> Export(net::Transport& transport) {
-  auto* tls = dynamic_cast<TlsTransport*>(&transport);
-  return tls == nullptr ? std::nullopt : tls->Export();
+  const net::Transport* carrier = CarrierOf(transport);
+  if (carrier == nullptr || carrier->splice_fd() < 0) return std::nullopt;
+  return static_cast<TlsTransport&>(transport).Export();
+}
+
+std::optional<TlsHandover> ExportInner(net::Transport& transport) {
+  const net::Transport* carrier = CarrierOf(transport);
+  if (carrier == nullptr || carrier->splice_fd() >= 0) return std::nullopt;
+  return static_cast<TlsTransport&>(transport).Export();
 }
 
 net::TransportPtr MakeEstablished(std::unique_ptr<Records> records, TlsContextPtr context,

@@ -69,10 +69,12 @@ OwnRecords::OwnRecords(net::TransportPtr inner, std::unique_ptr<RecordLayer> lay
 
 OwnRecords::~OwnRecords() = default;
 
-bool OwnRecords::Export(TlsHandover& to) {
-  const bool whole = terminal_ == IoResult::Kind::kOk && !below_ended_ && !write_broken_ &&
-                     !closing_ && !finished_ && error_.message.empty();
-  if (!whole || inner_->splice_fd() < 0) return false;
+bool OwnRecords::CanExport() const {
+  return terminal_ == IoResult::Kind::kOk && !below_ended_ && !write_broken_ && !closing_ &&
+         !finished_ && error_.message.empty();
+}
+
+void OwnRecords::Export(TlsHandover& to) {
   to.state = layer_->Export();
   if (in_) {
     to.plaintext.assign(in_.get() + plain_begin_, in_.get() + plain_end_);
@@ -84,10 +86,8 @@ bool OwnRecords::Export(TlsHandover& to) {
   out_head_ = 0;
   Charge();
   to.sent_small = sent_small_;
-  to.socket = inner_->Release();
   write_broken_ = true;
   terminal_ = IoResult::Kind::kReset;
-  return true;
 }
 
 // ---- reading ----

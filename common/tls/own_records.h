@@ -39,7 +39,8 @@ class OwnRecords final : public Records {
   size_t pending_output() const override { return out_.size() - out_head_; }
   bool has_room() const override { return pending_output() < kLowWater; }
   bool may_have_input() const override;
-  bool Export(TlsHandover& to) override;
+  bool CanExport() const override;
+  void Export(TlsHandover& to) override;
 
   // How much of a record's payload is worth waiting for: a peer can use nothing of a record before
   // its last byte is there. So records fit into one segment at first and after a pause, when the

@@ -32,9 +32,10 @@ class Records {
   virtual bool has_room() const = 0;
   // Plaintext, end or error may come out of Read() without anything new from below.
   virtual bool may_have_input() const = 0;
-  // For a hand-over: takes what it holds out of it and gives up the socket below. False, and
-  // nothing has changed: not now, or never.
-  virtual bool Export(TlsHandover&) { return false; }
+  // For a hand-over: whether all that it is could be taken out of it now; and the taking, after
+  // which it is over. What is below stays as it is.
+  virtual bool CanExport() const { return false; }
+  virtual void Export(TlsHandover&) {}
   // Below became readable again.
   virtual void NoteReadable() {}
 

@@ -52,15 +52,20 @@ Status CheckExtensions(const X509_CRL* crl, const std::string& issuer) {
 }
 
 // A file that was cut inside of a first or last line reads as one that ends before it: what stood
-// there would be lost without a word. So each line of dashes has to be whole, and in its turn.
+// there would be lost without a word. So each such line has to be whole, and in its turn. Between
+// the parts any text may stand (openssl's -text, a "---" of who put files together); what could be
+// the beginning of a first line counts as text only if there is more of its line.
 Status CheckArmour(std::string_view text) {
   constexpr std::string_view kDashes = "-----", kBegin = "-----BEGIN ", kEnd = "-----END ";
   std::string_view open;  // the label of what has begun
   while (!text.empty()) {
     std::string_view line = text.substr(0, text.find('\n'));
+    const bool last = line.size() == text.size();
     text.remove_prefix(std::min(line.size() + 1, text.size()));
     while (line.ends_with('\r') || line.ends_with(' ')) line.remove_suffix(1);
+    const bool maybe_cut = last && kDashes.starts_with(line);
     if (!line.starts_with('-')) continue;
+    if (open.empty() && !line.starts_with(kDashes) && !maybe_cut) continue;
     const std::string_view start = open.empty() ? kBegin : kEnd;
     if (!line.starts_with(start) || line.size() <= start.size() + kDashes.size() ||
         !line.ends_with(kDashes)) {

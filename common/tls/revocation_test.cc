@@ -123,6 +123,27 @@ TEST_F(RevocationTest, AnOldListStillHolds) {
   EXPECT_TRUE((*list)->Stale(Now() - 120s).empty());
 }
 
+TEST_F(RevocationTest, AListWithoutNextUpdateNeverGrowsOld) {
+  auto list = Parse(Pem(Make(middle_, {{alice_}, std::nullopt}).get()));
+  ASSERT_TRUE(list) << list.error().message;
+  EXPECT_TRUE((*list)->Revoked(path_));
+  EXPECT_TRUE((*list)->Stale(Now() + 1000000h).empty());
+}
+
+// Who puts files together leaves lines between them, of dashes too.
+TEST_F(RevocationTest, TextAroundTheLists) {
+  const std::string one = Pem(Make(middle_, {{alice_}}).get());
+  for (const char* text : {"---\n", "- the list of middle\n", "-- \n", "----\n", "\n\n", "-\r\n"}) {
+    const auto list = Parse(text + one + text + one + text);
+    ASSERT_TRUE(list) << text << list.error().message;
+    EXPECT_EQ((*list)->lists(), 2u);
+    EXPECT_TRUE((*list)->Revoked(path_));
+  }
+  for (const char* text : {"-----\n", "-----BEGIN X509 CRL----\n", "-----END X509 CRL-----\n"}) {
+    EXPECT_FALSE(Parse(one + text)) << text;
+  }
+}
+
 TEST_F(RevocationTest, WhatIsNotUnderstoodIsRefusedAsAWhole) {
   EXPECT_FALSE(Parse(""));
   EXPECT_FALSE(Parse("garbage"));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,7 @@ namespace qanat::tls::testing {
 
 struct Crl {
   std::vector<Certificate> revoked;
-  std::chrono::seconds until{3600};
+  std::optional<std::chrono::seconds> until = std::chrono::hours(1);  // nextUpdate
   int extension = NID_undef;
   bool indirect = false;
 };
@@ -28,7 +29,9 @@ inline bssl::UniquePtr<X509_CRL> Make(const Authority& issuer, const Crl& crl,
   X509_CRL_set_issuer_name(out.get(), X509_get_subject_name(issuer.certificate.impl()->cert.get()));
   X509_CRL_set1_lastUpdate(out.get(),
                            Asn1(std::chrono::system_clock::now() - std::chrono::hours(2)).get());
-  X509_CRL_set1_nextUpdate(out.get(), Asn1(std::chrono::system_clock::now() + crl.until).get());
+  if (crl.until) {
+    X509_CRL_set1_nextUpdate(out.get(), Asn1(std::chrono::system_clock::now() + *crl.until).get());
+  }
   for (const Certificate& cert : crl.revoked) {
     X509_REVOKED* entry = X509_REVOKED_new();
     X509_REVOKED_set_serialNumber(entry, X509_get0_serialNumber(cert.impl()->cert.get()));

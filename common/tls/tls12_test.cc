@@ -10,6 +10,7 @@
 namespace qanat::tls {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::TestCa;
 
@@ -99,9 +100,78 @@ TEST_F(OldTlsTest, GroupsInOurOrder) {
             SSL_GROUP_X25519_MLKEM768);
   EXPECT_EQ(Shake12(loop_, Context(false), TLS1_3_VERSION, {SSL_GROUP_SECP256R1}, ca_).group,
             SSL_GROUP_SECP256R1);
-  Outcome out = Shake12(loop_, Context(false), TLS1_3_VERSION, {SSL_GROUP_SECP384R1}, ca_);
+  EXPECT_EQ(Shake12(loop_, Context(false), TLS1_3_VERSION, {SSL_GROUP_SECP384R1}, ca_).group,
+            SSL_GROUP_SECP384R1);
+  Outcome out = Shake12(loop_, Context(false), TLS1_3_VERSION, {SSL_GROUP_SECP521R1}, ca_);
   ASSERT_FALSE(*out.server);
   EXPECT_THAT(out.server->error().message, HasSubstr("no key exchange group"));
+}
+
+// The client's order is BoringSSL's: AES-128 before AES-256, or ChaCha20 where the CPU has no AES.
+TEST_F(OldTlsTest, SuitesInOurOrder) {
+  Outcome out = Shake12(loop_, Context(false), TLS1_3_VERSION, {}, ca_);
+  ASSERT_TRUE(out.server && *out.server) << out.client_error;
+  EXPECT_EQ((*out.server)->peer.cipher, "TLS_AES_256_GCM_SHA384");
+  out = Shake12(loop_, Context(true), TLS1_2_VERSION, {}, ca_);
+  ASSERT_TRUE(out.server && *out.server) << out.client_error;
+  EXPECT_EQ((*out.server)->peer.cipher, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384");
+}
+
+// What a client of ours offers, as the other end reads it.
+struct Offer {
+  std::vector<uint16_t> suites, groups;
+};
+std::vector<uint16_t> Numbers(const uint8_t* bytes, size_t size) {
+  std::vector<uint16_t> out;
+  for (; size >= 2; bytes += 2, size -= 2) {
+    out.push_back(static_cast<uint16_t>(bytes[0] << 8 | bytes[1]));
+  }
+  return out;
+}
+ssl_select_cert_result_t NoteOffer(const SSL_CLIENT_HELLO* hello) {
+  auto& offer = *static_cast<Offer*>(SSL_get_app_data(hello->ssl));
+  offer.suites = Numbers(hello->cipher_suites, hello->cipher_suites_len);
+  const uint8_t* groups = nullptr;
+  size_t size = 0;
+  if (SSL_early_callback_ctx_extension_get(hello, TLSEXT_TYPE_supported_groups, &groups, &size) ==
+      1) {
+    offer.groups = Numbers(groups + 2, size - 2);
+  }
+  return ssl_select_cert_error;
+}
+
+TEST_F(OldTlsTest, WhatAClientOffers) {
+  const auto offered = [&](TlsContextPtr context) {
+    int fds[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    Fd server(fds[0]);
+    HandshakeOptions options;
+    options.peer.uris = {kBob};
+    TlsHandshake handshake(net::MakeSocketTransport(loop_, Fd(fds[1])), std::move(context), options,
+                           [](const Result<TlsConnection>&) {});
+    Offer offer;
+    bssl::UniquePtr<SSL_CTX> ctx(SSL_CTX_new(TLS_method()));
+    SSL_CTX_set_select_certificate_cb(ctx.get(), NoteOffer);
+    bssl::UniquePtr<SSL> ssl(SSL_new(ctx.get()));
+    SSL_set_app_data(ssl.get(), &offer);
+    SSL_set_fd(ssl.get(), server.get());
+    SSL_set_accept_state(ssl.get());
+    for (int i = 0; i < 400 && offer.suites.empty(); ++i) {
+      loop_.RunOnce(std::chrono::milliseconds(2));
+      SSL_do_handshake(ssl.get());
+    }
+    ERR_clear_error();
+    return offer;
+  };
+  Offer offer = offered(Context(false));
+  EXPECT_THAT(offer.suites, ElementsAre(0x1302, 0x1301));
+  EXPECT_THAT(offer.groups, ElementsAre(SSL_GROUP_X25519_MLKEM768, SSL_GROUP_X25519,
+                                        SSL_GROUP_SECP256R1, SSL_GROUP_SECP384R1));
+  offer = offered(Context(true));
+  EXPECT_THAT(offer.suites, ElementsAre(0x1302, 0x1301, 0xc02c, 0xc02b, 0xc030, 0xc02f));
+  offer = offered(Context(true, true));
+  EXPECT_THAT(offer.suites, ElementsAre(0x1302, 0x1301));
+  EXPECT_THAT(offer.groups, ElementsAre(SSL_GROUP_X25519_MLKEM768));
 }
 
 TEST_F(OldTlsTest, PostQuantumOnly) {

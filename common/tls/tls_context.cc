@@ -76,23 +76,23 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::Make(ContextOptions option
   const bool tls12 = options.allow_tls12 && !options.post_quantum_only;
   SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION);
   SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION);
-  // TLS 1.3's suites are fixed by BoringSSL: AES-GCM first where the CPU has AES.
+  // Suites and groups, and their order, are stock's on the wire; BoringSSL by itself would put
+  // AES-128 first and add ChaCha20.
+  const uint16_t suites[] = {SSL_CIPHER_AES_256_GCM_SHA384, SSL_CIPHER_AES_128_GCM_SHA256};
+  if (SSL_CTX_set1_tls13_ciphers(ctx, suites, nullptr, std::size(suites)) != 1) {
+    return Fail(Code::kInternal, "cipher suites: " + TakeSslError());
+  }
   if (SSL_CTX_set_strict_cipher_list(ctx,
                                      "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:"
                                      "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256") !=
       1) {
     return Fail(Code::kInternal, "cipher list: " + TakeSslError());
   }
-  const uint16_t groups[] = {SSL_GROUP_X25519_MLKEM768, SSL_GROUP_X25519, SSL_GROUP_SECP256R1};
+  const uint16_t groups[] = {SSL_GROUP_X25519_MLKEM768, SSL_GROUP_X25519, SSL_GROUP_SECP256R1,
+                             SSL_GROUP_SECP384R1};
   const size_t group_count = options.post_quantum_only ? 1 : std::size(groups);
   if (SSL_CTX_set1_group_ids(ctx, groups, group_count) != 1) {
     return Fail(Code::kInternal, "groups: " + TakeSslError());
-  }
-  if (options.post_quantum_only) {
-    const uint16_t suites[] = {SSL_CIPHER_AES_256_GCM_SHA384, SSL_CIPHER_AES_128_GCM_SHA256};
-    if (SSL_CTX_set1_tls13_ciphers(ctx, suites, nullptr, std::size(suites)) != 1) {
-      return Fail(Code::kInternal, "cipher suites: " + TakeSslError());
-    }
   }
   // A server takes the first group of its own that the client can do, even if that costs a round
   // trip (HelloRetryRequest): recorded traffic should not be readable later.

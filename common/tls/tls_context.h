@@ -25,8 +25,8 @@ struct ContextOptions {
   std::vector<std::string> alpn = {"h2"};
   // TLS 1.3 only by default (stock ztunnel: TLS12_ENABLED adds 1.2 with ECDHE and AES-GCM).
   bool allow_tls12 = false;
-  // Nothing that a quantum computer could read later: X25519MLKEM768 is the only group, AES-256
-  // comes first, and there is no TLS 1.2 whatever allow_tls12 says (COMPLIANCE_POLICY=pqc).
+  // Nothing that a quantum computer could read later: X25519MLKEM768 is the only group, and there
+  // is no TLS 1.2 whatever allow_tls12 says (COMPLIANCE_POLICY=pqc).
   bool post_quantum_only = false;
   // As a server, give tickets; as a client with a TicketStore, use them (tickets.h). Needs a
   // certificate; without effect where TLS 1.2 is allowed.

@@ -63,6 +63,12 @@ VerifiedPeerPtr MakeVerifiedPeer(std::vector<Certificate> path) {
 
 Result<net::TransportPtr> Import(event::EventLoop& loop, TlsHandover from,
                                  const PeerVerifier* verifier) {
+  net::TransportPtr socket = net::MakeSocketTransport(loop, std::move(from.socket));
+  return ImportInner(std::move(socket), std::move(from), verifier);
+}
+
+Result<net::TransportPtr> ImportInner(net::TransportPtr carrier, TlsHandover from,
+                                      const PeerVerifier* verifier) {
   auto layer = std::make_unique<RecordLayer>();
   QANAT_RETURN_IF_ERROR(layer->Import(from.state));
   OwnRecords::Rest rest;
@@ -71,9 +77,8 @@ Result<net::TransportPtr> Import(event::EventLoop& loop, TlsHandover from,
   rest.unsent = std::move(from.unsent);
   rest.sent_small = from.sent_small;
   return MakeEstablished(
-      std::make_unique<OwnRecords>(net::MakeSocketTransport(loop, std::move(from.socket)),
-                                   std::move(layer), std::move(rest)),
-      nullptr, std::move(from.peer), verifier, {});
+      std::make_unique<OwnRecords>(std::move(carrier), std::move(layer), std::move(rest)), nullptr,
+      std::move(from.peer), verifier, {});
 }
 
 WipedString EncodeTls(const TlsHandover& from) {

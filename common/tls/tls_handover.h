@@ -26,15 +26,22 @@ struct TlsHandover {
   std::vector<uint8_t> unsent;     // sealed, and not sent: the rest of a record, perhaps
   uint64_t sent_small = 0;         // bytes that went in small records, since the last pause
   VerifiedPeerPtr peer;
-  Fd socket;
+  Fd socket;  // none: it is inside of another connection
 };
 
 // Takes all out of a transport that a handshake made, which seals and opens nothing from then on,
 // and may only be destroyed. Nothing, and no change, where that cannot be.
 std::optional<TlsHandover> Export(net::Transport& transport);
+// What carries the bytes of a connection that could be exported now; null for any other.
+const net::Transport* CarrierOf(const net::Transport& transport);
+// As Export(), of a connection inside of another one, which has to stand still by itself.
+std::optional<TlsHandover> ExportInner(net::Transport& transport);
 // The same connection. Fails for what DecodeTls() would not have given. `verifier` may be null.
 Result<net::TransportPtr> Import(event::EventLoop& loop, TlsHandover from,
                                  const PeerVerifier* verifier);
+// ... inside of another one: over `carrier`.
+Result<net::TransportPtr> ImportInner(net::TransportPtr carrier, TlsHandover from,
+                                      const PeerVerifier* verifier);
 
 // Everything but the socket. What is decoded can be imported.
 WipedString EncodeTls(const TlsHandover& from);

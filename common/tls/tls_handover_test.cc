@@ -104,6 +104,7 @@ class Dialogue final : private net::TransportEvents {
                                                             : SSL_KEY_UPDATE_NOT_REQUESTED);
         }
         break;
+      default: break;
     }
     loop_.RunOnce(std::chrono::milliseconds(0));
   }
@@ -248,6 +249,56 @@ TEST(TlsHandover, WhatIsNoTlsOverASocketStays) {
       std::make_unique<OwnRecords>(std::move(a), std::move(layer), OwnRecords::Rest{}), nullptr,
       nullptr, nullptr, {});
   EXPECT_FALSE(Export(*inner).has_value());
+}
+
+// Over another carrier it goes on in the middle of a record, in both directions.
+TEST(TlsHandover, OneInsideOfAnotherLeavesWhatCarriesIt) {
+  event::EventLoop loop;
+  Oracle oracle(0x1301, Role::kServer);
+  auto layer = std::make_unique<RecordLayer>();
+  ASSERT_TRUE(layer->FromHandshake(oracle.ours()));
+  const size_t room = 100;  // of a record, on its way
+  auto [first, first_end] = net::MakePipe(loop, room);
+  const net::Transport* carrier = first.get();
+  auto transport = MakeEstablished(
+      std::make_unique<OwnRecords>(std::move(first), std::move(layer), OwnRecords::Rest{}), nullptr,
+      nullptr, nullptr, {});
+  EXPECT_EQ(CarrierOf(*transport), carrier);
+  const std::string ours(500, 'o'), theirs(500, 't');
+  auto sealed = oracle.PeerWrites(theirs);
+  const iovec begun{sealed.data(), 50};
+  ASSERT_EQ(first_end->Write({&begun, 1}).bytes, 50u);
+  uint8_t buffer[2000];
+  EXPECT_EQ(transport->Read(buffer).kind, IoResult::Kind::kWouldBlock);
+  const iovec text{const_cast<char*>(ours.data()), ours.size()};
+  ASSERT_EQ(transport->Write({&text, 1}).bytes, ours.size());
+  auto out = ExportInner(*transport);
+  ASSERT_TRUE(out.has_value());
+  EXPECT_FALSE(out->socket.valid());
+  EXPECT_EQ(out->received.size(), 50u);
+  EXPECT_FALSE(out->unsent.empty());
+  EXPECT_EQ(CarrierOf(*transport), nullptr);
+  EXPECT_FALSE(ExportInner(*transport).has_value());
+  EXPECT_FALSE(transport->Write({&text, 1}).ok());
+  auto got = first_end->Read(buffer);
+  ASSERT_TRUE(got.ok());
+  oracle.ToPeer({buffer, got.bytes});
+
+  auto [second, second_end] = net::MakePipe(loop);
+  auto in = DecodeTls(EncodeTls(*out));
+  ASSERT_TRUE(in.has_value());
+  auto again = ImportInner(std::move(second), std::move(*in), nullptr);
+  ASSERT_TRUE(again.has_value());
+  const iovec rest{sealed.data() + 50, sealed.size() - 50};
+  ASSERT_EQ(second_end->Write({&rest, 1}).bytes, sealed.size() - 50);
+  got = (*again)->Read(buffer);
+  EXPECT_EQ(std::string(buffer, buffer + got.bytes), theirs);
+  ASSERT_EQ((*again)->Write({&text, 1}).bytes, ours.size());
+  got = second_end->Read(buffer);
+  ASSERT_TRUE(got.ok());
+  oracle.ToPeer({buffer, got.bytes});
+  int error = 0;
+  EXPECT_EQ(oracle.PeerReads(&error), ours + ours);
 }
 
 TlsHandover Whole() {

@@ -238,7 +238,7 @@ Error ExplainSslError(std::string_view doing) {
       out.message = "the peer speaks none of our ALPN protocols";
       break;
     case SSL_R_NO_SHARED_GROUP:
-      out.message = "no key exchange group in common (X25519MLKEM768, X25519, P-256)";
+      out.message = "no key exchange group in common (X25519MLKEM768, X25519, P-256, P-384)";
       break;
     default: out.message = std::string(doing) + " failed"; break;
   }

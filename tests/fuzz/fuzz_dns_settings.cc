@@ -11,8 +11,10 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace qanat::ztunnel::dns;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  if (const auto file = ParsePodFile(text); file && file->servers) {
-    for (const NameServer& server : *file->servers) {
+  if (auto file = ParsePodFile(text)) {
+    if (file->servers)
+      file->more.insert(file->more.end(), file->servers->begin(), file->servers->end());
+    for (const NameServer& server : file->more) {
       if (!server.address.is_set() || server.address.port() == 0 || !server.in_pod) std::abort();
     }
   }

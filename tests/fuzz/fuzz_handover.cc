@@ -84,7 +84,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   takeover::Parcel parcel{WipedString(state), std::vector<Fd>(1 + frames.size() % 4)};
   if (ztunnel::HoldsTunnel(parcel)) {
     const auto tunnel = ztunnel::DecodeTunnel(std::move(parcel));
-    if (tunnel && tunnel->streams.size() != tunnel->session.streams.size()) std::abort();
+    size_t users = tunnel ? tunnel->session.streams.size() : 0;
+    for (size_t i = 0; tunnel && i < tunnel->inner.size(); ++i) {
+      users += tunnel->inner[i].session.streams.size() - 1;
+    }
+    if (tunnel && tunnel->streams.size() != users) std::abort();
   }
   auto saved = DecodeSession(state);
   if (!saved) return 0;

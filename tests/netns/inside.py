@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import time
 import traceback
 
@@ -42,6 +43,23 @@ def use_resolv_conf(path):
             raise OSError(ctypes.get_errno(), f"mount {path}")
 
 
+def answer_of(pid, pipe, deadline):
+    """What the child wrote behind its length; b"": it died before that; None: not in time. Not until the pipe's end: a child
+    that another thread forked meanwhile holds the pipe open for as long as it lives."""
+    os.set_blocking(pipe.fileno(), False)
+    data = b""
+    while time.monotonic() < deadline:
+        dead = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        while chunk := pipe.read(1 << 20):
+            data += chunk
+        if len(data) >= 8 and len(data) - 8 == struct.unpack_from("<Q", data)[0]:
+            return data[8:]
+        if dead or chunk == b"":
+            return b""
+        time.sleep(0.002)
+    return None
+
+
 def run_inside(netns, cgroup, function, args, timeout, resolv_conf=None):
     """Runs function(*args) in a forked child inside the namespace; its result or exception comes back."""
     reader, writer = os.pipe()
@@ -60,29 +78,20 @@ def run_inside(netns, cgroup, function, args, timeout, resolv_conf=None):
                 answer = (True, function(*args))
             except BaseException as error:  # goes to the parent whatever it is
                 answer = (False, (type(error).__name__, str(error), traceback.format_exc(), error.errno if isinstance(error, OSError) else None))
+            answer = pickle.dumps(answer)
             with os.fdopen(writer, "wb") as f:
-                pickle.dump(answer, f)
+                f.write(struct.pack("<Q", len(answer)) + answer)
             code = 0
         finally:
             os._exit(code)
     os.close(writer)
-    deadline = time.monotonic() + timeout
-    data = b""
     with os.fdopen(reader, "rb", buffering=0) as f:
-        os.set_blocking(f.fileno(), False)
-        while True:
-            chunk = f.read(1 << 20)
-            if chunk == b"":
-                break
-            if chunk is None:
-                if time.monotonic() > deadline:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                    raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
-                time.sleep(0.002)
-                continue
-            data += chunk
+        data = answer_of(pid, f, time.monotonic() + timeout)
+    if data is None:
+        os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    if data is None:
+        raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
     if not data:
         raise RuntimeError(f"{function.__name__} died in {netns}")
     ok, value = pickle.loads(data)

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """TCP and HTTP through the mesh, on one node and across nodes: the bytes arrive as sent."""
 import hashlib
+import json
+import os
 import socket
 import struct
 import threading
 import unittest
 
 from bed import MeshCase, connect, echo_once, http_get, outcome
-from fixture import APPS, NAMESPACES
+from fixture import APPS, NAMESPACES, pod
 
 GIB = 1 << 30
 
@@ -100,8 +102,19 @@ def reset_is_seen(host):
             return "reset"
 
 
+def address_of(host, family):
+    return socket.getaddrinfo(host, None, family)[0][4][0]
+
+
 class L4(MeshCase):
-    files = {"base.yaml": NAMESPACES + "---\n" + APPS}
+    # A pod with DNS settings of its own: names of another namespace are short for it.
+    named = pod("mesh", "named", "client", "node1") + """
+  dnsConfig:
+    nameservers: [10.96.0.77]
+    searches: [plain.svc.cluster.local]
+    options: [{name: ndots, value: "3"}]
+"""
+    files = {"base.yaml": NAMESPACES + "---\n" + APPS, "named.yaml": named}
 
     @staticmethod
     def each():
@@ -120,6 +133,40 @@ class L4(MeshCase):
         for name in ("far", "bystander.plain"):
             self.assertEqual(self.mesh.call("mesh/client", outcome, name, 9000), "ok", name)
 
+    def test_a_pods_own_dns_settings(self):
+        """Its resolv.conf, and what the agent tells the node's proxy of it, are what the kubelet would have made."""
+        self.assertEqual(self.mesh.call("mesh/named", outcome, "bystander", 9000), "ok")
+        self.assertNotEqual(self.mesh.call("mesh/client", outcome, "bystander", 9000), "ok")
+        info = self.mesh.pod_files()["mesh/named"]
+        search = ["mesh.svc.cluster.local", "svc.cluster.local", "cluster.local", "plain.svc.cluster.local"]
+        with open(f"{self.mesh.run}/pods/{info['uid']}/resolv.conf") as f:
+            self.assertEqual(f.read(), f"search {' '.join(search)}\nnameserver 10.96.0.10\nnameserver 10.96.0.77\noptions ndots:3\n")
+        told = f"{self.mesh.run}/nodes/node1/dns/{info['uid']}"
+        with open(told) as f:
+            self.assertEqual(json.load(f), {"nameservers": ["10.96.0.10", "10.96.0.77"], "search": search, "ndots": 3})
+        self.mesh.remove("named.yaml")
+        self.mesh.until("nothing is kept of a pod that is gone", lambda: os.path.exists(told), False)
+
+    def captured(self, pod):
+        """Connections that the kernel gave to the proxy."""
+        info = self.mesh.pod_files()[pod]
+        pods = json.loads(self.mesh.admin(info["node"], "/pods", 15030)[2])
+        return next(p for p in pods if p["uid"] == info["uid"])["counters"]["captured"]
+
+    def test_its_own_service(self):
+        """A pod that calls a service whose only endpoint is itself: the application sees the pod, as without the mesh."""
+        for name in ("near", "far"):
+            pod = f"mesh/{name}"
+            for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+                vip = self.mesh.call(pod, address_of, f"{name}.mesh.svc.cluster.local", family)
+                before = self.captured(pod)
+                self.assertEqual(self.mesh.call(pod, echo_once, vip, 9000, b"to myself"), b"to myself", vip)
+                self.assertGreater(self.captured(pod), before, "it went through the proxy")
+                status, _, body = self.mesh.call(pod, http_get, vip, 80)
+                self.assertEqual(status, 200, body)
+                self.assertEqual(json.loads(body)["peer"].replace("::ffff:", ""), self.mesh.ip(pod, version), body)
+            self.assertEqual(self.mesh.call(pod, many_at_once, f"{name}.mesh.svc.cluster.local", 9000, 50), [])
+
     def test_pod_addresses_and_ipv6(self):
         for _, pod in self.each():
             for version in (4, 6):
@@ -127,7 +174,6 @@ class L4(MeshCase):
                 self.assertEqual(self.mesh.call("mesh/client", echo_once, ip, 9000, b"to the pod"), b"to the pod", f"{pod} at {ip}")
 
     def test_the_server_sees_the_clients_address(self):
-        import json
         for version in (4, 6):
             for host, pod in self.each():
                 status, _, body = self.mesh.call("mesh/client", http_get, self.mesh.ip(pod, version), 8080)

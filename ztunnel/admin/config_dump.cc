@@ -220,6 +220,7 @@ ordered_json ConfigJson(const Config& config) {
           {"sharedTunnels", config.shares_own()},
           {"sharedTunnelsTaken", config.shared_tunnels},
           {"tlsResumption", config.tls_resumption},
+          {"earlyData", config.early_data},
           {"ipv6Enabled", config.ipv6},
           {"workerThreads", config.workers},
           {"windowSize", config.stream_window},

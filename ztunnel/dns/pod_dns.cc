@@ -16,6 +16,7 @@ namespace {
 
 constexpr auto kLookAgain = std::chrono::seconds(3);
 constexpr size_t kMaxFile = 64 << 10;
+constexpr size_t kPodServers = 3;                   // as many as a pod's resolv.conf has
 constexpr size_t kMaxServers = 8, kMaxSearch = 32;  // as many search domains as a pod may have
 constexpr uint16_t kPort = 53;
 
@@ -58,6 +59,11 @@ Result<PodFile> ParsePodFile(std::string_view json) {
   QANAT_RETURN_IF_ERROR(texts("nameservers", [&](const std::string& text) {
     const auto address = ParseServer(text);
     if (address && out.servers->size() < kMaxServers) out.servers->push_back({*address, true});
+    return address.has_value();
+  }));
+  QANAT_RETURN_IF_ERROR(texts("more_nameservers", [&](const std::string& text) {
+    const auto address = ParseServer(text);
+    if (address && out.more.size() < kMaxServers) out.more.push_back({*address, true});
     return address.has_value();
   }));
   QANAT_RETURN_IF_ERROR(texts("search", [&](const std::string& text) {
@@ -179,6 +185,12 @@ void PodDnsSettings::Load() {
     }
   } else {
     LOG_WARN("dns", "{}: only names of the mesh are answered", text.error().message);
+  }
+  for (const NameServer& server : file.more) {
+    const bool there = std::any_of(dns.servers.begin(), dns.servers.end(), [&](const auto& other) {
+      return other.address == server.address;
+    });
+    if (!there && dns.servers.size() < kPodServers) dns.servers.push_back(server);
   }
   dns.search = file.search ? std::move(*file.search) : default_search_;
   dns_ = std::move(dns);

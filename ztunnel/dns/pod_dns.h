@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which name servers and search list a pod has: its own, where the node agent has written them down
-// (pod spec.dnsPolicy and dnsConfig; stock agents do not), else this proxy's name servers and the
-// search list that Kubernetes gives by default. A file of the pod that cannot be read leaves the
-// last good one in force. Lives on one worker's thread; files are looked at again every few
-// seconds.
+// (from spec.dnsPolicy and dnsConfig, agent/pods/dns_files.h; stock agents do not), else this
+// proxy's name servers and the search list that Kubernetes gives by default. A file of the pod that
+// cannot be read leaves the last good one in force. Lives on one worker's thread; files are looked
+// at again every few seconds.
 #pragma once
 
 #include <sys/stat.h>
@@ -34,9 +34,10 @@ struct PodDns {
 
 // {"nameservers":["10.96.0.10"],"search":["shop.svc.cluster.local"],"ndots":5}: every key may be
 // missing (then the default holds), unknown ones are left alone. A server is an address, or
-// address:port.
+// address:port. "more_nameservers" come after the others, this proxy's own too, up to three in all.
 struct PodFile {
   std::optional<std::vector<NameServer>> servers;
+  std::vector<NameServer> more;
   std::optional<std::vector<std::string>> search;
 };
 Result<PodFile> ParsePodFile(std::string_view json);

@@ -43,9 +43,12 @@ TEST(PodDns, ReadsPodFiles) {
   EXPECT_FALSE(none->servers);
   EXPECT_FALSE(none->search);
   EXPECT_THAT(*ParsePodFile(R"({"search":[]})")->search, IsEmpty());
-  for (const char* bad : {"", "[]", "{", R"({"nameservers":"10.0.0.1"})", R"({"search":[1]})",
-                          R"({"nameservers":["dns.example"]})", R"({"nameservers":["1.1.1.1:0"]})",
-                          "{\"search\":[\"\xff\",1]}"}) {
+  EXPECT_THAT(Text(ParsePodFile(R"({"more_nameservers":["10.0.0.7"]})")->more),
+              ElementsAre("10.0.0.7:53"));
+  for (const char* bad :
+       {"", "[]", R"({"more_nameservers":[7]})", "{", R"({"nameservers":"10.0.0.1"})",
+        R"({"search":[1]})", R"({"nameservers":["dns.example"]})",
+        R"({"nameservers":["1.1.1.1:0"]})", "{\"search\":[\"\xff\",1]}"}) {
     EXPECT_FALSE(ParsePodFile(bad)) << bad;
   }
 }
@@ -100,6 +103,14 @@ TEST_F(SettingsTest, DefaultsThenThePodsOwnThenDefaults) {
   Write(own(), "nameserver 10.96.0.11\nnameserver 127.0.0.53\n");
   EXPECT_THAT(Text(settings.Get(After(16)).servers),
               ElementsAre("10.96.0.11:53", "127.0.0.53:53 outside"));
+}
+
+TEST_F(SettingsTest, MoreServersComeAfterOurOwn) {
+  Write(own(), "nameserver 10.96.0.10\nnameserver 10.96.0.11\n");
+  Write(pod(), R"({"more_nameservers":["10.96.0.11","10.1.1.1","10.1.1.2"]})");
+  PodDnsSettings settings(pod(), own(), "shop", "cluster.local");
+  EXPECT_THAT(Text(settings.Get(After(0)).servers),
+              ElementsAre("10.96.0.10:53", "10.96.0.11:53", "10.1.1.1:53"));
 }
 
 // The node's name servers are not a broken file's: they may be the wrong ones for the pod.

@@ -248,9 +248,8 @@ Server::Series& Server::SeriesFor(uint16_t type, bool tcp) {
   const std::string_view name = wire::TypeName(type);
   auto [it, inserted] = series_.try_emplace({name, tcp});
   if (inserted) {
-    const auto text = [](const std::string& value) { return value.empty() ? "unknown" : value; };
-    const metrics::LabelValues labels{std::string(name), tcp ? "tcp" : "udp", text(canonical_name_),
-                                      text(canonical_revision_)};
+    const metrics::LabelValues labels{std::string(name), tcp ? "tcp" : "udp",
+                                      DnsLabel(canonical_name_), DnsLabel(canonical_revision_)};
     it->second = {hooks_.metrics.dns_requests.With(labels),
                   hooks_.metrics.dns_upstream_requests.With(labels),
                   hooks_.metrics.dns_upstream_failures.With(labels),

@@ -43,6 +43,8 @@ class Server {
   void Drain();
   // While paused no new questions are taken: another process has the same sockets.
   void SetPaused(bool paused);
+  // Series were removed from the metrics: a handle kept here would count where nobody looks.
+  void ForgetSeries() { series_.clear(); }
   std::vector<int> udp_sockets() const;
   std::vector<int> tcp_sockets() const;
 

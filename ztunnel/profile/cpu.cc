@@ -67,6 +67,9 @@ CpuProfiler::~CpuProfiler() {
   const std::lock_guard lock(run_->mutex);
   for (auto& [on, timer] : run_->timers) timer_delete(timer);
   run_->over = true;
+  // A handler that is running just now still writes: each thread has the samples until it has
+  // passed through its loop.
+  for (event::EventLoop* on : watched_) on->Post([run = run_] {});
 }
 
 Status CpuProfiler::Start(event::Duration time, unsigned frequency,

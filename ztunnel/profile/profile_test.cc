@@ -3,13 +3,8 @@
 #include <gtest/gtest.h>
 #include <time.h>
 
-#include <array>
-#include <span>
-#include <thread>
-
 #include "ztunnel/profile/cpu.h"
 #include "ztunnel/profile/pprof.h"
-#include "ztunnel/profile/stack.h"
 
 namespace qanat::ztunnel::profile {
 namespace {
@@ -138,25 +133,6 @@ TEST(CpuProfiler, FindsWhereTheTimeGoes) {
                              [&](std::string p) { profile = std::move(p); }));
   for (int i = 0; i < 2000 && profile.empty(); ++i) loop.RunOnce(std::chrono::milliseconds(10));
   EXPECT_FALSE(profile.empty());
-}
-
-__attribute__((noinline)) size_t Deep(int levels, std::span<void*> out) {
-  const size_t count = levels == 0 ? WalkOwnStack(out) : Deep(levels - 1, out);
-  asm volatile("" ::: "memory");  // no tail call
-  return count;
-}
-
-TEST(Stack, OfOneself) {
-  std::array<void*, 32> frames{};
-  std::thread([&] {
-    EXPECT_EQ(WalkOwnStack(frames), 0u);  // a thread that is not known is not walked
-    RegisterThisThread();
-    const size_t shallow = Deep(0, frames);
-    EXPECT_EQ(Deep(5, frames), shallow + 5);
-    std::array<void*, 3> few{};
-    EXPECT_EQ(Deep(5, few), 3u);
-  }).join();
-  EXPECT_NE(Describe(frames[0]).find("ztunnel_test"), std::string::npos);
 }
 
 }  // namespace

@@ -18,13 +18,22 @@ struct Bounds {
 };
 thread_local Bounds bounds;  // of the executable, hence there without allocation in a handler
 
+// Whether a frame's two words are on this thread's stack and not below `least`. Said without a sum
+// of the frame's: it may be any number, also one that a sum with would wrap around to a small one.
+bool OnStack(uintptr_t frame, uintptr_t least) {
+  constexpr uintptr_t kPair = 2 * sizeof(uintptr_t);
+  return frame % sizeof(uintptr_t) == 0 && frame >= least && least >= bounds.low &&
+         bounds.high >= kPair && frame <= bounds.high - kPair;
+}
+
+// Above the stack pointer all of a stack is there to be read, so nothing but that is read. Where
+// the stack pointer itself is elsewhere (a signal's own stack), nothing is.
 __attribute__((no_sanitize("address"))) size_t Follow(uintptr_t frame, uintptr_t stack_pointer,
                                                       std::span<void*> out, size_t count) {
   // Frames are linked lists towards higher addresses: [frame] = caller's frame, [frame + 8] =
   // return address (x86-64 and AArch64).
   uintptr_t least = stack_pointer;
-  while (count < out.size() && frame >= least && frame >= bounds.low &&
-         frame + 2 * sizeof(uintptr_t) <= bounds.high && frame % sizeof(uintptr_t) == 0) {
+  while (count < out.size() && OnStack(frame, least)) {
     const auto* pair = reinterpret_cast<const uintptr_t*>(frame);
     const uintptr_t next = pair[0];
     const uintptr_t address = pair[1];

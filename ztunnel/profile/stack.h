@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The call stack of a thread, taken inside a signal handler: by frame pointers (all of ours is
-// built with them), each checked against the thread's own stack before it is followed, so that a
-// frame of a library built without them ends the walk and not the process.
+// built with them), each checked against the thread's own stack before it is followed. Code built
+// without them, as libc and BoringSSL's assembly, has any number in that register: it ends the walk
+// and not the process.
 #pragma once
 
 #include <cstddef>

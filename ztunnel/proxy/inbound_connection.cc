@@ -41,23 +41,24 @@ InboundConnection::InboundConnection(Worker& worker, PodPtr pod, net::SocketAddr
                                      net::SocketAddress tunnel, Proven proven,
                                      hbone::InboundConnect request, hbone::Responder responder)
     : UserConnection(worker, std::move(pod), Fd(), Reporter::kDestination, peer),
-      proven_by_(std::move(proven.by)),
-      request_(std::move(request)),
-      responder_(std::move(responder)) {
+      proven_by_(std::move(proven.by)) {
+  setup_->request = std::move(request);
+  setup_->responder = std::move(responder);
   flow_.destination = tunnel;
   flow_.tunnelled = true;
   flow_.mutual_tls = true;
   flow_.source_identity = std::move(proven.identity);
   if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kDestination);
-  for (const hbone::Header& header : request_.headers) {
+  for (const hbone::Header& header : setup_->request.headers) {
     if (header.name != hbone::kSourceHeader) continue;
-    source_said_ = source_said_ ? *source_said_ + ", " + header.value : header.value;
+    setup_->source_said =
+        setup_->source_said ? *setup_->source_said + ", " + header.value : header.value;
   }
 }
 
 void InboundConnection::Start() {
   if (!plaintext()) {
-    responder_.OnGone([this] { End(Reason::kReset, "the client gave up", false); });
+    setup_->responder.OnGone([this] { End(Reason::kReset, "the client gave up", false); });
   } else if (IsProxyPort(flow_.target.port(), worker_.environment().config.socks5)) {
     return RefuseWith(503, Reason::kSelfCall,
                       fmt::format("{} is a port of the proxy", flow_.target.ToString()));
@@ -67,22 +68,23 @@ void InboundConnection::Start() {
 
 void InboundConnection::Decide(const model::WorkloadPtr& local) {
   if (worker_.environment().want_names &&
-      AwaitNames(Missing(*local), source_said_ ? kSourceTimeout : kIdentifyTimeout)) {
+      AwaitNames(Missing(*local), setup_->source_said ? kSourceTimeout : kIdentifyTimeout)) {
     return;
   }
   flow_.destination_workload = local;
   if (!plaintext()) {
     // At the other end, and of a request that came through a waypoint, the same id.
-    LOG_DEBUG("inbound", "{} from {}: trace {}", request_.authority, flow_.source.ToString(),
-              TraceId(hbone::Find(request_.headers, "traceparent")));
+    LOG_DEBUG("inbound", "{} from {}: trace {}", setup_->request.authority, flow_.source.ToString(),
+              TraceId(hbone::Find(setup_->request.headers, "traceparent")));
   }
   if (!TakeSource(*local)) return;
   NameSource(*local);
   if (!plaintext()) {
-    flow_.destination_identity = local->identity();
-    if (!Resolve(*local)) return RefuseWith(target_.status, target_.reason, target_.detail);
+    flow_.destination_identity = worker_.Shared(local->identity());
+    if (!Resolve(*local))
+      return RefuseWith(setup_->target.status, setup_->target.reason, setup_->target.detail);
   } else {
-    target_.target = target_.connect = flow_.target;
+    setup_->target.target = setup_->target.connect = flow_.target;
   }
   const event::TimePoint asked = event::Clock::now();
   const policy::Decision decision = Check(*local);
@@ -96,7 +98,7 @@ void InboundConnection::Decide(const model::WorkloadPtr& local) {
                       fmt::format("{} {}", Explanation(decision.reason), decision.policy));
   }
   const RequiredWaypoint required =
-      worker_.CheckWaypoint(*local, flow_.target, {flow_.source_identity, flow_.source.ip()});
+      worker_.CheckWaypoint(*local, flow_.target, {Copy(flow_.source_identity), flow_.source.ip()});
   if (required.reason != Reason::kNone) return RefuseWith(401, required.reason, required.detail);
   state_ = State::kConnecting;
   // In the proxy's own namespace nothing brings the answer to a foreign address back to us.
@@ -106,11 +108,11 @@ void InboundConnection::Decide(const model::WorkloadPtr& local) {
 std::vector<std::string> InboundConnection::Missing(const model::Workload& local) const {
   if (plaintext()) return MissingAround(worker_.snapshot(), local);
   const auto for_sender = [&](const net::IpAddress& sender) {
-    return MissingForInbound(worker_.snapshot(), local, flow_.destination, request_.authority,
-                             sender);
+    return MissingForInbound(worker_.snapshot(), local, flow_.destination,
+                             setup_->request.authority, sender);
   };
   std::vector<std::string> missing = for_sender(flow_.source.ip());
-  if (const auto said = net::SocketAddress::Parse(source_said_.value_or(""))) {
+  if (const auto said = net::SocketAddress::Parse(setup_->source_said.value_or(""))) {
     for (auto& name : for_sender(said->ip())) missing.push_back(std::move(name));
   }
   return missing;
@@ -120,23 +122,24 @@ std::vector<std::string> InboundConnection::Missing(const model::Workload& local
 // that address: policies, the waypoint that was to be passed, the log, and what the application
 // sees.
 bool InboundConnection::TakeSource(const model::Workload& local) {
-  if (!source_said_) return true;
+  if (!setup_->source_said) return true;
   if (!worker_.environment().config.shared_tunnels) {
     // Announced by the process before this one, on a tunnel that was taken over.
     RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, "shared tunnels are switched off");
     return false;
   }
-  const Sender tunnel{flow_.source_identity, flow_.source.ip()};
+  const Sender tunnel{Copy(flow_.source_identity), flow_.source.ip()};
   const Config& config = worker_.environment().config;
-  StreamSource said = CheckStreamSource(worker_.snapshot(), local.network, tunnel, *source_said_,
-                                        {config.pod_namespace, config.service_account});
+  StreamSource said =
+      CheckStreamSource(worker_.snapshot(), local.network, tunnel, *setup_->source_said,
+                        {config.pod_namespace, config.service_account});
   if (said.reason != Reason::kNone) {
     RefuseWith(hbone::kMisdirected, said.reason, std::move(said.detail));
     return false;
   }
   if (said.source.ip() != flow_.source.ip()) flow_.tunnel = flow_.source;
   flow_.source = said.source;
-  source_said_.reset();  // a second look would take the source for the tunnel
+  setup_->source_said.reset();  // a second look would take the source for the tunnel
   return true;
 }
 
@@ -144,28 +147,29 @@ bool InboundConnection::Resolve(const model::Workload& local) {
   InboundOptions options;
   options.localhost_app_tunnel = worker_.environment().config.localhost_app_tunnel;
   options.socks = worker_.environment().config.socks5;
-  target_ = DecideInbound(worker_.snapshot(), local, flow_.destination, request_.authority,
-                          request_.forwarded(), options);
-  flow_.target = target_.target;
-  flow_.service = target_.service;
-  return target_.reason == Reason::kNone;
+  setup_->target = DecideInbound(worker_.snapshot(), local, flow_.destination,
+                                 setup_->request.authority, setup_->request.forwarded(), options);
+  flow_.target = setup_->target.target;
+  flow_.service = setup_->target.service;
+  return setup_->target.reason == Reason::kNone;
 }
 
 // For labels and the log only: an address proves nothing, and baggage less.
 void InboundConnection::NameSource(const model::Workload& local) {
-  const std::string_view network = hbone::Find(request_.headers, "x-forwarded-network");
+  const std::string_view network = hbone::Find(setup_->request.headers, "x-forwarded-network");
   if (!network.empty() && network != local.network) {
     flow_.source_workload =
-        ForwardedSource(worker_.snapshot(), {flow_.source_identity, flow_.source.ip()}, network,
-                        request_.baggage());
+        ForwardedSource(worker_.snapshot(), {Copy(flow_.source_identity), flow_.source.ip()},
+                        network, setup_->request.baggage());
     if (flow_.source_workload != nullptr) return;
     worker_.metrics().forwarded_network_ignored.Get().Add();
   }
   flow_.source_workload = worker_.snapshot().WorkloadByAddress(local.network, flow_.source.ip());
-  // Through a gateway that passes the inner tunnel on the address is the gateway's: what remains is
-  // what the certificate proved.
-  if (!network.empty() && flow_.source_workload != nullptr &&
-      flow_.source_workload->identity() != *flow_.source_identity) {
+  // Through a gateway that passes the inner tunnel on the address is the gateway's, or nobody's
+  // whom we know: what remains is what the certificate proved.
+  if (!network.empty() && flow_.source_identity &&
+      (flow_.source_workload == nullptr ||
+       flow_.source_workload->identity() != *flow_.source_identity)) {
     auto proven = std::make_shared<model::Workload>();
     proven->ns = flow_.source_identity->ns;
     flow_.source_workload = std::move(proven);
@@ -173,8 +177,8 @@ void InboundConnection::NameSource(const model::Workload& local) {
 }
 
 policy::Decision InboundConnection::Check(const model::Workload& local) const {
-  return worker_.CheckPolicy(
-      local, {flow_.source_identity, flow_.source.ip(), flow_.target.ip(), flow_.target.port()});
+  return worker_.CheckPolicy(local, {Copy(flow_.source_identity), flow_.source.ip(),
+                                     flow_.target.ip(), flow_.target.port()});
 }
 
 void InboundConnection::OnSnapshot() {
@@ -201,10 +205,11 @@ void InboundConnection::OnRevocations() {
 
 void InboundConnection::Connect(bool spoof) {
   net::ConnectOptions options;
-  options.to = target_.connect;
+  options.to = setup_->target.connect;
   options.mark = worker_.environment().config.packet_mark;
   // The kernel that serves both ends cannot forget one of them.
   options.keepalive.enabled = false;
+  options.no_delay = false;
   options.netns = pod_->netns.get();
   // The application sees the client's address. A pod that calls itself keeps its own, and nothing
   // but loopback may come from outside to loopback.
@@ -218,12 +223,12 @@ void InboundConnection::Connect(bool spoof) {
 }
 
 void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
-  auto connector = std::move(connector_);
+  auto connector = std::move(beginning_->connector);
   if (!fd) {
     const Error& error = fd.error();
     // The port that came with the foreign address made a connection that exists already.
     if (spoofed && (error.sys_errno == EADDRNOTAVAIL || error.sys_errno == EADDRINUSE) &&
-        ++attempts_ < kSpoofAttempts) {
+        ++setup_->attempts < kSpoofAttempts) {
       return Connect(true);
     }
     // Without the capability for foreign sources the connection still works, unless it was asked
@@ -237,22 +242,22 @@ void InboundConnection::OnConnected(Result<Fd> fd, bool spoofed) {
                                                                    : Reason::kConnectFailed;
     return RefuseWith(503, reason, error.message);
   }
-  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
+  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd), net::Delay::kNagle));
 }
 
 // The socket has just been connected: its buffer holds what is far less than its least size.
 bool InboundConnection::SendProxyHeader(net::Transport& application) const {
   std::string bytes =
-      EncodeProxyV2({flow_.source, target_.proxy_destination,
+      EncodeProxyV2({flow_.source, setup_->target.proxy_destination,
                      flow_.source_identity ? flow_.source_identity->ToString() : std::string(),
-                     target_.proxy_hostname});
+                     setup_->target.proxy_hostname});
   const iovec all{bytes.data(), bytes.size()};
   const net::IoResult sent = application.Write({&all, 1});
   return sent.ok() && sent.bytes == bytes.size();
 }
 
 void InboundConnection::Reached(net::TransportPtr application) {
-  if (target_.proxy_protocol && !SendProxyHeader(*application)) {
+  if (setup_->target.proxy_protocol && !SendProxyHeader(*application)) {
     return RefuseWith(503, Reason::kConnectFailed, "the application took no PROXY header");
   }
   net::TransportPtr client;
@@ -263,7 +268,7 @@ void InboundConnection::Reached(net::TransportPtr application) {
     if (worker_.environment().config.response_baggage) {
       headers.push_back({"baggage", MakeBaggage(*flow_.destination_workload)});
     }
-    client = responder_.Accept(headers);
+    client = setup_->responder.Accept(headers);
     if (client == nullptr) return End(Reason::kReset, "the client gave up", false);
   }
   StartRelay(std::move(client), std::move(application));
@@ -273,7 +278,7 @@ void InboundConnection::Reached(net::TransportPtr application) {
 
 void InboundConnection::Refuse(Reason reason, std::string detail) {
   // Whose the stream is cannot be told: on the source's own tunnel that is no question.
-  if (source_said_ && reason == Reason::kDestinationUnknown) {
+  if (setup_ && setup_->source_said && reason == Reason::kDestinationUnknown) {
     return RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, std::move(detail));
   }
   RefuseWith(model::IsPolicy(reason) ? 401 : 503, reason, std::move(detail));
@@ -282,10 +287,12 @@ void InboundConnection::Refuse(Reason reason, std::string detail) {
 void InboundConnection::RefuseWith(int status, Reason reason, std::string detail) {
   if (state_ == State::kOver) return;
   ResetClient();
-  if (responder_.pending()) responder_.Reject(status);
+  if (setup_ && setup_->responder.pending()) setup_->responder.Reject(status);
   End(reason, std::move(detail), false);
 }
 
-void InboundConnection::OnEnd(const FlowEnd&) { responder_ = hbone::Responder(); }
+void InboundConnection::OnEnd(const FlowEnd&) {
+  if (setup_) setup_->responder = hbone::Responder();
+}
 
 }  // namespace qanat::ztunnel

@@ -4,6 +4,7 @@
 // application with the client's address as source, and are checked again whenever the mesh changes.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ namespace qanat::ztunnel {
 
 // Who the other end of a tunnel is, and by which certificates.
 struct Proven {
-  model::Identity identity;
+  SharedIdentity identity;
   tls::VerifiedPeerPtr by;
 };
 
@@ -36,6 +37,15 @@ class InboundConnection final : public UserConnection {
   void OnRevocations() override;
 
  private:
+  // On the way to the application.
+  struct Setup {
+    int attempts = 0;
+    InboundTarget target;
+    hbone::InboundConnect request;
+    std::optional<std::string> source_said;  // of a stream on a shared tunnel, until it is checked
+    hbone::Responder responder;
+  };
+
   bool plaintext() const { return !flow_.tunnelled; }
   void Decide(const model::WorkloadPtr& local) override;
   std::vector<std::string> Missing(const model::Workload& local) const;
@@ -49,6 +59,7 @@ class InboundConnection final : public UserConnection {
   void Reached(net::TransportPtr application);
   void Refuse(model::Reason reason, std::string detail) override;
   void RefuseWith(int status, model::Reason reason, std::string detail);
+  void OnRelaying() override { setup_.reset(); }
   void OnEnd(const FlowEnd& end) override;
   void SaveMore(SavedConnection&) const override {}
   void RestoreMore(const SavedConnection&) override {}
@@ -56,11 +67,7 @@ class InboundConnection final : public UserConnection {
   const char* PathName() const override { return plaintext() ? "plain" : "hbone"; }
 
   tls::VerifiedPeerPtr proven_by_;
-  int attempts_ = 0;
-  InboundTarget target_;
-  hbone::InboundConnect request_;
-  std::optional<std::string> source_said_;  // of a stream on a shared tunnel, until it is checked
-  hbone::Responder responder_;
+  std::unique_ptr<Setup> setup_ = std::make_unique<Setup>();  // null once it is relayed
 };
 
 }  // namespace qanat::ztunnel

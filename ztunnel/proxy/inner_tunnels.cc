@@ -55,11 +55,11 @@ class InnerDial final : public event::Deferred {
 
 hbone::Dial MakeInnerDial(hbone::Pool& outer,
                           std::function<Result<hbone::DialPlan>(const hbone::PoolKey&)> prepare,
-                          std::function<hbone::Headers()> headers) {
+                          std::function<hbone::Headers(const hbone::PoolKey&)> headers) {
   return [&outer, prepare = std::move(prepare), headers = std::move(headers)](
              const hbone::PoolKey& key, Done done) -> std::unique_ptr<event::Deferred> {
     return std::make_unique<InnerDial>(outer, key,
-                                       hbone::ConnectRequest{key.through_authority, headers()},
+                                       hbone::ConnectRequest{key.through_authority, headers(key)},
                                        prepare, std::move(done));
   };
 }

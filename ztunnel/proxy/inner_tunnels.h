@@ -12,9 +12,10 @@
 namespace qanat::ztunnel {
 
 // The Dial of the pool of inner tunnels: opens a stream on `outer`, then a handshake inside it.
-// `prepare` is asked each time for the present certificate. `outer` must outlive the result.
+// `prepare` is asked each time for the present certificate, `headers` for what the gateway is told.
+// `outer` must outlive the result.
 hbone::Dial MakeInnerDial(hbone::Pool& outer,
                           std::function<Result<hbone::DialPlan>(const hbone::PoolKey&)> prepare,
-                          std::function<hbone::Headers()> headers);
+                          std::function<hbone::Headers(const hbone::PoolKey&)> headers);
 
 }  // namespace qanat::ztunnel

@@ -41,13 +41,14 @@ Reason TunnelReasonOf(const Error& error) { return ReasonOf(error, true); }
 OutboundConnection::OutboundConnection(Worker& worker, PodPtr pod, Fd fd, net::SocketAddress peer,
                                        OriginalDestination original)
     : UserConnection(worker, std::move(pod), std::move(fd), Reporter::kSource, peer),
-      original_(original) {
+      original_(original),
+      setup_(std::make_unique<Setup>(worker.loop().memory(), load_->memory)) {
   flow_.destination = original_.address;
 }
 
 void OutboundConnection::Decide(const model::WorkloadPtr& source) {
   flow_.source_workload = source;
-  attempts_ = Attempts(event::Clock::now());
+  setup_->attempts = Attempts(event::Clock::now());
   std::vector<std::string> missing;
   Route route = NextRoute({}, &missing);
   if (worker_.environment().want_names && route.destination != nullptr &&
@@ -72,29 +73,32 @@ Route OutboundConnection::NextRoute(std::vector<std::string> tried,
 }
 
 void OutboundConnection::Take(Route route) {
-  route_ = std::move(route);
-  flow_.service = route_.service;
-  flow_.destination_workload = route_.destination;
-  if (!route_.host.empty()) return Resolve();
-  switch (route_.kind) {
-    case Route::Kind::kRefuse: return Refuse(route_.reason, route_.detail);
+  setup_->route = std::move(route);
+  kind_ = setup_->route.kind;
+  via_waypoint_ = setup_->route.via_waypoint;
+  flow_.service = setup_->route.service;
+  flow_.destination_workload = setup_->route.destination;
+  if (!setup_->route.host.empty()) return Resolve();
+  switch (setup_->route.kind) {
+    case Route::Kind::kRefuse: return Refuse(setup_->route.reason, setup_->route.detail);
     case Route::Kind::kPassthrough:
     case Route::Kind::kTcp:
-      flow_.destination = route_.to;
-      return ConnectPlain(route_.to, worker_.environment().config.packet_mark);
+      flow_.destination = setup_->route.to;
+      return ConnectPlain(setup_->route.to, worker_.environment().config.packet_mark);
     case Route::Kind::kHbone:
     case Route::Kind::kDoubleHbone: break;
   }
-  flow_.source_identity = flow_.source_workload->identity();
-  const bool through_gateway = route_.kind == Route::Kind::kDoubleHbone;
-  const auto& far = through_gateway ? route_.inner_identities : route_.identities;
+  flow_.source_identity = worker_.Shared(flow_.source_workload->identity());
+  const bool through_gateway = setup_->route.kind == Route::Kind::kDoubleHbone;
+  const auto& far = through_gateway ? setup_->route.inner_identities : setup_->route.identities;
   // Which of several it will prove over there is not known.
   if (!through_gateway || far.size() == 1) {
-    flow_.destination_identity = model::Identity::Parse(far.back());
+    const auto identity = model::Identity::Parse(far.back());
+    flow_.destination_identity = identity ? worker_.Shared(*identity) : SharedIdentity();
   }
   if (TryOnePass()) return;
-  flow_.destination = route_.to;
-  flow_.target = route_.target;
+  flow_.destination = setup_->route.to;
+  flow_.target = setup_->route.target;
   flow_.tunnelled = true;
   flow_.mutual_tls = true;
   if (worker_.FindCertificate(*flow_.source_identity) != nullptr) return OpenTunnel();
@@ -105,33 +109,35 @@ void OutboundConnection::Take(Route route) {
 // ---- another endpoint, when one cannot be reached
 
 void OutboundConnection::TryFailed(Reason reason, std::string detail) {
-  if (Attempts::IsEndpointFailure(reason)) worker_.EndpointFailed(*pod_, route_);
+  if (Attempts::IsEndpointFailure(reason)) worker_.EndpointFailed(*pod_, setup_->route);
   if (TryAnother(reason, detail)) return;
-  if (attempts_.number() > 1) detail += fmt::format(" (try {})", attempts_.number());
+  if (setup_->attempts.number() > 1) detail += fmt::format(" (try {})", setup_->attempts.number());
   Refuse(reason, std::move(detail));
 }
 
 bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
+  if (setup_->early.given()) return false;
   // A pod that was asked for by its address has no substitute; a waypoint on the way to it has.
-  if (route_.picked_port == 0) return false;
-  if (!attempts_.MayRetry(reason, event::Clock::now())) return false;
-  std::vector<std::string> tried = attempts_.tried();
-  tried.push_back(route_.destination->uid);
+  if (setup_->route.picked_port == 0) return false;
+  if (!setup_->attempts.MayRetry(reason, event::Clock::now())) return false;
+  std::vector<std::string> tried = setup_->attempts.tried();
+  tried.push_back(setup_->route.destination->uid);
   Route next = NextRoute(std::move(tried));
   if (next.kind == Route::Kind::kRefuse || next.destination == nullptr) return false;
   LOG_DEBUG("outbound", "{} to {}: {} failed ({}: {}), trying {}", pod_->name,
-            original_.address.ToString(), route_.destination->uid, ToString(reason), detail,
+            original_.address.ToString(), setup_->route.destination->uid, ToString(reason), detail,
             next.destination->uid);
   worker_.metrics().connect_retries.With({std::string(ToString(reason))})->Add();
-  attempts_.Next(route_.destination->uid);
-  flow_.tries = attempts_.number();
-  try_timer_.reset();
-  connector_.reset();
-  lookup_.reset();
-  pending_.reset();
-  shared_timer_.reset();
+  setup_->attempts.Next(setup_->route.destination->uid);
+  flow_.tries = setup_->attempts.number();
+  setup_->try_timer.reset();
+  beginning_->connector.reset();
+  setup_->lookup.reset();
+  setup_->pending.reset();
+  setup_->shared_timer.reset();
   one_pass_ = false;
-  if (reason != Reason::kConnectTimeout) own_tunnel_only_ = false;  // there is not time for both
+  if (reason != Reason::kConnectTimeout)
+    setup_->own_tunnel_only = false;  // there is not time for both
   destination_pod_ = nullptr;
   flow_.tunnelled = flow_.mutual_tls = false;
   flow_.target = {};
@@ -145,16 +151,17 @@ bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
 // time for all tries, or, if it was the only one, of its own.
 void OutboundConnection::OnTryTimeout() {
   if (state_ != State::kConnecting) return;
-  const std::string detail = fmt::format(
-      "{} did not answer in time",
-      route_.host.empty() ? route_.to.ToString() : "the name server asked for " + route_.host);
-  const Route slow = route_;
-  const bool shared = shared_timer_ != nullptr;
+  const std::string detail =
+      fmt::format("{} did not answer in time",
+                  setup_->route.host.empty() ? setup_->route.to.ToString()
+                                             : "the name server asked for " + setup_->route.host);
+  const Route slow = setup_->route;
+  const bool shared = setup_->shared_timer != nullptr;
   if (shared) SharedFailed("timeout", "no answer in time");
   if (TryAnother(Reason::kConnectTimeout, detail)) {
     worker_.EndpointFailed(*pod_, slow);
-  } else if (const auto left = attempts_.Left(event::Clock::now()); left.count() > 0) {
-    try_timer_->Start(left);
+  } else if (const auto left = setup_->attempts.Left(event::Clock::now()); left.count() > 0) {
+    setup_->try_timer->Start(left);
     if (shared) UseOwn();
   } else {
     TryFailed(Reason::kConnectTimeout, detail);
@@ -170,15 +177,18 @@ bool OutboundConnection::TryOnePass() {
   if (!environment.config.one_pass || original_.by_nat) return false;
   // What nobody has confirmed since the restart is not enough to leave TLS out.
   if (worker_.snapshot().freshness() != state::Freshness::kLive) return false;
-  if (route_.kind != Route::Kind::kHbone) return false;
+  if (setup_->route.kind != Route::Kind::kHbone) return false;
   if (!pod_->HasAddress(flow_.source.ip())) return false;
-  OnePass one_pass =
-      DecideOnePass(route_, worker_.PodByName(route_.destination->ns, route_.destination->name));
+  OnePass one_pass = DecideOnePass(
+      setup_->route,
+      worker_.PodByName(setup_->route.destination->ns, setup_->route.destination->name));
   if (one_pass.pod == nullptr) {
-    LOG_DEBUG("outbound", "{} to {}: {}", pod_->name, route_.target.ToString(), one_pass.why_not);
+    LOG_DEBUG("outbound", "{} to {}: {}", pod_->name, setup_->route.target.ToString(),
+              one_pass.why_not);
     return false;
   }
   destination_pod_ = std::move(one_pass.pod);
+  flow_.destination = setup_->route.target;
   policy::Decision decision;
   const Identified far = CheckOnePass(decision);
   if (far.reason != Reason::kNone) {
@@ -186,9 +196,8 @@ bool OutboundConnection::TryOnePass() {
     return false;
   }
   const RequiredWaypoint required = worker_.CheckWaypoint(
-      *far.workload, route_.target, {flow_.source_identity, flow_.source.ip()});
+      *far.workload, setup_->route.target, {Copy(flow_.source_identity), flow_.source.ip()});
   one_pass_ = true;
-  flow_.destination = route_.target;
   if (!decision.allowed) {
     worker_.metrics().one_pass.With({"denied"})->Add();
     Refuse(decision.reason, fmt::format("{} {}", Explanation(decision.reason), decision.policy));
@@ -200,7 +209,7 @@ bool OutboundConnection::TryOnePass() {
     return true;
   }
   worker_.metrics().one_pass.With({"taken"})->Add();
-  ConnectPlain(route_.target, environment.config.one_pass_mark);
+  ConnectPlain(setup_->route.target, environment.config.one_pass_mark);
   return true;
 }
 
@@ -210,14 +219,14 @@ Identified OutboundConnection::CheckOnePass(policy::Decision& decision) const {
   if (source.reason != Reason::kNone) return source;
   Identified destination = worker_.Identify(*destination_pod_);
   if (destination.reason != Reason::kNone) return destination;
-  if (destination.workload->uid != route_.destination->uid ||
-      destination.workload->identity() != route_.destination->identity() ||
+  if (destination.workload->uid != flow_.destination_workload->uid ||
+      destination.workload->identity() != flow_.destination_workload->identity() ||
       source.workload->identity() != *flow_.source_identity) {
     return {Reason::kIdentityChanged, "one end of the connection has another identity", nullptr};
   }
-  decision = worker_.CheckPolicy(
-      *destination.workload,
-      {source.workload->identity(), flow_.source.ip(), route_.target.ip(), route_.target.port()});
+  decision = worker_.CheckPolicy(*destination.workload,
+                                 {source.workload->identity(), flow_.source.ip(),
+                                  flow_.destination.ip(), flow_.destination.port()});
   return destination;
 }
 
@@ -250,29 +259,29 @@ bool OutboundConnection::Touches(const std::string& pod_uid) const {
 
 void OutboundConnection::Connecting() {
   state_ = State::kConnecting;
-  if (route_.picked_port == 0) return;
-  try_timer_ = std::make_unique<event::Timer>(worker_.loop(), [this] { OnTryTimeout(); });
-  try_timer_->Start(attempts_.ForThisTry(event::Clock::now()));
+  if (setup_->route.picked_port == 0) return;
+  setup_->try_timer = std::make_unique<event::Timer>(worker_.loop(), [this] { OnTryTimeout(); });
+  setup_->try_timer->Start(setup_->attempts.ForThisTry(event::Clock::now()));
 }
 
 // As the pod itself would resolve it: the name servers and the cache are the pod's.
 void OutboundConnection::Resolve() {
   Connecting();
-  worker_.metrics().on_demand_dns.With(OnDemandDnsLabels(flow_, route_.host))->Add();
-  asked_ = event::Clock::now();
-  lookup_ = worker_.resolver().Resolve(
-      pod_, route_.host, original_.address.ip().is_v4() ? AF_INET : AF_INET6,
+  worker_.metrics().on_demand_dns.With(OnDemandDnsLabels(flow_, setup_->route.host))->Add();
+  setup_->asked = event::Clock::now();
+  setup_->lookup = worker_.resolver().Resolve(
+      pod_, setup_->route.host, original_.address.ip().is_v4() ? AF_INET : AF_INET6,
       [this](auto addresses) { OnResolved(std::move(addresses)); });
 }
 
 void OutboundConnection::OnResolved(Result<std::vector<net::IpAddress>> addresses) {
-  const auto lookup = std::move(lookup_);
-  SpentOn(SetupPhase::kDns, event::Clock::now() - asked_);
+  const auto lookup = std::move(setup_->lookup);
+  SpentOn(SetupPhase::kDns, event::Clock::now() - setup_->asked);
   if (!addresses) {
     return TryFailed(Reason::kDnsFailure,
-                     fmt::format("{}: {}", route_.host, addresses.error().message));
+                     fmt::format("{}: {}", setup_->route.host, addresses.error().message));
   }
-  Route route = std::move(route_);
+  Route route = std::move(setup_->route);
   route.Resolved((*addresses)[worker_.Random() % addresses->size()], route.picked_port);
   Take(std::move(route));
 }
@@ -285,14 +294,15 @@ void OutboundConnection::ConnectPlain(const net::SocketAddress& to, uint32_t mar
   options.keepalive = worker_.environment().config.keepalive;
   // The kernel that serves both ends cannot forget one of them.
   if (one_pass_) options.keepalive.enabled = false;
+  options.no_delay = false;
   options.netns = pod_->netns.get();
   BeginConnect(options, one_pass_, [this](Result<Fd> fd) { OnConnected(std::move(fd)); });
 }
 
 void OutboundConnection::OnConnected(Result<Fd> fd) {
-  auto connector = std::move(connector_);
+  auto connector = std::move(beginning_->connector);
   if (!fd) return TryFailed(ReasonOf(fd.error(), false), fd.error().message);
-  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd)));
+  Reached(net::MakeSocketTransport(worker_.loop(), std::move(*fd), net::Delay::kNagle));
 }
 
 void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& certificate) {
@@ -301,10 +311,14 @@ void OutboundConnection::OnCertificate(const Result<identity::CertificatePtr>& c
   OpenTunnel();
 }
 
-void OutboundConnection::Reached(net::TransportPtr upstream) {
-  try_timer_.reset();
-  worker_.EndpointGood(*pod_, route_);
-  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream));
+void OutboundConnection::Reached(net::TransportPtr upstream, size_t early_sent) {
+  worker_.EndpointGood(*pod_, setup_->route);
+  if (!setup_->early.error().empty()) {
+    upstream->Abort();
+    return End(Reason::kReset, "client side: " + setup_->early.error(), false);
+  }
+  StartRelay(net::MakeSocketTransport(worker_.loop(), std::move(fd_)), std::move(upstream),
+             setup_->early.Take(early_sent));
 }
 
 // ---- the end
@@ -318,10 +332,16 @@ void OutboundConnection::Refuse(Reason reason, std::string detail) {
 void OutboundConnection::OnEnd(const FlowEnd& end) {
   // There is no second proxy on this path, so the destination's report is ours to make.
   if (one_pass_) LogDestinationSide(end);
-  try_timer_.reset();
-  shared_timer_.reset();
-  lookup_.reset();
-  pending_.reset();
+  if (!setup_) return;
+  setup_->try_timer.reset();
+  setup_->shared_timer.reset();
+  setup_->lookup.reset();
+  setup_->pending.reset();
+}
+
+void OutboundConnection::OnRelaying() {
+  // What calls is a timer, a connector or a stream's answer, of which nothing is needed any more.
+  setup_.reset();
 }
 
 void OutboundConnection::LogDestinationSide(const FlowEnd& end) {
@@ -345,34 +365,34 @@ std::optional<ConnectionInfo> OutboundConnection::Describe() const {
 void OutboundConnection::SaveMore(SavedConnection& saved) const {
   saved.outbound = SavedConnection::Outbound{original_.address,
                                              original_.by_nat,
-                                             static_cast<uint64_t>(route_.kind),
-                                             route_.via_waypoint,
+                                             static_cast<uint64_t>(kind_),
+                                             via_waypoint_,
                                              one_pass_,
                                              {},
                                              {},
                                              {}};
   if (!one_pass_) return;
   saved.outbound->destination_pod = destination_pod_->uid;
-  saved.outbound->destination = route_.destination->uid;
-  saved.outbound->target = route_.target;
+  saved.outbound->destination = flow_.destination_workload->uid;
+  saved.outbound->target = flow_.destination;
 }
 
 void OutboundConnection::RestoreMore(const SavedConnection& saved) {
   const SavedConnection::Outbound& from = *saved.outbound;
   original_ = {from.original, from.by_nat};
-  route_.kind = static_cast<Route::Kind>(from.kind);
-  route_.via_waypoint = from.via_waypoint;
+  kind_ = static_cast<Route::Kind>(from.kind);
+  via_waypoint_ = from.via_waypoint;
   one_pass_ = from.one_pass;
   if (!one_pass_) return;
   destination_pod_ = worker_.PodByUid(from.destination_pod);
-  route_.destination = worker_.snapshot().WorkloadByUid(from.destination);
-  route_.target = from.target;
+  flow_.destination_workload = worker_.snapshot().WorkloadByUid(from.destination);
+  flow_.destination = from.target;
 }
 
 const char* OutboundConnection::PathName() const {
   if (one_pass_) return "one-pass";
-  if (route_.via_waypoint) return "waypoint";
-  switch (route_.kind) {
+  if (via_waypoint_) return "waypoint";
+  switch (kind_) {
     case Route::Kind::kRefuse: return "refused";
     case Route::Kind::kPassthrough: return "passthrough";
     case Route::Kind::kTcp: return "plain";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One connection that an application of an enrolled pod makes: identify the pod, decide the route
 // (and resolve its end, where that is a name), get there (plainly, in one pass, or through a
-// tunnel), relay. An endpoint that cannot be reached is followed by another one, as long as nothing
-// of the client's bytes has been sent.
+// tunnel), relay. An endpoint that cannot be reached is followed by another one, as long as nobody
+// can have got any of the client's bytes.
 #pragma once
 
 #include <memory>
@@ -13,6 +13,7 @@
 #include "common/tls/verified_peer.h"
 #include "ztunnel/dns/resolver.h"
 #include "ztunnel/proxy/attempts.h"
+#include "ztunnel/proxy/early_bytes.h"
 #include "ztunnel/proxy/original_destination.h"
 #include "ztunnel/proxy/user_connection.h"
 #include "ztunnel/route/outbound.h"
@@ -35,8 +36,26 @@ class OutboundConnection final : public UserConnection {
   void OnCertificate(const Result<identity::CertificatePtr>& certificate) override;
   bool Touches(const std::string& pod_uid) const override;
   std::optional<ConnectionInfo> Describe() const override;
+  size_t held() const override {
+    return UserConnection::held() + (setup_ ? setup_->early.held() : 0);
+  }
 
  private:
+  // On the way to the other end.
+  struct Setup {
+    Setup(MemoryMeter& loop, MemoryMeter& owner) : early(loop, owner) {}
+
+    bool own_tunnel_only = false;  // the shared one was tried
+    Route route;
+    Attempts attempts{event::Clock::now()};
+    std::unique_ptr<event::Timer> try_timer;  // where another endpoint may be tried
+    std::unique_ptr<dns::Resolver::Lookup> lookup;
+    event::TimePoint asked{};  // the name server, or for a tunnel
+    EarlyBytes early;
+    std::unique_ptr<hbone::PendingConnect> pending;
+    std::unique_ptr<event::Timer> shared_timer;  // while `pending` is on a shared tunnel
+  };
+
   void Decide(const model::WorkloadPtr& source) override;
   Route NextRoute(std::vector<std::string> tried,
                   std::vector<std::string>* missing = nullptr) const;
@@ -55,6 +74,7 @@ class OutboundConnection final : public UserConnection {
   hbone::PoolKey TunnelKey() const;
   hbone::ConnectRequest TunnelRequest() const;
   void OpenTunnel();
+  void NameFarEnd(std::string_view baggage);
   bool MayShare() const;
   bool OpenShared();
   void OpenOwn();
@@ -64,8 +84,10 @@ class OutboundConnection final : public UserConnection {
   void UseOwn();
   void LearnOfPeer(const hbone::ClientSession::ConnectResult& result);
   void OnTunnelResponse(hbone::ClientSession::ConnectResult result);
-  void Reached(net::TransportPtr upstream);
+  void NoteAnswer(const hbone::ClientSession::ConnectResult& result);
+  void Reached(net::TransportPtr upstream, size_t early_sent = 0);
   void Refuse(model::Reason reason, std::string detail) override;
+  void OnRelaying() override;
   void OnEnd(const FlowEnd& end) override;
   void LogDestinationSide(const FlowEnd& end);
   void SetProven(tls::VerifiedPeerPtr proven) override { proven_by_ = std::move(proven); }
@@ -73,17 +95,12 @@ class OutboundConnection final : public UserConnection {
   void SaveMore(SavedConnection& saved) const override;
   void RestoreMore(const SavedConnection& saved) override;
 
-  bool one_pass_ = false;
-  bool own_tunnel_only_ = false;  // the shared one was tried
+  Route::Kind kind_ = Route::Kind::kRefuse;
+  bool via_waypoint_ = false;
+  bool one_pass_ = false;  // to the flow's destination, which is its workload's
   OriginalDestination original_;
-  Route route_;
-  Attempts attempts_{event::Clock::now()};
-  std::unique_ptr<event::Timer> try_timer_;  // where another endpoint may be tried
-  PodPtr destination_pod_;                   // one pass
-  std::unique_ptr<dns::Resolver::Lookup> lookup_;
-  event::TimePoint asked_{};  // the name server, or for a tunnel
-  std::unique_ptr<hbone::PendingConnect> pending_;
-  std::unique_ptr<event::Timer> shared_timer_;  // while `pending_` is on a shared tunnel
+  PodPtr destination_pod_;          // one pass
+  std::unique_ptr<Setup> setup_;    // null once it is relayed
   tls::VerifiedPeerPtr proven_by_;  // the other end of the tunnel that it is relayed through
 };
 

@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "ztunnel/proxy/outbound_connection.h"
 #include "ztunnel/proxy/worker.h"
+#include "ztunnel/route/gateways.h"
 #include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
@@ -26,8 +27,8 @@ constexpr auto kSharedTry = std::chrono::seconds(2);
 hbone::PoolKey OutboundConnection::TunnelKey() const {
   hbone::PoolKey key;
   key.source_identity = flow_.source_identity->ToString();
-  key.destination_identities = route_.identities;
-  key.destination = route_.to;
+  key.destination_identities = setup_->route.identities;
+  key.destination = setup_->route.to;
   key.source_ip = flow_.source.ip();
   key.source_netns = pod_->netns_cookie;
   return key;
@@ -35,9 +36,10 @@ hbone::PoolKey OutboundConnection::TunnelKey() const {
 
 hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
   hbone::ConnectRequest request;
-  request.authority = route_.authority;
-  const std::string_view host =
-      route_.service ? std::string_view(route_.service->hostname) : std::string_view();
+  request.authority = setup_->route.authority;
+  const std::string_view host = setup_->route.service
+                                    ? std::string_view(setup_->route.service->hostname)
+                                    : std::string_view();
   request.headers = {
       {"baggage", MakeBaggage(*flow_.source_workload)},
       {"forwarded", MakeForwarded(flow_.source, host)},
@@ -49,7 +51,7 @@ hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
 
 void OutboundConnection::OpenTunnel() {
   Connecting();
-  asked_ = event::Clock::now();
+  setup_->asked = event::Clock::now();
   if (!OpenShared()) OpenOwn();
 }
 
@@ -57,27 +59,28 @@ void OutboundConnection::OpenTunnel() {
 // network's gateway passes the inner tunnel on to a peer that cannot check it. One pod alone gains
 // nothing by a second tunnel.
 bool OutboundConnection::MayShare() const {
-  return worker_.environment().config.shares_own() && route_.kind == Route::Kind::kHbone &&
+  return worker_.environment().config.shares_own() && setup_->route.kind == Route::Kind::kHbone &&
          pod_->netns != nullptr && pod_->HasAddress(flow_.source.ip()) &&
          worker_.PodsOf(*flow_.source_identity) > 1;
 }
 
 bool OutboundConnection::OpenShared() {
-  if (own_tunnel_only_ || !MayShare()) return false;
+  if (setup_->own_tunnel_only || !MayShare()) return false;
   const hbone::PoolKey key = Sharing::KeyOf(TunnelKey());
   Sharing& sharing = worker_.sharing();
   if (!sharing.May(key, pod_->uid, worker_.loop().now())) return false;
   hbone::ConnectRequest request = TunnelRequest();
   request.headers.push_back({std::string(hbone::kSourceHeader), flow_.source.ToString()});
-  pending_ = worker_.pool().TryConnect(
+  setup_->pending = worker_.pool().TryConnect(
       key, std::move(request), [this](auto result) { OnSharedResponse(std::move(result)); });
-  if (pending_ == nullptr) {
+  if (setup_->pending == nullptr) {
     worker_.WarmShared(key);
     return false;
   }
   sharing.Opened(key, pod_->uid, worker_.loop().now());
-  shared_timer_ = std::make_unique<event::Timer>(worker_.loop(), [this] { OnSharedTimeout(); });
-  shared_timer_->Start(kSharedTry);
+  setup_->shared_timer =
+      std::make_unique<event::Timer>(worker_.loop(), [this] { OnSharedTimeout(); });
+  setup_->shared_timer->Start(kSharedTry);
   return true;
 }
 
@@ -85,7 +88,7 @@ void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult re
   const hbone::PoolKey key = Sharing::KeyOf(TunnelKey());
   if (result) worker_.sharing().Answered(key, pod_->uid);
   if (result && result->status != hbone::kMisdirected) {
-    shared_timer_.reset();
+    setup_->shared_timer.reset();
     worker_.sharing().Taken(key, pod_->uid);
     worker_.metrics().shared_streams.With({"taken"})->Add();
     return OnTunnelResponse(std::move(result));
@@ -100,31 +103,36 @@ void OutboundConnection::OnSharedTimeout() {
 }
 
 void OutboundConnection::SharedFailed(const char* outcome, std::string_view why) {
-  shared_timer_.reset();
+  setup_->shared_timer.reset();
   worker_.metrics().shared_streams.With({outcome})->Add();
-  LOG_DEBUG("outbound", "{} to {}: not over a shared tunnel: {}", pod_->name, route_.to.ToString(),
-            why);
+  LOG_DEBUG("outbound", "{} to {}: not over a shared tunnel: {}", pod_->name,
+            setup_->route.to.ToString(), why);
   worker_.sharing().Failed(Sharing::KeyOf(TunnelKey()), pod_->uid, worker_.loop().now());
-  own_tunnel_only_ = true;
+  setup_->own_tunnel_only = true;
 }
 
-// Nothing of the client's has been sent: what the shared tunnel could not do, the own one may.
+// Nobody has anything of the client's: what the shared tunnel could not do, the own one may.
 void OutboundConnection::UseOwn() {
-  const auto pending = std::move(pending_);  // we may be inside of its call
+  const auto pending = std::move(setup_->pending);  // we may be inside of its call
   OpenOwn();
 }
 
 void OutboundConnection::OpenOwn() {
   hbone::PoolKey key = TunnelKey();
   hbone::ConnectRequest request = TunnelRequest();
+  // A shared tunnel gets none: what it swallows is to go over the own one.
+  if (worker_.environment().config.early_data) {
+    request.early = [this] { return setup_->early.Give(fd_.get()); };
+  }
   hbone::Pool* pool = &worker_.pool();
-  if (route_.kind == Route::Kind::kDoubleHbone) {
+  if (setup_->route.kind == Route::Kind::kDoubleHbone) {
     pool = &worker_.inner_pool();
-    key.through_authority = route_.authority;
-    key.through_identities = std::exchange(key.destination_identities, route_.inner_identities);
+    key.through_authority = setup_->route.authority;
+    key.through_identities =
+        std::exchange(key.destination_identities, setup_->route.inner_identities);
     request.headers.push_back({"x-forwarded-network", flow_.source_workload->network});
   }
-  pending_ = pool->Connect(key, std::move(request), [this](auto result) {
+  setup_->pending = pool->Connect(key, std::move(request), [this](auto result) {
     if (MayShare()) LearnOfPeer(result);
     OnTunnelResponse(std::move(result));
   });
@@ -144,23 +152,56 @@ void OutboundConnection::LearnOfPeer(const hbone::ClientSession::ConnectResult& 
   }
 }
 
+// Only behind another network's gateway are we told who took the call: elsewhere the endpoint was
+// chosen here. What it says of itself is believed because it came through the configured gateway
+// and from one of the expected identities, and then for labels and the log only.
+void OutboundConnection::NameFarEnd(std::string_view baggage) {
+  if (!flow_.destination_identity && proven_by_ != nullptr) {
+    for (const std::string& uri : proven_by_->sans.uri) {
+      const auto& expected = setup_->route.inner_identities;
+      if (std::find(expected.begin(), expected.end(), uri) == expected.end()) continue;
+      if (auto identity = model::Identity::Parse(uri)) {
+        flow_.destination_identity = worker_.Shared(*identity);
+      }
+      break;
+    }
+  }
+  if (baggage.empty()) return;
+  flow_.destination_workload = Described(
+      setup_->route.destination ? std::string_view(setup_->route.destination->network) : "",
+      baggage);
+}
+
+// Any answer but 200 says that the client's first bytes were dropped; 200 is the last one.
+void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& result) {
+  if (!setup_->early.given()) return;
+  const bool known = result || result.error().retry_safe;
+  const char* outcome = known ? "dropped" : "unknown";
+  if (result && result->status == 200) outcome = "taken";
+  worker_.metrics().early_data.With({outcome})->Add();
+  if (known) setup_->early.Dropped();
+}
+
 void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult result) {
-  auto pending = std::move(pending_);
+  auto pending = std::move(setup_->pending);
+  NoteAnswer(result);
   if (!result) {
     const Error& error = result.error().error;
     return TryFailed(TunnelReasonOf(error), error.message);
   }
   // A tunnel that was not there yet: of its handshake what we waited for.
-  if (result->tunnel_made > asked_) {
-    SpentOn(SetupPhase::kTls, std::min(result->tunnel_handshake, result->tunnel_made - asked_));
+  if (result->tunnel_made > setup_->asked) {
+    SpentOn(SetupPhase::kTls,
+            std::min(result->tunnel_handshake, result->tunnel_made - setup_->asked));
   }
   if (result->status != 200 || result->stream == nullptr) {
     const int status = result->status;
     const std::string detail = fmt::format("http status: {}", status);
     // The far end of an inner tunnel is one endpoint: others are reached by another tunnel.
-    if (status >= 500 && route_.kind == Route::Kind::kDoubleHbone) {
+    if (status >= 500 && setup_->route.kind == Route::Kind::kDoubleHbone) {
       worker_.inner_pool().Drain([this](const hbone::PoolKey& key) {
-        return key.destination == route_.to && key.through_authority == route_.authority;
+        return key.destination == setup_->route.to &&
+               key.through_authority == setup_->route.authority;
       });
     }
     if (status == 401) return Refuse(Reason::kDeniedByPeer, detail);
@@ -171,7 +212,9 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   }
   proven_by_ = result->stream->verified_peer();
   if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kSource);
-  Reached(std::move(result->stream));
+  if (setup_->route.kind == Route::Kind::kDoubleHbone)
+    NameFarEnd(hbone::Find(result->headers, "baggage"));
+  Reached(std::move(result->stream), result->early);
 }
 
 }  // namespace qanat::ztunnel

@@ -30,63 +30,103 @@ constexpr size_t kScarceSplice = 64 << 10;
 constexpr auto kAckDelayMin = std::chrono::milliseconds(35);
 constexpr auto kAckDelayMax = std::chrono::milliseconds(250);
 
+// For differences.
+uint32_t Milliseconds(event::TimePoint at) {
+  const auto since = at.time_since_epoch();
+  return static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(since).count());
+}
+
 }  // namespace
 
+template <bool kDownstream>
+void RelaySide<kDownstream>::OnReadable() {
+  auto& relay = static_cast<Relay&>(*this);
+  relay.Pump(kDownstream ? relay.up_ : relay.down_);
+}
+
+template <bool kDownstream>
+void RelaySide<kDownstream>::OnWritable() {
+  auto& relay = static_cast<Relay&>(*this);
+  relay.Flush(kDownstream ? relay.down_ : relay.up_);
+}
+
 Relay::Relay(RelayShared& shared, net::TransportPtr downstream, net::TransportPtr upstream,
-             Counters counters, Done done)
+             Counters counters, Owner& owner)
     : shared_(shared),
       downstream_(std::move(downstream)),
       upstream_(std::move(upstream)),
-      charge_(downstream_->loop().memory()),
-      done_(std::move(done)) {
-  up_.from = down_.to = downstream_.get();
-  up_.to = down_.from = upstream_.get();
+      owner_(owner) {
   up_.counter = std::move(counters.up);
   down_.counter = std::move(counters.down);
-  downstream_side_.relay = upstream_side_.relay = this;
-  downstream_side_.reading = upstream_side_.writing = &up_;
-  downstream_side_.writing = upstream_side_.reading = &down_;
 }
 
 Relay::~Relay() {
-  downstream_->SetEvents(nullptr);
-  upstream_->SetEvents(nullptr);
+  Listen(false);
   for (Direction* direction : {&up_, &down_}) {
     if (direction->pipe) shared_.pipes.Give(std::move(direction->pipe));
   }
 }
 
+void Relay::Listen(bool on) {
+  downstream_->SetEvents(on ? static_cast<RelaySide<true>*>(this) : nullptr);
+  upstream_->SetEvents(on ? static_cast<RelaySide<false>*>(this) : nullptr);
+}
+
 void Relay::ChargeTo(MemoryMeter* owner) {
-  owner_ = owner;
-  charge_.ChargeTo(owner);
+  payer_ = owner;
   downstream_->ChargeTo(owner);
   upstream_->ChargeTo(owner);
 }
 
-size_t Relay::held() const { return charge_.bytes() + downstream_->held() + upstream_->held(); }
+size_t Relay::held() const {
+  return (held_ ? held_->charge.bytes() : 0) + downstream_->held() + upstream_->held();
+}
+
+Relay::Held& Relay::MakeHeld() {
+  if (!held_) {
+    held_ = std::make_unique<Held>(downstream_->loop().memory());
+    held_->charge.ChargeTo(payer_);
+  }
+  return *held_;
+}
+
+Relay::Waiting* Relay::WaitingIn(const Direction& direction) const {
+  if (!held_) return nullptr;
+  Waiting& waiting = is_up(direction) ? held_->up : held_->down;
+  return waiting.rest().empty() ? nullptr : &waiting;
+}
 
 // What a pipe holds is the kernel's memory, and as much ours to answer for.
 void Relay::Charge() {
   size_t bytes = 0;
   for (const Direction* direction : {&up_, &down_}) {
-    bytes += direction->pending.capacity() + (direction->pipe ? direction->pipe->bytes : 0);
+    bytes += direction->pipe ? direction->pipe->bytes : 0;
   }
-  charge_.Set(bytes);
+  if (held_) bytes += held_->up.bytes.capacity() + held_->down.bytes.capacity();
+  if (bytes == 0) return held_.reset();
+  MakeHeld().charge.Set(bytes);
 }
 
-void Relay::Start() {
-  downstream_->SetEvents(&downstream_side_);
-  upstream_->SetEvents(&upstream_side_);
+void Relay::Start(RelayEarly early) {
+  Listen(true);
   downstream_->ReadEnable(true);
   upstream_->ReadEnable(true);
+  up_.bytes = early.sent + early.unsent.size();
+  up_.last_read_ms = Milliseconds(downstream_->loop().now());
+  if (up_.counter && up_.bytes > 0) up_.counter->Add(up_.bytes);
+  if (!early.unsent.empty()) {
+    MakeHeld().up.bytes = std::move(early.unsent);
+    Block(up_);
+    return Flush(up_);  // reading goes on when it is written
+  }
   // Its first bytes are nearly always here by now: the way to the other end took longer.
-  Pump(up_);
+  if (!early.all) Pump(up_);
 }
 
 void Relay::Abort() {
   finished_ = true;
-  downstream_->SetEvents(nullptr);
-  upstream_->SetEvents(nullptr);
+  Listen(false);
   downstream_->Abort();
   upstream_->Abort();
 }
@@ -101,12 +141,13 @@ bool Relay::CanFreezeStream() const {
 
 RelayState Relay::Freeze() {
   finished_ = true;
-  const auto take = [](Direction& direction) {
+  const auto take = [this](Direction& direction) {
     RelayState::Way way;
-    way.pending.assign(
-        direction.pending.begin() + static_cast<std::ptrdiff_t>(direction.pending_at),
-        direction.pending.end());
-    // Either the pipe holds something or `pending` does: nothing is read while something waits.
+    if (const Waiting* waiting = WaitingIn(direction)) {
+      const auto rest = waiting->rest();
+      way.pending.assign(rest.begin(), rest.end());
+    }
+    // Either the pipe holds something or `waiting` does: nothing is read while something waits.
     while (direction.pipe && direction.pipe->bytes > 0) {
       const size_t had = way.pending.size();
       way.pending.resize(had + direction.pipe->bytes);
@@ -125,27 +166,25 @@ RelayState Relay::Freeze() {
   RelayState state;
   state.up = take(up_);
   state.down = take(down_);
-  downstream_->SetEvents(nullptr);
-  upstream_->SetEvents(nullptr);
+  Listen(false);
   state.downstream = downstream_->Release();
   state.upstream = upstream_->Release();
   return state;
 }
 
 void Relay::Resume(RelayState::Way up, RelayState::Way down) {
-  downstream_->SetEvents(&downstream_side_);
-  upstream_->SetEvents(&upstream_side_);
-  const auto put = [](Direction& direction, RelayState::Way way) {
-    direction.pending = std::move(way.pending);
+  Listen(true);
+  const auto put = [this](Direction& direction, RelayState::Way way) {
+    const bool waits = !way.pending.empty();
+    if (waits) (is_up(direction) ? MakeHeld().up : MakeHeld().down).bytes = std::move(way.pending);
     direction.bytes = way.bytes;
     direction.eof = way.eof;
     direction.done = way.done;
     direction.quick_ack = way.quick_ack;
-    direction.pending_at = 0;
-    if (!direction.pending.empty() || (direction.eof && !direction.done)) {
-      direction.to->WriteEnable(true);  // Flush() does the rest
+    if (waits || (direction.eof && !direction.done)) {
+      To(direction).WriteEnable(true);  // Flush() does the rest
     } else if (!direction.eof) {
-      direction.from->ReadEnable(true);
+      From(direction).ReadEnable(true);
     }
   };
   put(up_, std::move(up));
@@ -154,8 +193,8 @@ void Relay::Resume(RelayState::Way up, RelayState::Way down) {
 }
 
 bool Relay::CanSplice(const Direction& direction) const {
-  return direction.bytes >= shared_.splice_after && direction.from->splice_fd() >= 0 &&
-         direction.to->splice_fd() >= 0;
+  return direction.bytes >= shared_.splice_after && From(direction).splice_fd() >= 0 &&
+         To(direction).splice_fd() >= 0;
 }
 
 void Relay::Pump(Direction& direction) {
@@ -171,27 +210,29 @@ void Relay::Pump(Direction& direction) {
 bool Relay::PumpCopy(Direction& direction) {
   std::span<uint8_t> buffer(shared_.buffer);
   if (scarce()) buffer = buffer.first(std::min(buffer.size(), kScarceRead));
-  const IoResult read = direction.from->Read(buffer);
+  net::Transport& from = From(direction);
+  net::Transport& to = To(direction);
+  const IoResult read = from.Read(buffer);
   switch (read.kind) {
     case IoResult::Kind::kOk: break;
     case IoResult::Kind::kWouldBlock: return false;
     case IoResult::Kind::kEof: OnEof(direction); return false;
     case IoResult::Kind::kReset:
-    case IoResult::Kind::kError: Fail(*direction.from, *direction.to, "reading"); return false;
+    case IoResult::Kind::kError: Fail(from, to, "reading"); return false;
   }
   AcknowledgeEarly(direction);
   direction.bytes += read.bytes;
   if (direction.counter) direction.counter->Add(read.bytes);
   const iovec out{shared_.buffer.data(), read.bytes};
-  const IoResult written = direction.to->Write({&out, 1});
+  const IoResult written = to.Write({&out, 1});
   if (!written.ok() && written.kind != IoResult::Kind::kWouldBlock) {
-    Fail(*direction.to, *direction.from, "writing");
+    Fail(to, from, "writing");
     return false;
   }
   if (written.bytes < read.bytes) {
-    direction.pending.assign(shared_.buffer.data() + written.bytes,
-                             shared_.buffer.data() + read.bytes);
-    direction.pending_at = 0;
+    Waiting& waiting = is_up(direction) ? MakeHeld().up : MakeHeld().down;
+    waiting.bytes.assign(shared_.buffer.data() + written.bytes, shared_.buffer.data() + read.bytes);
+    waiting.at = 0;
     Block(direction);
     return false;
   }
@@ -202,15 +243,16 @@ bool Relay::PumpCopy(Direction& direction) {
 // too many. What gives the others away is a second segment, without an answer in between, after
 // just the time of a delayed ACK.
 void Relay::AcknowledgeEarly(Direction& direction) {
-  const int fd = direction.from->splice_fd();
+  const net::Transport& from = From(direction);
+  const int fd = from.splice_fd();
   if (fd < 0) return;
   if (!direction.quick_ack) {
-    const uint64_t answered = (&direction == &up_ ? down_ : up_).bytes;
-    const event::TimePoint now = direction.from->loop().now();
-    const auto gap = now - direction.last_read;
+    const auto answered = static_cast<uint32_t>(Other(direction).bytes);
+    const uint32_t now_ms = Milliseconds(downstream_->loop().now());
+    const auto gap = std::chrono::milliseconds(now_ms - direction.last_read_ms);
     direction.quick_ack = direction.bytes > 0 && answered == direction.answered &&
                           gap >= kAckDelayMin && gap <= kAckDelayMax;
-    direction.last_read = now;
+    direction.last_read_ms = now_ms;
     direction.answered = answered;
     if (!direction.quick_ack) return;
   }
@@ -224,7 +266,7 @@ bool Relay::PumpSplice(Direction& direction) {
   if (!direction.pipe) return PumpCopy(direction);
   Pipe& pipe = *direction.pipe;
   const size_t most = scarce() ? std::min(pipe.capacity, kScarceSplice) : pipe.capacity;
-  const ssize_t n = splice(direction.from->splice_fd(), nullptr, pipe.write.get(), nullptr, most,
+  const ssize_t n = splice(From(direction).splice_fd(), nullptr, pipe.write.get(), nullptr, most,
                            SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
   if (n <= 0) {
     const bool would_block = n < 0 && (errno == EAGAIN || errno == EINTR);
@@ -232,7 +274,7 @@ bool Relay::PumpSplice(Direction& direction) {
     if (n == 0) {
       OnEof(direction);
     } else if (!would_block) {
-      Fail(*direction.from, *direction.to, std::strerror(errno));
+      Fail(From(direction), To(direction), std::strerror(errno));
     }
     return false;
   }
@@ -246,7 +288,7 @@ bool Relay::PumpSplice(Direction& direction) {
 bool Relay::DrainPipe(Direction& direction) {
   Pipe& pipe = *direction.pipe;
   while (pipe.bytes > 0) {
-    const ssize_t n = splice(pipe.read.get(), nullptr, direction.to->splice_fd(), nullptr,
+    const ssize_t n = splice(pipe.read.get(), nullptr, To(direction).splice_fd(), nullptr,
                              pipe.bytes, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
     if (n > 0) {
       pipe.bytes -= static_cast<size_t>(n);
@@ -254,7 +296,7 @@ bool Relay::DrainPipe(Direction& direction) {
       Block(direction);
       return false;
     } else if (n < 0 && errno != EINTR) {
-      Fail(*direction.to, *direction.from, std::strerror(errno));
+      Fail(To(direction), From(direction), std::strerror(errno));
       return false;
     }
   }
@@ -262,8 +304,8 @@ bool Relay::DrainPipe(Direction& direction) {
 }
 
 void Relay::Block(Direction& direction) {
-  direction.from->ReadEnable(false);
-  direction.to->WriteEnable(true);
+  From(direction).ReadEnable(false);
+  To(direction).WriteEnable(true);
   Charge();
 }
 
@@ -273,50 +315,48 @@ void Relay::Flush(Direction& direction) {
     if (!DrainPipe(direction)) return;
     shared_.pipes.Give(std::move(direction.pipe));
   }
-  while (direction.pending_at < direction.pending.size()) {
-    const iovec out{direction.pending.data() + direction.pending_at,
-                    direction.pending.size() - direction.pending_at};
-    const IoResult written = direction.to->Write({&out, 1});
+  net::Transport& to = To(direction);
+  while (Waiting* waiting = WaitingIn(direction)) {
+    const auto rest = waiting->rest();
+    const iovec out{const_cast<uint8_t*>(rest.data()), rest.size()};
+    const IoResult written = to.Write({&out, 1});
     if (written.kind == IoResult::Kind::kWouldBlock) return;
-    if (!written.ok()) return Fail(*direction.to, *direction.from, "writing");
-    direction.pending_at += written.bytes;
+    if (!written.ok()) return Fail(to, From(direction), "writing");
+    waiting->at += written.bytes;
   }
-  std::vector<uint8_t>().swap(direction.pending);
-  direction.pending_at = 0;
+  if (held_) (is_up(direction) ? held_->up : held_->down) = Waiting();
   Charge();
-  direction.to->WriteEnable(false);
+  to.WriteEnable(false);
   if (direction.eof) return TryShutdown(direction);
-  direction.from->ReadEnable(true);
+  From(direction).ReadEnable(true);
 }
 
 void Relay::OnEof(Direction& direction) {
   direction.eof = true;
   // Of the last one both sides are closed in this round, which takes them out of the loop as well.
-  if (!IsLast(direction)) direction.from->ReadEnable(false);
+  if (!IsLast(direction)) From(direction).ReadEnable(false);
   TryShutdown(direction);
 }
 
-bool Relay::IsLast(const Direction& direction) const {
-  return (&direction == &up_ ? down_ : up_).done;
-}
+bool Relay::IsLast(const Direction& direction) const { return Other(direction).done; }
 
 void Relay::TryShutdown(Direction& direction) {
   if (direction.done) return;
   // A socket from which everything was read, its end too, says by being closed what a shutdown
   // would say.
-  if (IsLast(direction) && direction.to->splice_fd() >= 0) {
+  if (IsLast(direction) && To(direction).splice_fd() >= 0) {
     direction.done = true;
     return Finish({});
   }
-  const IoResult result = direction.to->ShutdownWrite();
+  const IoResult result = To(direction).ShutdownWrite();
   if (result.kind == IoResult::Kind::kWouldBlock) {
-    direction.from->ReadEnable(false);
-    direction.to->WriteEnable(true);
+    From(direction).ReadEnable(false);
+    To(direction).WriteEnable(true);
     return;
   }
-  if (!result.ok()) return Fail(*direction.to, *direction.from, "ending");
+  if (!result.ok()) return Fail(To(direction), From(direction), "ending");
   direction.done = true;
-  direction.to->WriteEnable(false);
+  To(direction).WriteEnable(false);
   if (up_.done && down_.done) Finish({});
 }
 
@@ -335,10 +375,8 @@ void Relay::Fail(net::Transport& broken, net::Transport& other, std::string_view
 void Relay::Finish(const Result& result) {
   if (finished_) return;
   finished_ = true;
-  downstream_->SetEvents(nullptr);
-  upstream_->SetEvents(nullptr);
-  const Done done = std::move(done_);
-  done(result);
+  Listen(false);
+  owner_.OnRelayEnd(result);
 }
 
 }  // namespace qanat::ztunnel

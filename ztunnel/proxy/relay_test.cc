@@ -25,13 +25,13 @@ std::string Random(size_t size) {
   return out;
 }
 
-class RelayTest : public ::testing::Test {
+class RelayTest : public ::testing::Test, public Relay::Owner {
  protected:
+  void OnRelayEnd(const Relay::Result& r) override { result = r; }
   void Make(net::TransportPtr downstream, net::TransportPtr upstream) {
     relay = std::make_unique<Relay>(shared, std::move(downstream), std::move(upstream),
-                                    Relay::Counters{up, down},
-                                    [this](const Relay::Result& r) { result = r; });
-    relay->Start();
+                                    Relay::Counters{up, down}, *this);
+    relay->Start(std::move(early));
   }
   // client and server are the far ends.
   void OverPipes(size_t capacity = 65536) {
@@ -108,12 +108,42 @@ class RelayTest : public ::testing::Test {
 
   event::EventLoop loop;
   RelayShared shared{16384};
+  RelayEarly early;
   std::shared_ptr<metrics::Counter> up = std::make_shared<metrics::Counter>();
   std::shared_ptr<metrics::Counter> down = std::make_shared<metrics::Counter>();
   net::TransportPtr client, server;
   std::unique_ptr<Relay> relay;
   std::optional<Relay::Result> result;
 };
+
+TEST_F(RelayTest, GoesOnBehindWhatTheUpstreamHasAlready) {
+  early = {5, {}, true};
+  OverSockets();
+  std::string received;
+  Send(*client, " world");
+  Spin();
+  Take(*server, received);
+  EXPECT_EQ(received, " world") << "not asked for at the start, but told of";
+  EXPECT_EQ(relay->bytes_up(), 11u);
+}
+
+TEST_F(RelayTest, BeginsWithWhatNobodyHasYet) {
+  const std::string first = Random(3000);
+  early = {0, {first.begin(), first.end()}, false};
+  OverPipes(1000);  // it does not fit at once
+  const std::string second = Random(5000);
+  std::string received;
+  size_t sent = 0;
+  for (int i = 0; i < 1000 && received.size() < first.size() + second.size(); ++i) {
+    if (sent < second.size()) sent += Send(*client, std::string_view(second).substr(sent));
+    Spin(1);
+    Take(*server, received);
+  }
+  EXPECT_EQ(received, first + second);
+  EXPECT_EQ(relay->bytes_up(), 8000u);
+  EXPECT_EQ(up->value(), 8000u);
+  EXPECT_EQ(relay->held(), 0u);
+}
 
 TEST_F(RelayTest, BothDirectionsAndCounts) {
   OverPipes();
@@ -358,10 +388,10 @@ TEST_F(RelayTest, FrozenAndResumedLosesNothing) {
       ++frozen;
       with_bytes += state.up.pending.empty() && state.down.pending.empty() ? 0 : 1;
       for (int i = 0; i < 2; ++i) loop.RunOnce({});  // nothing moves, nothing is left in the loop
-      relay = std::make_unique<Relay>(
-          shared, net::MakeSocketTransport(loop, std::move(state.downstream)),
-          net::MakeSocketTransport(loop, std::move(state.upstream)), Relay::Counters{up, down},
-          [this](const Relay::Result& r) { result = r; });
+      relay = std::make_unique<Relay>(shared,
+                                      net::MakeSocketTransport(loop, std::move(state.downstream)),
+                                      net::MakeSocketTransport(loop, std::move(state.upstream)),
+                                      Relay::Counters{up, down}, *this);
       relay->Resume(std::move(state.up), std::move(state.down));
     }
     ASSERT_TRUE(result.has_value());
@@ -394,7 +424,7 @@ TEST_F(RelayTest, AbortFromOutside) {
 }
 
 TEST_F(RelayTest, WhatWaitsIsCounted) {
-  shared.buffer.resize(128 << 10);
+  shared.SetBuffer(128 << 10);
   MemoryMeter pod;
   OverPipes(1024);
   relay->ChargeTo(&pod);
@@ -425,7 +455,7 @@ TEST_F(RelayTest, WhatWaitsIsCounted) {
 }
 
 TEST_F(RelayTest, LessIsReadAtATimeWhileMemoryIsScarce) {
-  shared.buffer.resize(128 << 10);
+  shared.SetBuffer(128 << 10);
   auto [a, b] = net::MakePipe(loop, 1 << 20);
   auto [c, d] = net::MakePipe(loop, 1);
   client = std::move(a);
@@ -440,7 +470,7 @@ TEST_F(RelayTest, LessIsReadAtATimeWhileMemoryIsScarce) {
   auto [g, h] = net::MakePipe(loop, 1);
   auto far_client = std::move(e);
   auto far_server = std::move(h);
-  Relay other(shared, std::move(f), std::move(g), {}, [](const Relay::Result&) {});
+  Relay other(shared, std::move(f), std::move(g), {}, *this);
   other.Start();
   Send(*far_client, Random(200'000));
   Spin();

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common/base/log.h"
+#include "common/hbone/patience.h"
 #include "ztunnel/memory/budget.h"
 #include "ztunnel/proxy/inbound_connection.h"
 #include "ztunnel/proxy/worker.h"
@@ -29,7 +30,7 @@ TunnelSession::TunnelSession(Worker& worker, PodPtr pod, const SavedTunnel::Inbo
       peer_(saved.peer),
       local_(saved.local) {
   if (auto own = model::Identity::Parse(saved.own_identity)) own_identity_ = std::move(*own);
-  if (auto peer = model::Identity::Parse(saved.peer_identity)) peer_identity_ = std::move(*peer);
+  peer_identity_ = Share(model::Identity::Parse(saved.peer_identity));
 }
 
 TunnelSession::~TunnelSession() = default;
@@ -95,7 +96,7 @@ void TunnelSession::OnHandshake(Result<tls::TlsConnection> result) {
         Reason::kPeerIdentityMismatch,
         fmt::format("the peer's identity \"{}\" is not a workload's", result->peer.identity));
   }
-  peer_identity_ = std::move(*identity);
+  peer_identity_ = worker_.Shared(std::move(*identity));
   proven_ = result->peer.verified;
   state_ = State::kOpen;
   session_ =
@@ -109,6 +110,8 @@ hbone::SessionOptions TunnelSession::Options() const {
   options.connection_window = config.connection_window;
   options.max_frame_size = config.frame_size;
   options.takes_source = config.shared_tunnels;
+  options.takes_early = config.early_data;
+  options.patience = hbone::Patience::kUsual;
   return options;
 }
 
@@ -225,7 +228,7 @@ SavedTunnel TunnelSession::Freeze(net::TransportPtr& transport) {
   out.pod_uid = pod_->uid;
   out.netns_cookie = pod_->netns_cookie;
   out.inbound =
-      SavedTunnel::Inbound{peer_, local_, own_identity_.ToString(), peer_identity_.ToString()};
+      SavedTunnel::Inbound{peer_, local_, own_identity_.ToString(), peer_identity_->ToString()};
   out.session = session_->Export(transport);
   session_.reset();
   state_ = State::kFrozen;

@@ -61,7 +61,7 @@ class TunnelSession final : public Connection {
   const net::SocketAddress peer_;
   const net::SocketAddress local_;
   model::Identity own_identity_;
-  model::Identity peer_identity_;
+  SharedIdentity peer_identity_;  // of all of its streams
   tls::VerifiedPeerPtr proven_;
   event::TimePoint unused_since_{};  // where it had no stream when last looked at
   std::optional<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen

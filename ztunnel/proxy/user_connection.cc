@@ -48,9 +48,9 @@ bool UserConnection::Admit() {
 void UserConnection::TryIdentify() {
   Identified found = worker_.Identify(*pod_);
   if (found.reason == Reason::kNone) {
-    decided_ = event::Clock::now();
+    beginning_->decided = event::Clock::now();
     Decide(found.workload);
-    if (state_ != State::kIdentifying) timer_.reset();
+    if (beginning_ && state_ != State::kIdentifying) beginning_->unidentified.reset();
     return;
   }
   if (worker_.environment().want_names && found.reason == Reason::kSourceUnknown) {
@@ -78,49 +78,55 @@ bool UserConnection::AwaitNames(std::vector<std::string> names, event::Duration 
 }
 
 void UserConnection::WaitForMore(Identified why, event::Duration most) {
-  last_failure_ = std::move(why);
-  if (timer_ != nullptr) return;
-  timer_ = std::make_unique<event::Timer>(
-      worker_.loop(), [this] { Refuse(last_failure_.reason, last_failure_.detail); });
-  timer_->Start(most);
+  if (beginning_->unidentified == nullptr) {
+    beginning_->unidentified = std::make_unique<Unidentified>(worker_.loop(), [this] {
+      Refuse(beginning_->unidentified->why.reason, beginning_->unidentified->why.detail);
+    });
+    beginning_->unidentified->timer.Start(most);
+  }
+  beginning_->unidentified->why = std::move(why);
 }
 
 void UserConnection::BeginConnect(const net::ConnectOptions& options, bool near,
                                   net::Connector::Done done) {
-  Result<Fd> started = net::StartConnect(options);
+  Result<Fd> started = worker_.spare_sockets().StartConnect(options);
   if (near && started && net::IsConnected(started->get())) return done(std::move(started));
-  connector_ = std::make_unique<net::Connector>(worker_.loop(), options, std::move(started),
-                                                std::move(done));
+  beginning_->connector = std::make_unique<net::Connector>(worker_.loop(), options,
+                                                           std::move(started), std::move(done));
 }
 
 const Series& UserConnection::MakeRelay(net::TransportPtr client, net::TransportPtr other) {
   state_ = State::kRelaying;
+  beginning_.reset();
+  OnRelaying();
   for (const net::Transport* side : {client.get(), other.get()}) {
     if (side->splice_fd() >= 0) continue;
     stream_ = side;
     worker_.mover().tunnels().OnStream(stream_, this);
   }
   const Series& series = worker_.series().For(flow_, Reason::kNone);
-  relay_ = std::make_unique<Relay>(
-      worker_.relay_shared(), std::move(client), std::move(other),
-      Relay::Counters{series.received, series.sent},
-      [this](const Relay::Result& result) { End(result.reason, result.error, true); });
+  Relay::Owner& owner = *this;
+  relay_ = std::make_unique<Relay>(worker_.relay_shared(), std::move(client), std::move(other),
+                                   Relay::Counters{series.received, series.sent}, owner);
   relay_->ChargeTo(&load_->memory);
   return series;
 }
 
-void UserConnection::StartRelay(net::TransportPtr client, net::TransportPtr other) {
+void UserConnection::StartRelay(net::TransportPtr client, net::TransportPtr other,
+                                RelayEarly early) {
+  const Beginning beginning = std::move(*beginning_);
   MakeRelay(std::move(client), std::move(other)).opened->Add();
   SetupTimes& setup = worker_.setup_times(flow_.reporter);
-  setup.Observe(SetupPhase::kQueue, decided_ - started_);
-  setup.Observe(SetupPhase::kConnect, event::Clock::now() - decided_ - spent_elsewhere_);
+  setup.Observe(SetupPhase::kQueue, beginning.decided - started_);
+  setup.Observe(SetupPhase::kConnect,
+                event::Clock::now() - beginning.decided - beginning.spent_elsewhere);
   worker_.LogOpened(flow_);
-  relay_->Start();
+  relay_->Start(std::move(early));
 }
 
 void UserConnection::SpentOn(SetupPhase phase, event::Duration time) {
   worker_.setup_times(flow_.reporter).Observe(phase, time);
-  spent_elsewhere_ += time;
+  beginning_->spent_elsewhere += time;
 }
 
 void UserConnection::LookAtIdleness(event::TimePoint now) {
@@ -144,7 +150,7 @@ void UserConnection::ResetClient() {
 void UserConnection::Close(Reason reason, const std::string& detail) {
   if (state_ == State::kOver) return;
   if (state_ == State::kFrozen) {
-    close_later_.emplace(reason, detail);
+    close_later_ = std::make_unique<std::pair<Reason, std::string>>(reason, detail);
     return;
   }
   if (relay_ == nullptr) return Refuse(reason, detail);
@@ -167,8 +173,7 @@ void UserConnection::End(Reason reason, std::string error, bool opened) {
     end.bytes_down = relay_->bytes_down();
   }
   worker_.LogFlow(flow_, end);
-  timer_.reset();
-  connector_.reset();
+  beginning_.reset();
   fd_.Reset();
   ForgetStream();
   OnEnd(end);

@@ -22,7 +22,7 @@
 
 namespace qanat::ztunnel {
 
-class UserConnection : public Connection {
+class UserConnection : public Connection, private Relay::Owner {
  public:
   ~UserConnection() override;
 
@@ -57,6 +57,7 @@ class UserConnection : public Connection {
 
  protected:
   enum class State : uint8_t { kIdentifying, kCertificate, kConnecting, kRelaying, kFrozen, kOver };
+  static constexpr std::chrono::seconds kIdentifyTimeout{5};  // as stock ztunnel
 
   // `fd` is the captured client's socket; none for a stream of a tunnel.
   UserConnection(Worker& worker, PodPtr pod, Fd fd, Reporter reporter, net::SocketAddress peer);
@@ -65,13 +66,12 @@ class UserConnection : public Connection {
   bool Admit();
   // Calls Decide() once it is known which workload the pod is, Refuse() if that takes too long.
   void TryIdentify();
-  static constexpr std::chrono::seconds kIdentifyTimeout{5};  // as stock ztunnel
   // On demand: asks for these names and looks again when more is known, for as long as it may take
   // to identify. False: there is nothing to ask for.
   bool AwaitNames(std::vector<std::string> names, event::Duration most = kIdentifyTimeout);
   // With `near`, whose other end is on this machine, `done` may be called from inside.
   void BeginConnect(const net::ConnectOptions& options, bool near, net::Connector::Done done);
-  void StartRelay(net::TransportPtr client, net::TransportPtr other);
+  void StartRelay(net::TransportPtr client, net::TransportPtr other, RelayEarly early = {});
   // What the client sees of a refusal: its connect() has succeeded long ago, and a reset tells it
   // that this was no orderly end.
   void ResetClient();
@@ -83,20 +83,38 @@ class UserConnection : public Connection {
 
   virtual void Decide(const model::WorkloadPtr& workload) = 0;
   virtual void Refuse(model::Reason reason, std::string detail) = 0;
+  // It is relayed from now on, for as long as may be: what was for the way there only goes.
+  virtual void OnRelaying() = 0;
   virtual void OnEnd(const FlowEnd& end) = 0;  // lets go of what is its own
   virtual void SaveMore(SavedConnection&) const = 0;
   virtual void RestoreMore(const SavedConnection&) = 0;
   virtual void SetProven(tls::VerifiedPeerPtr) = 0;  // the other end of its tunnel
   virtual const char* PathName() const = 0;          // for ConnectionInfo
 
+  // Until it is known who the pod is.
+  struct Unidentified {
+    Unidentified(event::EventLoop& loop, event::Timer::Handler give_up)
+        : timer(loop, std::move(give_up)) {}
+    Identified why;
+    event::Timer timer;
+  };
+  // Until it is relayed.
+  struct Beginning {
+    std::unique_ptr<Unidentified> unidentified;
+    event::TimePoint decided{};
+    event::Duration spent_elsewhere{0};
+    std::unique_ptr<net::Connector> connector;
+  };
+
   State state_ = State::kIdentifying;
   Fd fd_;
   Flow flow_;
   const std::shared_ptr<PodLoad> load_;  // before what is charged to it
-  std::unique_ptr<net::Connector> connector_;
+  std::unique_ptr<Beginning> beginning_ = std::make_unique<Beginning>();  // null from then on
   std::unique_ptr<Relay> relay_;
 
  private:
+  void OnRelayEnd(const Relay::Result& result) override { End(result.reason, result.error, true); }
   void WaitForMore(Identified why, event::Duration most = kIdentifyTimeout);
   const Series& MakeRelay(net::TransportPtr client, net::TransportPtr other);
   void ForgetStream();
@@ -104,16 +122,12 @@ class UserConnection : public Connection {
   void CloseNowIfAsked();
 
   event::TimePoint started_ = event::Clock::now();
-  event::TimePoint decided_{};
-  event::Duration spent_elsewhere_{0};
   // When it was last seen to be half closed with these bytes.
   event::TimePoint silent_since_{};
   uint64_t silent_at_ = 0;
-  Identified last_failure_;
-  std::unique_ptr<event::Timer> timer_;     // while identifying
   const net::Transport* stream_ = nullptr;  // of a tunnel, as long as it is relayed
   std::unique_ptr<RelayState> frozen_;
-  std::optional<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen
+  std::unique_ptr<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen
 };
 
 }  // namespace qanat::ztunnel

@@ -47,7 +47,7 @@ void UserConnection::Thaw() {
 }
 
 void UserConnection::CloseNowIfAsked() {
-  const auto close = std::exchange(close_later_, std::nullopt);
+  const auto close = std::move(close_later_);
   if (close) Close(close->first, close->second);
 }
 

@@ -54,6 +54,7 @@ Worker::Worker(unsigned index, const Environment& environment)
       }
     });
     MakePools();
+    spare_sockets_ = std::make_unique<SpareSockets>(loop());
     resolver_ = std::make_unique<dns::Resolver>(loop(), environment_.config);
     idleness_ = std::make_unique<event::Timer>(loop(), [this] { LookAtIdleness(); });
     LookAtIdleness();
@@ -76,6 +77,7 @@ void Worker::Stop() {
     loop().Post([this, &gone] {
       idleness_.reset();
       resolver_.reset();
+      spare_sockets_.reset();
       inner_pool_.reset();
       pool_.reset();
       loop().Post([this, &gone] {
@@ -151,6 +153,7 @@ void Worker::RemovePod(const std::string& uid) {
   ForEachConnection([&](Connection& connection) {
     if (connection.Touches(uid)) connection.Close(Reason::kDraining, "the pod was removed");
   });
+  if (pod->netns != nullptr) spare_sockets_->Forget(*pod->netns);
   resolver_->RemovePod(uid);
   EndTunnelsOf(*pod);
 }
@@ -237,6 +240,7 @@ void Worker::OnInboundHbone(const PodPtr& pod, Fd fd, net::SocketAddress peer) {
 
 // Every listener says so every 100 ms.
 void Worker::OnExhausted(const Error& error) {
+  spare_sockets_->Clear();
   metrics_.accept_paused.Get().Add();
   const event::TimePoint now = loop().now();
   if (told_exhausted_ != event::TimePoint{} && now - told_exhausted_ < kTellExhausted) return;

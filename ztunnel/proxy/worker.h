@@ -30,6 +30,7 @@
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/relay.h"
 #include "ztunnel/proxy/sharing.h"
+#include "ztunnel/proxy/spare_sockets.h"
 #include "ztunnel/route/identify.h"
 #include "ztunnel/route/outbound.h"
 #include "ztunnel/route/required_waypoint.h"
@@ -91,11 +92,7 @@ class Worker {
   void CertificateFailed(const model::Identity& identity, const Error& error);
   // Other revocation lists count from now on; whoever is on them is cut off.
   void SetRevocations(const tls::RevocationListPtr& lists);
-  // Series were removed from the metrics.
-  void ForgetSeries() {
-    series_.ForgetRemoved();
-    metrics_.ForgetRemoved();
-  }
+  void ForgetSeries();
   void StartDrain();  // closes the listeners, drains tunnels
   void CloseAll(model::Reason reason);
   size_t user_connections() const;
@@ -110,6 +107,7 @@ class Worker {
   const Environment& environment() const { return environment_; }
   const state::MeshSnapshot& snapshot() const { return *snapshot_; }
   RelayShared& relay_shared() { return relay_shared_; }
+  SpareSockets& spare_sockets() { return *spare_sockets_; }
   SeriesCache& series() { return series_; }
   WorkerMetrics& metrics() { return metrics_; }
   hbone::Pool& pool() { return *pool_; }
@@ -130,6 +128,8 @@ class Worker {
   PodPtr PodByUid(const std::string& uid) const;
   PodPtr PodByCookie(uint64_t netns_cookie) const;
   Identified Identify(const Pod& pod) const;
+  // The one that connections have in common.
+  SharedIdentity Shared(model::Identity identity);
   identity::CertificatePtr FindCertificate(const model::Identity& identity) const;
   // Calls connection->OnCertificate later, once.
   void AwaitCertificate(const model::Identity& identity, Connection* connection);
@@ -161,6 +161,7 @@ class Worker {
   // worker_tunnels.cc
   void MakePools();
   Result<hbone::DialPlan> PlanDial(const hbone::PoolKey& key) const;
+  hbone::Headers GatewayHeaders(const hbone::PoolKey& key);
   void EndTunnelsOf(const Pod& pod);  // which is in pods_ no more
 
   void OnOutbound(const PodPtr& pod, Fd fd, net::SocketAddress peer);
@@ -193,11 +194,13 @@ class Worker {
   std::map<std::pair<std::string, std::string>, PodPtr> pods_by_name_;  // (ns, name)
   std::unordered_map<model::Identity, size_t> pods_of_;
   std::unordered_map<model::Identity, identity::CertificatePtr> certificates_;
+  std::unordered_map<model::Identity, SharedIdentity> shared_identities_;  // of late
   std::multimap<model::Identity, Connection*> waiting_for_certificate_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
   std::unique_ptr<tls::HandshakeShared> handshakes_;
   std::unique_ptr<hbone::Pool> pool_, inner_pool_;
   Sharing sharing_;
+  std::unique_ptr<SpareSockets> spare_sockets_;
   std::unique_ptr<dns::Resolver> resolver_;  // of destinations that are known by name only
   ConnectionMover mover_{*this};
   bool draining_ = false;

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the worker tells of its connections: counters, the access log, and the list for who asks.
 #include "common/base/log.h"
+#include "ztunnel/proxy/pod_entry.h"
 #include "ztunnel/proxy/worker.h"
 
 namespace qanat::ztunnel {
 
 using model::Reason;
+
+void Worker::ForgetSeries() {
+  series_.ForgetRemoved();
+  metrics_.ForgetRemoved();
+  for (auto& [uid, entry] : pods_) {
+    if (entry->dns) entry->dns->ForgetSeries();
+  }
+}
 
 void Worker::CountRefused(Reporter reporter, Reason reason) {
   const char* who = reporter == Reporter::kSource ? "source" : "destination";

@@ -26,6 +26,16 @@ bool LosesRoot(const identity::WorkloadCertificate& before,
 
 }  // namespace
 
+SharedIdentity Worker::Shared(model::Identity identity) {
+  constexpr size_t kMost = 256;  // a node's pods and whom they talk to; who is missing is made anew
+  const auto it = shared_identities_.find(identity);
+  if (it != shared_identities_.end()) return it->second;
+  if (shared_identities_.size() >= kMost) shared_identities_.clear();
+  SharedIdentity shared(identity);
+  shared_identities_.emplace(std::move(identity), shared);
+  return shared;
+}
+
 identity::CertificatePtr Worker::FindCertificate(const model::Identity& identity) const {
   const auto it = certificates_.find(identity);
   if (it == certificates_.end()) return nullptr;

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "common/base/log.h"
+#include "common/hbone/patience.h"
 #include "ztunnel/proxy/inner_tunnels.h"
 #include "ztunnel/proxy/pod_entry.h"
 #include "ztunnel/telemetry/headers.h"
@@ -20,6 +21,7 @@ void Worker::MakePools() {
   options.session.stream_window = config.stream_window;
   options.session.connection_window = config.connection_window;
   options.session.max_frame_size = config.frame_size;
+  options.session.patience = hbone::Patience::kUsual;
   options.max_streams = config.pool_max_streams;
   options.idle_release = config.pool_idle;
   options.counters = environment_.pools->direct();
@@ -32,9 +34,26 @@ void Worker::MakePools() {
   inner.counters = environment_.pools->inner();
   inner.stripes = 1;  // those of the tunnel outside will do
   inner_pool_ = std::make_unique<hbone::Pool>(
-      loop(), inner, MakeInnerDial(*pool_, plan, [this] {
-        return hbone::Headers{{"traceparent", MakeTraceparent(Random(), Random(), Random())}};
-      }));
+      loop(), inner,
+      MakeInnerDial(*pool_, plan, [this](const auto& key) { return GatewayHeaders(key); }));
+}
+
+// What a network's gateway is told of the stream that an inner tunnel is made in: the source as in
+// any other request, but for the port, for the tunnel is not of one connection.
+hbone::Headers Worker::GatewayHeaders(const hbone::PoolKey& key) {
+  hbone::Headers out;
+  for (const auto& [uid, entry] : pods_) {
+    if (entry->pod->netns_cookie != key.source_netns) continue;
+    if (const auto source = Identify(*entry->pod).workload) {
+      out.push_back({"baggage", MakeBaggage(*source)});
+    }
+    break;
+  }
+  const std::string_view authority = key.through_authority;
+  out.push_back({"forwarded", MakeForwarded(net::SocketAddress(key.source_ip, 0),
+                                            authority.substr(0, authority.rfind(':')))});
+  out.push_back({"traceparent", MakeTraceparent(Random(), Random(), Random())});
+  return out;
 }
 
 Result<hbone::DialPlan> Worker::PlanDial(const hbone::PoolKey& key) const {

@@ -62,9 +62,13 @@ model::WorkloadPtr ForwardedSource(const state::MeshSnapshot& snapshot, const Se
       })) {
     return nullptr;
   }
+  return Described(forwarded_network, baggage);
+}
+
+model::WorkloadPtr Described(std::string_view network, std::string_view baggage) {
   const Baggage said = ParseBaggage(baggage);
   auto out = std::make_shared<model::Workload>();
-  out->network = forwarded_network;
+  out->network = network;
   out->cluster_id = said.cluster;
   out->ns = said.ns;
   out->name = out->workload_name = said.workload;

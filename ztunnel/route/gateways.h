@@ -27,6 +27,9 @@ bool HasIdentity(const state::MeshSnapshot& snapshot, const model::GatewayAddres
 // may make a pod may label it so.
 bool IsGateway(const state::MeshSnapshot& snapshot, std::string_view network, const Sender& sender);
 
+// A workload as baggage describes it: names for labels and the log, no identity and no address.
+model::WorkloadPtr Described(std::string_view network, std::string_view baggage);
+
 // The source that baggage describes, for labels and the log only, when it came over the gateway of
 // another network (x-forwarded-network). nullptr: the sender is not that network's gateway, and
 // nothing of what it says is believed.

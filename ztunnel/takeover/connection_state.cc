@@ -144,8 +144,8 @@ std::string Uid(const T& workload) {
   return workload == nullptr ? std::string() : workload->uid;
 }
 
-std::optional<model::Identity> ToIdentity(const std::string& text) {
-  return text.empty() ? std::nullopt : model::Identity::Parse(text);
+SharedIdentity ToIdentity(const std::string& text) {
+  return text.empty() ? SharedIdentity() : Share(model::Identity::Parse(text));
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ using testing::HasSubstr;
 
 constexpr char kAlice[] = "spiffe://cluster.local/ns/shop/sa/alice";
 constexpr char kBob[] = "spiffe://cluster.local/ns/shop/sa/bob";
+constexpr char kCarol[] = "spiffe://cluster.local/ns/shop/sa/carol";
 
 // A live connection: ours, which does not block, and the other end.
 std::pair<Fd, Fd> Connection() {
@@ -109,6 +110,26 @@ class MoverTest : public ::testing::Test {
     out.session.state.next_stream = 5;
     return out;
   }
+  // One through a gateway (of carol's), with a tunnel to alice inside.
+  SavedTunnel Double(Fd socket) {
+    SavedTunnel out = Tunnel(std::move(socket));
+    SavedTunnel far = Tunnel(Fd());
+    hbone::SavedStream through;
+    through.state = {1, 65535, 65535, 0, 256 << 10, false, false, true};
+    out.session.streams.push_back(std::move(through));
+    out.outbound->key.destination_identities = {kCarol};
+    out.tls.peer = tls::MakeVerifiedPeer({gateway.certificate, ca.authority.certificate});
+    SavedTunnel::Inner inner;
+    inner.stream = 1;
+    inner.key = far.outbound->key;
+    inner.key.through_authority = "alice.shop.svc:80";
+    inner.key.through_identities = {kCarol};
+    inner.tls = std::move(far.tls);
+    inner.tls.state.write_sequence = 12;
+    inner.session = std::move(far.session);
+    out.inner.push_back(std::move(inner));
+    return out;
+  }
   SavedConnection Plain() {
     SavedConnection out;
     out.pod_uid = pod->uid;
@@ -137,9 +158,15 @@ class MoverTest : public ::testing::Test {
     On([&] { out = worker->pool().Tunnels().size(); });
     return out;
   }
+  size_t InnerTunnels() {
+    size_t out = 0;
+    On([&] { out = worker->inner_pool().Tunnels().size(); });
+    return out;
+  }
 
   const tls::testing::TestCa ca = tls::testing::TestCa::Make();
   const tls::testing::TestCa::Identity peer = ca.Issue(kAlice);
+  const tls::testing::TestCa::Identity gateway = ca.Issue(kCarol);
   metrics::Registry registry;
   Metrics metrics{registry};
   PoolMetrics pools{registry};
@@ -183,6 +210,82 @@ TEST_F(MoverTest, ARenewalReachesATunnelThatIsHeld) {
   });
   for (int i = 0; i < 3000 && Tunnels() > 0; ++i) usleep(10000);
   EXPECT_EQ(Tunnels(), 0u);
+}
+
+// It is moved with what it goes through, as often as that is; never by itself.
+TEST_F(MoverTest, ATunnelInsideOfAnotherGoesAlong) {
+  auto [near, far] = Connection();
+  auto parcel = EncodeTunnel(Double(std::move(near)));
+  On([&] {
+    ASSERT_TRUE(worker->mover().Import(1, std::move(*parcel)));
+    worker->mover().Run(1);
+  });
+  uint64_t written = 12;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(Tunnels(), 1u);
+    ASSERT_EQ(InnerTunnels(), 1u);
+    std::vector<uint64_t> offered;
+    std::optional<takeover::Parcel> frozen;
+    On([&] {
+      offered = worker->mover().Offer();
+      ASSERT_EQ(offered.size(), 1u);
+      frozen = worker->mover().Freeze(offered[0]);
+    });
+    ASSERT_TRUE(frozen.has_value());
+    EXPECT_EQ(frozen->fds.size(), 1u);
+    EXPECT_EQ(Tunnels() + InnerTunnels(), 0u);
+    auto state = DecodeTunnel(std::move(*frozen));
+    ASSERT_TRUE(state.has_value()) << state.error().message;
+    ASSERT_EQ(state->inner.size(), 1u);
+    EXPECT_GE(state->inner[0].tls.state.write_sequence, written);
+    written = state->inner[0].tls.state.write_sequence;
+    EXPECT_EQ(state->inner[0].key.destination_identities, std::vector<std::string>{kAlice});
+    EXPECT_EQ(state->inner[0].key.through_identities, std::vector<std::string>{kCarol});
+    // Nobody takes it; or somebody who then gives it back.
+    On([&] {
+      if (i == 0) return worker->mover().Thaw(offered[0]);
+      EXPECT_TRUE(worker->mover().Forget(offered[0]));
+      auto back = EncodeTunnel(*state);
+      ASSERT_TRUE(worker->mover().Import(2, std::move(*back)));
+      worker->mover().Run(2);
+    });
+  }
+  // A renewal while it stands still reaches both.
+  On([&] {
+    const uint64_t number = worker->mover().Offer().at(0);
+    EXPECT_TRUE(worker->mover().Freeze(number).has_value());
+    worker->SetCertificate(*model::Identity::Parse(kBob), Certificate("second"));
+    worker->mover().Thaw(number);
+  });
+  for (int i = 0; i < 3000 && InnerTunnels() > 0; ++i) usleep(10000);
+  EXPECT_EQ(InnerTunnels(), 0u);
+}
+
+TEST_F(MoverTest, AnInnerTunnelMustLeadToWhoIsWanted) {
+  auto [near, far] = Connection();
+  SavedTunnel tunnel = Double(std::move(near));
+  tunnel.inner[0].tls.peer = tunnel.tls.peer;  // the gateway itself
+  auto parcel = EncodeTunnel(tunnel);
+  On([&] {
+    const Status status = worker->mover().Import(1, std::move(*parcel));
+    ASSERT_FALSE(status);
+    EXPECT_THAT(status.error().message, HasSubstr("not of who it is said to be"));
+  });
+}
+
+TEST_F(MoverTest, AnInnerTunnelEndsWithItsPod) {
+  auto [near, far] = Connection();
+  auto parcel = EncodeTunnel(Double(std::move(near)));
+  On([&] {
+    ASSERT_TRUE(worker->mover().Import(1, std::move(*parcel)));
+    worker->mover().Run(1);
+    const uint64_t number = worker->mover().Offer().at(0);
+    EXPECT_TRUE(worker->mover().Freeze(number).has_value());
+    worker->RemovePod(pod->uid);
+    worker->mover().Thaw(number);
+  });
+  for (int i = 0; i < 3000 && Tunnels() + InnerTunnels() > 0; ++i) usleep(10000);
+  EXPECT_EQ(Tunnels() + InnerTunnels(), 0u);
 }
 
 TEST_F(MoverTest, OnlyWhatStandsStillCanBeForgotten) {

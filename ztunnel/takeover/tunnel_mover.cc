@@ -11,6 +11,17 @@
 #include "ztunnel/takeover/sockets.h"
 
 namespace qanat::ztunnel {
+namespace {
+
+// Whether its peer's certificate has one of these names.
+bool IsOneOf(const tls::TlsHandover& tls, const std::vector<std::string>& identities) {
+  const std::vector<std::string>& proven = tls.peer->sans.uri;
+  return std::any_of(identities.begin(), identities.end(), [&](const std::string& one) {
+    return std::find(proven.begin(), proven.end(), one) != proven.end();
+  });
+}
+
+}  // namespace
 
 TunnelMover::TunnelMover(Worker& worker) : worker_(worker) {}
 
@@ -39,16 +50,35 @@ void TunnelMover::Offer(uint64_t& next, std::vector<uint64_t>& out) {
   }
 }
 
-template <typename Session>
-std::optional<std::vector<UserConnection*>> TunnelMover::UsersOf(const Session& session) const {
-  const auto handles = session.Freezable();
-  if (!handles) return std::nullopt;
-  std::vector<UserConnection*> out;
-  for (const net::Transport* handle : *handles) {
+bool TunnelMover::AddUsers(const std::vector<const net::Transport*>& handles,
+                           std::vector<UserConnection*>& out) const {
+  return std::all_of(handles.begin(), handles.end(), [&](const net::Transport* handle) {
     const auto it = users_.find(handle);
-    if (it == users_.end() || !it->second->CanFreezeStream()) return std::nullopt;
+    if (it == users_.end() || !it->second->CanFreezeStream()) return false;
     out.push_back(it->second);
+    return true;
+  });
+}
+
+template <typename Session>
+std::optional<TunnelMover::Users> TunnelMover::UsersOf(const Session& session,
+                                                       const Carriers& carriers) const {
+  auto handles = session.Freezable();
+  if (!handles) return std::nullopt;
+  Users out;
+  std::vector<const net::Transport*> own, inside;
+  for (size_t i = 0; i < handles->size(); ++i) {
+    const auto carrier = carriers.find((*handles)[i]);
+    if (carrier == carriers.end()) {
+      own.push_back((*handles)[i]);
+      continue;
+    }
+    const auto more = worker_.inner_pool().Find(carrier->second)->Freezable();
+    if (!more) return std::nullopt;
+    inside.insert(inside.end(), more->begin(), more->end());
+    out.inner.emplace_back(i, carrier->second);
   }
+  if (!AddUsers(own, out.all) || !AddUsers(inside, out.all)) return std::nullopt;
   return out;
 }
 
@@ -57,10 +87,12 @@ std::optional<takeover::Parcel> TunnelMover::Freeze(uint64_t number) {
   const hbone::ServerSession* in = item.inbound != nullptr ? item.inbound->session() : nullptr;
   const hbone::ClientSession* out =
       item.inbound == nullptr ? worker_.pool().Find(item.pooled) : nullptr;
-  auto users = in != nullptr ? UsersOf(*in) : out != nullptr ? UsersOf(*out) : std::nullopt;
+  auto users = in != nullptr    ? UsersOf(*in, {})
+               : out != nullptr ? UsersOf(*out, FindCarriers())
+                                : std::nullopt;
   if (!users) return std::nullopt;
   Frozen frozen;
-  frozen.users = std::move(*users);
+  frozen.users = std::move(users->all);
   SavedTunnel& saved = frozen.saved;
   net::TransportPtr transport;
   if (in != nullptr) {
@@ -73,6 +105,9 @@ std::optional<takeover::Parcel> TunnelMover::Freeze(uint64_t number) {
     saved.outbound = SavedTunnel::Outbound{std::move(standing.key), standing.leaving};
     saved.session = std::move(standing.session);
     transport = std::move(standing.transport);
+  }
+  for (const auto& [at, inside] : users->inner) {
+    saved.inner.push_back(FreezeInner(inside, saved.session.streams[at].state.id));
   }
   // Their handles of the streams go; nobody is left who would reset something for it.
   for (UserConnection* user : frozen.users) saved.streams.push_back(user->FreezeStream());
@@ -124,6 +159,8 @@ void TunnelMover::Resume(Item& item, Frozen frozen, net::TransportPtr transport)
     transport = std::move(*imported);
   }
   const tls::VerifiedPeerPtr proven = transport->verified_peer();
+  std::vector<uint32_t> ids;
+  for (const hbone::SavedStream& stream : saved.session.streams) ids.push_back(stream.state.id);
   std::vector<net::TransportPtr> streams;
   if (item.inbound != nullptr) {
     item.inbound->Resume(std::move(transport), std::move(saved.session), proven, streams);
@@ -141,13 +178,34 @@ void TunnelMover::Resume(Item& item, Frozen frozen, net::TransportPtr transport)
                            "the pod was removed");
     }
   }
+  std::vector<Way> ways;
+  std::vector<net::TransportPtr> carriers(saved.inner.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const size_t inner = saved.InnerOf(ids[i]);
+    if (inner < carriers.size()) {
+      carriers[inner] = std::move(streams[i]);
+    } else {
+      ways.push_back({std::move(streams[i]), proven});
+    }
+  }
+  for (size_t i = 0; i < carriers.size(); ++i) {
+    ResumeInner(std::move(saved.inner[i]), std::move(carriers[i]), ways);
+  }
   for (size_t i = 0; i < frozen.users.size(); ++i) {
     if (frozen.users[i] == nullptr) continue;  // its pod went away: the handle's end resets it
-    frozen.users[i]->RunStream(std::move(saved.streams[i]), std::move(streams[i]), proven);
+    if (ways[i].stream == nullptr) {
+      frozen.users[i]->LoseStream();
+      continue;
+    }
+    frozen.users[i]->RunStream(std::move(saved.streams[i]), std::move(ways[i].stream),
+                               ways[i].proven);
   }
   // It stood aside while lists may have changed, or it comes from where they were older.
   tls::PeerVerifier& verifier = worker_.handshakes().verifier;
-  if (proven != nullptr && verifier.Revoked(*proven)) verifier.EndRevoked();
+  const bool revoked = std::any_of(ways.begin(), ways.end(), [&](const Way& way) {
+    return way.proven != nullptr && verifier.Revoked(*way.proven);
+  });
+  if (revoked || (proven != nullptr && verifier.Revoked(*proven))) verifier.EndRevoked();
 }
 
 void TunnelMover::Thaw(uint64_t number) {
@@ -165,6 +223,9 @@ void TunnelMover::Thaw(uint64_t number) {
 void TunnelMover::Drain(const std::function<bool(const hbone::PoolKey&)>& which) {
   const auto drain = [&](SavedTunnel& tunnel) {
     if (tunnel.outbound && which(tunnel.outbound->key)) tunnel.outbound->leaving = true;
+    for (SavedTunnel::Inner& inner : tunnel.inner) {
+      if (which(inner.key)) inner.leaving = true;
+    }
   };
   for (auto& [number, item] : items_) {
     if (item.frozen) drain(item.frozen->saved);
@@ -236,17 +297,16 @@ Status TunnelMover::Check(const SavedTunnel& saved) const {
     const auto owner = Owner(saved.pod_uid, saved.netns_cookie, claimed);
     if (!owner) return Fail(owner.error());
   }
-  const std::vector<std::string>& proven = saved.tls.peer->sans.uri;
-  const auto has = [&](const std::string& identity) {
-    return std::find(proven.begin(), proven.end(), identity) != proven.end();
-  };
   bool known = false;
   if (saved.inbound) {
-    known = proven.size() == 1 && has(saved.inbound->peer_identity) &&
-            model::Identity::Parse(saved.inbound->peer_identity).has_value();
+    const std::string& said = saved.inbound->peer_identity;
+    known = saved.tls.peer->sans.uri.size() == 1 && IsOneOf(saved.tls, {said}) &&
+            model::Identity::Parse(said).has_value();
   } else {
-    const auto& wanted = saved.outbound->key.destination_identities;
-    known = std::any_of(wanted.begin(), wanted.end(), has);
+    known = IsOneOf(saved.tls, saved.outbound->key.destination_identities) &&
+            std::all_of(saved.inner.begin(), saved.inner.end(), [](const auto& inner) {
+              return IsOneOf(inner.tls, inner.key.destination_identities);
+            });
   }
   if (known) return {};
   return Fail(Code::kPermissionDenied,
@@ -294,7 +354,8 @@ void TunnelMover::Run(takeover::ItemId item) {
     if (saved.inbound) {
       user = std::make_unique<InboundConnection>(
           worker_, pod, flow.source, flow.destination,
-          Proven{*model::Identity::Parse(saved.inbound->peer_identity), saved.tls.peer},
+          Proven{worker_.Shared(*model::Identity::Parse(saved.inbound->peer_identity)),
+                 saved.tls.peer},
           hbone::InboundConnect{}, hbone::Responder());
     } else {
       const SavedConnection::Outbound& from = *stream.connection.outbound;

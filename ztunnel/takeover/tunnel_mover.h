@@ -2,8 +2,8 @@
 // A worker's tunnels, in and out, on their way to or from another process, each with its streams'
 // connections. Owned by the worker's ConnectionMover, on the worker's thread.
 //
-// A tunnel stands still as a whole or not at all: where a stream is not relayed yet, or is somebody
-// else's (a tunnel inside of it), or the session is in the middle of something, it stays for now.
+// A tunnel stands still as a whole or not at all, with the tunnels inside of it (tunnel_inside.cc):
+// where a stream is not relayed yet, or a session is in the middle of something, it stays for now.
 #pragma once
 
 #include <functional>
@@ -63,8 +63,26 @@ class TunnelMover {
     std::optional<Frozen> frozen;
   };
 
+  // Who is on a tunnel that could stand still now, as SavedTunnel::streams has them.
+  struct Users {
+    std::vector<UserConnection*> all;
+    // Its streams that carry a tunnel: where it is among the streams, the inner pool's number.
+    std::vector<std::pair<size_t, uint64_t>> inner;
+  };
+  // The stream that it goes through -> the inner pool's number.
+  using Carriers = std::unordered_map<const net::Transport*, uint64_t>;
+  // Of a stream after its tunnel stood still.
+  struct Way {
+    net::TransportPtr stream;  // none: lost
+    tls::VerifiedPeerPtr proven;
+  };
   template <typename Session>
-  std::optional<std::vector<UserConnection*>> UsersOf(const Session& session) const;
+  std::optional<Users> UsersOf(const Session& session, const Carriers& carriers) const;
+  bool AddUsers(const std::vector<const net::Transport*>& handles,
+                std::vector<UserConnection*>& out) const;
+  Carriers FindCarriers() const;
+  SavedTunnel::Inner FreezeInner(uint64_t number, uint32_t stream);
+  void ResumeInner(SavedTunnel::Inner inner, net::TransportPtr carrier, std::vector<Way>& ways);
   // Users' streams begin again over `transport`.
   void Resume(Item& item, Frozen frozen, net::TransportPtr transport);
   Status Check(const SavedTunnel& saved) const;

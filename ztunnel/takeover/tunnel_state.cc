@@ -3,6 +3,9 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "common/takeover/fields.h"
 
 namespace qanat::ztunnel {
@@ -23,8 +26,10 @@ enum PartTag : uint16_t {
   kTls = 5,
   kSession = 6,
   kStream = 7,
+  kInner = 8,  // fields of its own
 };
-constexpr uint16_t kKnown[] = {kPodUid, kNetnsCookie, kInbound, kOutbound, kTls, kSession, kStream};
+constexpr uint16_t kKnown[] = {kPodUid, kNetnsCookie, kInbound, kOutbound,
+                               kTls,    kSession,     kStream,  kInner};
 enum InboundTag : uint16_t { kPeer = 1, kLocal = 2, kOwnIdentity = 3, kPeerIdentity = 4 };
 constexpr uint16_t kKnownInbound[] = {kPeer, kLocal, kOwnIdentity, kPeerIdentity};
 enum OutboundTag : uint16_t {
@@ -37,6 +42,16 @@ enum OutboundTag : uint16_t {
 };
 constexpr uint16_t kKnownOutbound[] = {
     kSourceIdentity, kDestinationIdentity, kDestination, kSourceIp, kLeaving, kShared};
+enum InnerTag : uint16_t {
+  kThrough = 1,      // the id of a stream of the tunnel outside
+  kFarIdentity = 2,  // once for each
+  kAuthority = 3,
+  kInnerLeaving = 4,
+  kInnerTls = 5,
+  kInnerSession = 6,
+};
+constexpr uint16_t kKnownInner[] = {kThrough,      kFarIdentity, kAuthority,
+                                    kInnerLeaving, kInnerTls,    kInnerSession};
 
 WipedString EncodeInbound(const SavedTunnel::Inbound& from) {
   FieldWriter writer;
@@ -97,7 +112,64 @@ Result<SavedTunnel::Outbound> DecodeOutbound(std::string_view bytes) {
   return out;
 }
 
+WipedString EncodeInner(const SavedTunnel::Inner& from) {
+  FieldWriter writer;
+  writer.Number(kThrough | kCritical, from.stream);
+  for (const std::string& one : from.key.destination_identities) {
+    writer.Bytes(kFarIdentity | kCritical, one);
+  }
+  writer.Bytes(kAuthority | kCritical, from.key.through_authority);
+  writer.Number(kInnerLeaving | kCritical, from.leaving ? 1 : 0);
+  writer.Bytes(kInnerTls | kCritical, tls::EncodeTls(from.tls));
+  writer.Bytes(kInnerSession | kCritical, hbone::EncodeSession(from.session));
+  return writer.Take();
+}
+
+// In the tunnel with that key.
+Result<SavedTunnel::Inner> DecodeInner(std::string_view bytes, const hbone::PoolKey& outside) {
+  QANAT_ASSIGN_OR_RETURN(const Fields fields, Fields::Parse(bytes, kKnownInner));
+  SavedTunnel::Inner out;
+  if (!fields.HasAll({kFarIdentity, kAuthority}) || !fields.HasNumbers({kThrough, kInnerLeaving})) {
+    return Fail(Code::kInvalidArgument, "an inner tunnel to nobody");
+  }
+  const uint64_t stream = fields.Number(kThrough);
+  out.stream = stream > UINT32_MAX ? 0 : static_cast<uint32_t>(stream);
+  out.key = outside;
+  out.key.through_identities = std::exchange(out.key.destination_identities, {});
+  for (const std::string_view one : fields.All(kFarIdentity)) {
+    out.key.destination_identities.emplace_back(one);
+  }
+  out.key.through_authority = fields.Bytes(kAuthority);
+  out.leaving = fields.Number(kInnerLeaving) == 1;
+  QANAT_ASSIGN_OR_RETURN(out.tls, tls::DecodeTls(fields.Bytes(kInnerTls)));
+  QANAT_ASSIGN_OR_RETURN(out.session, hbone::DecodeSession(fields.Bytes(kInnerSession)));
+  if (out.key.through_authority.empty() || out.session.server || out.tls.state.server ||
+      out.tls.peer == nullptr) {
+    return Fail(Code::kInvalidArgument, "an inner tunnel that cannot be");
+  }
+  return out;
+}
+
+// How many connections there are to be; none, where two inner tunnels go through one stream, or one
+// through none.
+std::optional<size_t> CountStreams(const SavedTunnel& tunnel) {
+  size_t through = 0;
+  for (const hbone::SavedStream& stream : tunnel.session.streams) {
+    if (tunnel.InnerOf(stream.state.id) < tunnel.inner.size()) ++through;
+  }
+  if (through != tunnel.inner.size()) return std::nullopt;
+  size_t count = tunnel.session.streams.size() - through;
+  for (const SavedTunnel::Inner& inner : tunnel.inner) count += inner.session.streams.size();
+  return count;
+}
+
 }  // namespace
+
+size_t SavedTunnel::InnerOf(uint32_t stream) const {
+  const auto at = std::find_if(inner.begin(), inner.end(),
+                               [stream](const Inner& one) { return one.stream == stream; });
+  return static_cast<size_t>(at - inner.begin());
+}
 
 bool HoldsTunnel(const takeover::Parcel& parcel) {
   const uint16_t known[] = {kTunnel};
@@ -126,6 +198,9 @@ Result<takeover::Parcel> EncodeTunnel(const SavedTunnel& from) {
                  EncodeConnection(stream.connection, stream.up, stream.down, Fd(), Fd()).state);
     QANAT_RETURN_IF_ERROR(copy(stream.socket));
   }
+  for (const SavedTunnel::Inner& inner : from.inner) {
+    writer.Bytes(kInner | kCritical, EncodeInner(inner));
+  }
   FieldWriter whole;
   whole.Bytes(kTunnel | kCritical, writer.Take());
   parcel.state = whole.Take();
@@ -152,13 +227,20 @@ Result<SavedTunnel> DecodeTunnel(takeover::Parcel parcel) {
   QANAT_ASSIGN_OR_RETURN(out.tls, tls::DecodeTls(fields.Bytes(kTls)));
   QANAT_ASSIGN_OR_RETURN(out.session, hbone::DecodeSession(fields.Bytes(kSession)));
   const std::vector<std::string_view> streams = fields.All(kStream);
+  for (const std::string_view one : fields.All(kInner)) {
+    if (!out.outbound || out.outbound->key.shared) {
+      return Fail(Code::kInvalidArgument, "an inner tunnel where there cannot be any");
+    }
+    QANAT_ASSIGN_OR_RETURN(SavedTunnel::Inner inner, DecodeInner(one, out.outbound->key));
+    out.inner.push_back(std::move(inner));
+  }
   const bool server = out.inbound.has_value();
   const bool shared = out.outbound && out.outbound->key.shared;
   if (out.pod_uid.empty() != shared ||
       (shared && (out.netns_cookie != 0 || !out.session.state.peer.takes_source)) ||
       server == out.outbound.has_value() || out.session.server != server ||
       out.tls.state.server != server || out.tls.peer == nullptr ||
-      out.session.streams.size() != streams.size() || parcel.fds.size() != 1 + streams.size()) {
+      CountStreams(out) != streams.size() || parcel.fds.size() != 1 + streams.size()) {
     return Fail(Code::kInvalidArgument, "a tunnel that cannot be");
   }
   out.tls.socket = std::move(parcel.fds[0]);

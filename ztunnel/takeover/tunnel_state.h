@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tunnel with all of its streams and their applications' sockets, as one item for another
-// process: TLS, HTTP/2, whose it is, and each stream's connection. Pure.
+// process: TLS, HTTP/2, whose it is, and each stream's connection; of a stream that carries a
+// tunnel by itself (inner_tunnels.h) the same of that one. Pure.
 #pragma once
 
 #include <optional>
@@ -31,13 +32,26 @@ struct SavedTunnel {
     RelayState::Way up, down;
     Fd socket;  // the application's
   };
+  // One of ours inside of this one.
+  struct Inner {
+    uint32_t stream = 0;  // of `session`: what it goes through
+    hbone::PoolKey key;
+    bool leaving = false;
+    tls::TlsHandover tls;  // without a socket
+    hbone::SavedSession session;
+  };
   std::string pod_uid;             // "" and 0: shared
   uint64_t netns_cookie = 0;       // of its namespace
   std::optional<Inbound> inbound;  // or
   std::optional<Outbound> outbound;
   tls::TlsHandover tls;
   hbone::SavedSession session;
-  std::vector<Stream> streams;  // as in `session`
+  std::vector<Inner> inner;
+  // As in `session`, without those that carry a tunnel; then as in each inner one's.
+  std::vector<Stream> streams;
+
+  // Where in `inner` the one is that goes through that stream; none: `inner.size()`.
+  size_t InnerOf(uint32_t stream) const;
 };
 
 // Whether the state of an item of Sort::kConnections is a tunnel's.

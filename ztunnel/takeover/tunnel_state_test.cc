@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <utility>
+
 #include "common/takeover/fields.h"
 #include "common/takeover/fields_for_test.h"
 #include "common/tls/test_certs.h"
@@ -87,14 +89,33 @@ SavedTunnel Shared() {
   return out;
 }
 
+// One to a gateway: its first stream carries a tunnel that has two streams, its second one is a
+// user's.
+SavedTunnel Double() {
+  SavedTunnel out = Whole(false);
+  SavedTunnel far = Whole(false);
+  SavedTunnel::Inner inner;
+  inner.stream = 1;
+  inner.key = out.outbound->key;
+  inner.key.through_authority = "bob.shop.svc:80";
+  inner.key.through_identities = std::exchange(inner.key.destination_identities, {kAlice});
+  inner.leaving = true;
+  inner.tls = std::move(far.tls);
+  inner.tls.socket.Reset();
+  inner.session = std::move(far.session);
+  out.inner.push_back(std::move(inner));
+  out.streams.push_back(std::move(far.streams[0]));
+  return out;
+}
+
 TEST(TunnelState, SaysTheSameTwice) {
-  SavedTunnel all[] = {Whole(true), Whole(false), Shared()};
+  SavedTunnel all[] = {Whole(true), Whole(false), Shared(), Double()};
   for (const SavedTunnel& from : all) {
     const bool inbound = from.inbound.has_value();
     auto parcel = EncodeTunnel(from);
     ASSERT_TRUE(parcel.has_value());
     EXPECT_TRUE(HoldsTunnel(*parcel));
-    EXPECT_EQ(parcel->fds.size(), 3u);
+    EXPECT_EQ(parcel->fds.size(), 1 + from.streams.size());
     EXPECT_NE(parcel->fds[0].get(), from.tls.socket.get());  // a copy: ours may stay
     const WipedString bytes = parcel->state;
     auto to = DecodeTunnel(std::move(*parcel));
@@ -112,7 +133,71 @@ TEST(TunnelState, SaysTheSameTwice) {
       EXPECT_EQ(to->outbound->key, from.outbound->key);
       EXPECT_TRUE(to->outbound->leaving);
     }
+    ASSERT_EQ(to->inner.size(), from.inner.size());
+    for (size_t i = 0; i < from.inner.size(); ++i) {
+      EXPECT_EQ(to->inner[i].key, from.inner[i].key);
+      EXPECT_TRUE(to->inner[i].leaving);
+      EXPECT_EQ(to->inner[i].tls.state.write_sequence, 12u);
+      EXPECT_EQ(to->InnerOf(1), i);
+      EXPECT_EQ(to->InnerOf(3), from.inner.size());
+    }
   }
+}
+
+TEST(TunnelState, AnInnerTunnelThatCannotBeIsRefused) {
+  const auto refused = [](const std::function<void(SavedTunnel&)>& change) {
+    SavedTunnel tunnel = Double();
+    change(tunnel);
+    return !DecodeTunnel(std::move(*EncodeTunnel(tunnel))).has_value();
+  };
+  using Key = hbone::PoolKey;
+  const auto key = [&](const std::function<void(Key&)>& change) {
+    return refused([&](SavedTunnel& t) { change(t.inner[0].key); });
+  };
+  EXPECT_FALSE(refused([](SavedTunnel&) {}));
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.inner[0].stream = 2; })) << "there is none";
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.inner.clear(); }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.streams.pop_back(); }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.inner[0].session.streams.pop_back(); }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.inner[0].session.server = true; }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.inner[0].tls.state.server = true; }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) { t.inner[0].tls.peer = nullptr; }));
+  EXPECT_TRUE(key([](Key& k) { k.through_authority.clear(); }));
+  EXPECT_TRUE(key([](Key& k) { k.destination_identities.clear(); }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) {  // two through one stream
+    SavedTunnel more = Double();
+    t.inner.push_back(std::move(more.inner[0]));
+    t.streams.push_back(std::move(more.streams[0]));
+  }));
+  EXPECT_TRUE(refused([](SavedTunnel& t) {  // a pod's, so it cannot be in a shared one
+    t.pod_uid.clear();
+    t.netns_cookie = 0;
+    t.outbound->key.shared = true;
+    t.session.state.peer.takes_source = true;
+  }));
+  SavedTunnel inbound = Whole(true);
+  SavedTunnel other = Double();
+  inbound.inner = std::move(other.inner);
+  inbound.streams.push_back(std::move(other.streams[0]));
+  EXPECT_FALSE(DecodeTunnel(std::move(*EncodeTunnel(inbound))).has_value());
+  // Every field of it matters.
+  const std::string all(EncodeTunnel(Double())->state);
+  auto fields = takeover::TakeApart(takeover::TakeApart(all).front().second);
+  size_t tried = 0;
+  for (auto& [tag, value] : fields) {
+    if (tag != (8 | takeover::kCritical)) continue;
+    const std::string whole = value;
+    for (const auto& [missing, less] : takeover::Crippled(whole)) {
+      value = less;
+      takeover::Parcel parcel = std::move(*EncodeTunnel(Double()));
+      parcel.state = takeover::PutTogether(
+          {{uint16_t{100 | takeover::kCritical}, takeover::PutTogether(fields)}});
+      EXPECT_FALSE(DecodeTunnel(std::move(parcel)).has_value()) << "without field " << missing;
+      ++tried;
+    }
+    value = whole;
+  }
+  EXPECT_GT(tried, 5u);
 }
 
 TEST(TunnelState, WhoKnowsConnectionsOnlyRefusesIt) {

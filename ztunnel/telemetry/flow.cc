@@ -18,7 +18,7 @@ metrics::TrafficEnd EndOf(const model::WorkloadPtr& workload, std::string_view p
           principal,       w.canonical_name, w.canonical_revision, w.cluster_id};
 }
 
-std::string PrincipalOf(const std::optional<model::Identity>& identity) {
+std::string PrincipalOf(const SharedIdentity& identity) {
   return identity ? identity->ToString() : "";
 }
 
@@ -90,7 +90,7 @@ class Line {
 };
 
 void AddEndFields(Line& line, std::string_view end, const model::WorkloadPtr& workload,
-                  const std::optional<model::Identity>& identity) {
+                  const SharedIdentity& identity) {
   if (workload) {
     line.Text({end, ".workload"}, workload->name);
     line.Text({end, ".namespace"}, workload->ns);

@@ -7,16 +7,27 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "common/base/log.h"
 #include "common/metrics/registry.h"
 #include "common/model/identity.h"
 #include "common/model/reason.h"
+#include "common/model/shared_value.h"
 #include "common/model/workload.h"
 
 namespace qanat::ztunnel {
 
 enum class Reporter : uint8_t { kSource, kDestination };
+
+// Thousands of live connections have the same.
+using SharedIdentity = model::SharedValue<model::Identity>;
+inline std::optional<model::Identity> Copy(const SharedIdentity& from) {
+  return from ? std::optional(*from) : std::nullopt;
+}
+inline SharedIdentity Share(std::optional<model::Identity> from) {
+  return from ? SharedIdentity(std::move(*from)) : SharedIdentity();
+}
 
 struct Flow {
   Reporter reporter = Reporter::kSource;
@@ -29,8 +40,8 @@ struct Flow {
   model::WorkloadPtr destination_workload;
   model::ServicePtr service;
   // Proven identities: by certificate, or (one pass) by network namespace.
-  std::optional<model::Identity> source_identity;
-  std::optional<model::Identity> destination_identity;
+  SharedIdentity source_identity;
+  SharedIdentity destination_identity;
   bool mutual_tls = false;
   unsigned tries = 1;  // endpoints that were tried, the last one included
 };

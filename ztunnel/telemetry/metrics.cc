@@ -51,6 +51,11 @@ Metrics::Metrics(metrics::Registry& r)
           "Connections over tunnels that the pods of an identity share; refused, timeout: went on "
           "over the pod's own",
           {"outcome"})),
+      early_data(r.AddCounter(
+          "qanat_early_data",
+          "Connections whose first bytes went along with the CONNECT; dropped: refused with it; "
+          "unknown: not answered, so no other endpoint was given them",
+          {"outcome"})),
       tunnel_errors(r.AddCounter("qanat_inbound_tunnel_errors",
                                  "Inbound tunnels that failed before or between requests",
                                  {"reason"})),

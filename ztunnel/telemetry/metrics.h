@@ -23,6 +23,7 @@ struct Metrics {
   metrics::Family<metrics::Counter>& refused;         // reporter, reason
   metrics::Family<metrics::Counter>& one_pass;        // outcome: taken, denied
   metrics::Family<metrics::Counter>& shared_streams;  // outcome: taken, refused
+  metrics::Family<metrics::Counter>& early_data;      // outcome: taken, dropped, unknown
   metrics::Family<metrics::Counter>& tunnel_errors;   // reason: of inbound tunnels before a CONNECT
   metrics::Family<metrics::Gauge>& active_proxies;
   metrics::Family<metrics::Gauge>& pending_proxies;
@@ -54,6 +55,8 @@ struct Metrics {
 
 // request_query_type, request_protocol, source_canonical_service, source_canonical_revision.
 const metrics::LabelNames& DnsLabelNames();
+// How the last two are shown.
+inline std::string DnsLabel(const std::string& name) { return name.empty() ? "unknown" : name; }
 // What a destination that is known by name only was resolved for: the source_* of a flow, hostname.
 const metrics::LabelNames& OnDemandDnsLabelNames();
 metrics::LabelValues OnDemandDnsLabels(const Flow& flow, const std::string& hostname);

@@ -58,8 +58,10 @@ TEST_F(SeriesTest, EveryDifferenceOfLabelsIsASeriesOfItsOwn) {
   flows[3].source_identity.reset();
   flows[4].destination_identity.reset();
   flows[5].service = nullptr;
-  flows[6].source_identity->sa =
-      "somebody-else";  // a certificate that is not the address's owner's
+  // A certificate that is not the address's owner's.
+  model::Identity other = *base.source_identity;
+  other.sa = "somebody-else";
+  flows[6].source_identity = other;
   for (int round = 0; round < 2; ++round) {
     for (const Flow& flow : flows) cache_.For(flow, Reason::kNone).closed->Add();
     cache_.For(base, Reason::kPolicyDenied).closed->Add();
@@ -97,9 +99,9 @@ TEST_F(SeriesTest, AForwardedSourceIsCountedByWhatItIsCalled) {
   EXPECT_EQ(metrics_.opened.Value(other), 1u);
   for (const auto& one : forwarded) EXPECT_TRUE(one.expired());
   SeriesSweeper sweeper;
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
   call("caller");
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 4u);  // the other one's
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 4u);  // the other one's
   EXPECT_FALSE(metrics_.opened.Contains(other));
   EXPECT_EQ(metrics_.opened.Value(caller), 4u);
 }
@@ -125,13 +127,13 @@ TEST_F(SeriesTest, SeriesOfWorkloadsThatAreGoneAreRemovedAtTheSecondSweep) {
   nobody.source_identity.reset();
   for (const Flow& flow : {stays, goes, nobody}) cache_.For(flow, Reason::kNone).opened->Add();
   SeriesSweeper sweeper;
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
   mesh_.Remove("Kubernetes//Pod/shop/old");
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u) << "it may only be restarting";
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u) << "it may only be restarting";
   // A connection that outlives its workload still counts.
   cache_.For(goes, Reason::kNone).sent->Add(1);
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 4u);  // opened, closed, sent, received
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 4u);  // opened, closed, sent, received
   EXPECT_EQ(metrics_.opened.size(), 2u);
   cache_.ForgetRemoved();
   cache_.For(goes, Reason::kNone).opened->Add();  // it comes back: shown again, from nothing
@@ -172,6 +174,46 @@ TEST_F(SeriesTest, SetupTimesHaveAPhaseForTls) {
     EXPECT_EQ(sum.count, std::string(phase) == "tls" ? 1u : 0u) << phase;
     EXPECT_EQ(sum.buckets.size(), 16u) << phase;
   }
+}
+
+// Each pod of the node asks; another node's pod of the same service is no reason to keep a series.
+TEST_F(SeriesTest, SeriesOfDnsGoWithThePodThatAsked) {
+  const auto pod = [&](const std::string& name, const std::string& app) {
+    auto w = TestMesh::MakePod(name, "10.91.1.9");
+    w.set_canonical_name(app);
+    w.set_canonical_revision("v1");
+    mesh_.Put(w);
+    return mesh_.Snapshot()->WorkloadByUid("Kubernetes//Pod/shop/" + name);
+  };
+  const auto stays = pod("asks", "asks"), goes = pod("asked", "asked");
+  metrics::LabelValues ours{"A", "udp", "asks", "v1"}, theirs{"A", "udp", "asked", "v1"},
+      nameless{"A", "tcp", "unknown", "unknown"};
+  for (const auto& labels : {ours, theirs, nameless}) {
+    metrics_.dns_requests.With(labels)->Add();
+    metrics_.dns_upstream_requests.With(labels)->Add();
+    metrics_.dns_upstream_failures.With(labels);
+    metrics_.dns_upstream_duration.With(labels)->Observe(0.01);
+  }
+  model::Workload without_names;
+  const auto unnamed = std::make_shared<const model::Workload>(without_names);
+  SeriesSweeper sweeper;
+  const auto sweep = [&](const std::vector<model::WorkloadPtr>& here) {
+    return sweeper.Sweep(*mesh_.Snapshot(), here, metrics_);
+  };
+  EXPECT_EQ(sweep({stays, goes, unnamed}), 0u);
+  EXPECT_EQ(sweep({stays, unnamed}), 0u) << "it may only be restarting";
+  metrics_.dns_requests.With(theirs)->Add();
+  EXPECT_EQ(sweep({stays, unnamed}), 0u) << "it still counts";
+  EXPECT_EQ(sweep({stays, goes, unnamed}), 0u) << "it is back";
+  EXPECT_EQ(sweep({stays, unnamed}), 0u);
+  EXPECT_EQ(sweep({stays, unnamed}), 4u);
+  EXPECT_FALSE(metrics_.dns_requests.Contains(theirs));
+  EXPECT_FALSE(metrics_.dns_upstream_duration.Contains(theirs));
+  EXPECT_EQ(metrics_.dns_requests.Value(ours), 1u);
+  EXPECT_TRUE(metrics_.dns_requests.Contains(nameless));
+  EXPECT_EQ(sweep({}), 0u);
+  EXPECT_EQ(sweep({}), 8u);
+  EXPECT_EQ(metrics_.dns_upstream_failures.size(), 0u);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ WorkerMetrics::WorkerMetrics(Metrics& all)
       refused(all.refused),
       one_pass(all.one_pass),
       shared_streams(all.shared_streams),
+      early_data(all.early_data),
       tunnel_errors(all.tunnel_errors),
       accept_paused(all.accept_paused),
       connect_retries(all.connect_retries),
@@ -25,6 +26,14 @@ WorkerMetrics::WorkerMetrics(Metrics& all)
       dns_upstream_duration(all.dns_upstream_duration),
       dns_answers(all.dns_answers),
       on_demand_dns(all.on_demand_dns) {}
+
+void WorkerMetrics::ForgetRemoved() {
+  for (Counters* shard :
+       {&dns_requests, &dns_upstream_requests, &dns_upstream_failures, &on_demand_dns}) {
+    shard->ForgetRemoved();
+  }
+  dns_upstream_duration.ForgetRemoved();
+}
 
 SetupTimes::SetupTimes(WorkerMetrics& metrics, const std::string& reporter)
     : phases_{metrics.setup.With({reporter, "queue"}), metrics.setup.With({reporter, "dns"}),

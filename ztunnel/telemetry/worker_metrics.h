@@ -16,12 +16,12 @@ namespace qanat::ztunnel {
 struct WorkerMetrics {
   explicit WorkerMetrics(Metrics& all);
   // Series were removed from the families.
-  void ForgetRemoved() { on_demand_dns.ForgetRemoved(); }
+  void ForgetRemoved();
 
   using Counters = metrics::Shard<metrics::Counter>;
   using Histograms = metrics::Shard<metrics::Histogram>;
   metrics::Shard<metrics::Gauge> sockets_open;
-  Counters refused, one_pass, shared_streams, tunnel_errors;
+  Counters refused, one_pass, shared_streams, early_data, tunnel_errors;
   Counters accept_paused, connect_retries, ejections, forwarded_network_ignored;
   Counters crl_rejections, crl_untracked;
   Counters resumptions, handshakes;

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <future>
 
+#include "agent/pods/dns_files.h"
 #include "tests/integration/dns/fixture.h"
 #include "ztunnel/dns/resolver.h"
 
@@ -104,8 +105,15 @@ TEST_F(DnsMeshTest, APodsOwnNameServersAndSearchList) {
   const auto second = StartServer(own, "10.93.0.8");
   EXPECT_EQ(Say("backend.shop.corp.example"), "NXDOMAIN:");
   EXPECT_EQ(second->Log(), "ready\n");
-  std::ofstream(folder_ + "/dns/uid-frontend")
-      << R"({"nameservers":["10.93.0.8"],"search":["corp.example"],"ndots":5})";
+  // Written as our node agent does.
+  agent::DnsFiles files({folder_ + "/dns", {}, "cluster.local", folder_ + "/resolv.conf"});
+  agent::Pod told;
+  told.uid = "uid-frontend";
+  told.ns = "shop";
+  told.dns.policy = "None";
+  told.dns.servers = {"10.93.0.8"};
+  told.dns.searches = {"corp.example"};
+  files.Put(told);
   EXPECT_TRUE(Eventually([&] {
     return Say("backend.shop.corp.example") ==
            "NOERROR aa: CNAME backend.shop 30 | A 10.96.0.10 30";
@@ -113,6 +121,22 @@ TEST_F(DnsMeshTest, APodsOwnNameServersAndSearchList) {
   EXPECT_EQ(Say("alias.test"), "NOERROR: CNAME plain.test 60 | A 192.0.2.1 60");
   EXPECT_THAT(second->Log(), HasSubstr("udp alias.test 1\n"));
   EXPECT_THAT(server->Log(), testing::Not(HasSubstr("alias.test")));
+
+  // A change of the running pod: the cluster's servers, which nobody told the agent, are those of
+  // the proxy's own resolv.conf. The search list is the cluster's, and the pod's comes after it.
+  told.dns.policy = "ClusterFirst";
+  files.Put(told);
+  int asked = 0;
+  EXPECT_TRUE(Eventually([&] {
+    const std::string fresh = fmt::format("n{}.test", asked++);  // in no cache
+    Say(fresh);
+    return server->Log().find("udp " + fresh + " 1\n") != std::string::npos;
+  }));
+  EXPECT_EQ(Say("backend.shop.corp.example"),
+            "NOERROR aa: CNAME backend.shop 30 | A 10.96.0.10 30");
+  EXPECT_EQ(Say("backend.shop.svc.cluster.local"), "NOERROR aa: A 10.96.0.10 30");
+  files.Remove(told.uid);
+  EXPECT_TRUE(Eventually([&] { return Say("backend.shop.corp.example") == "NXDOMAIN:"; }));
 }
 
 TEST_F(DnsMeshTest, APodThatIsNotAnnouncedYetWaitsALittle) {

@@ -9,15 +9,20 @@
 #include <mutex>
 #include <thread>
 
+#include "tests/integration/locks/echo.h"
 #include "tests/integration/locks/interposed.h"
-#include "tests/support/loopback_proxies.h"
 
-namespace qanat::test {
+namespace qanat::ztunnel::test {
 namespace {
+
+using qanat::test::Count;
+using qanat::test::Counted;
+using qanat::test::CountThisThread;
+using qanat::test::WhatWasCounted;
 
 constexpr int kWarm = 20;
 
-void CountThreadOf(ztunnel::Worker& worker) {
+void CountThreadOf(Worker& worker) {
   std::promise<void> done;
   worker.loop().Post([&done] {
     CountThisThread();
@@ -32,17 +37,17 @@ struct Load {
 };
 
 // Expects none at all: what comes from outside (posts of the main thread, scrapes) does not here.
-void ExpectNone(const LoopbackProxies::Options& options, const Load& load) {
+void ExpectNone(bool same_node, const Load& load) {
   const Fd null(open("/dev/null", O_WRONLY | O_CLOEXEC));
-  log::LineWriter access_log(null.get());
-  LoopbackProxies proxies(options, access_log);
-  for (int i = 0; i < kWarm; ++i) proxies.Once();
-  CountThreadOf(proxies.near());
-  CountThreadOf(proxies.far());
-  proxies.Once();  // the rounds of the posts above are over
+  TwoNodes nodes({.log_fd = null.get(), .same_node = same_node});
+  const Echo server;
+  for (int i = 0; i < kWarm; ++i) Echo::Call();
+  CountThreadOf(nodes.near());
+  CountThreadOf(nodes.far());
+  Echo::Call();  // the rounds of the posts above are over
   Count(true);
   for (int i = 0; i < load.connections; ++i) {
-    proxies.Once();
+    Echo::Call();
     std::this_thread::sleep_for(load.apart);
   }
   Count(false);
@@ -51,21 +56,21 @@ void ExpectNone(const LoopbackProxies::Options& options, const Load& load) {
       << counted.locks << " locks and " << counted.wakeups << " wake-ups of " << load.connections
       << " connections; the first of them:\n"
       << counted.where;
-  EXPECT_EQ(access_log.dropped(), 0u);
+  EXPECT_EQ(nodes.dropped_lines(), 0u);
 }
 
-TEST(Locks, NoneForAConnectionThroughATunnel) { ExpectNone({}, {}); }
+TEST(Locks, NoneForAConnectionThroughATunnel) { ExpectNone(false, {}); }
 
-TEST(Locks, NoneForAConnectionInOnePass) { ExpectNone({.same_node = true}, {}); }
+TEST(Locks, NoneForAConnectionInOnePass) { ExpectNone(true, {}); }
 
 // Whoever writes the log sleeps between them, and is not woken for any.
 TEST(Locks, NoneForConnectionsNowAndThen) {
-  ExpectNone({}, {.connections = 10, .apart = std::chrono::milliseconds(100)});
+  ExpectNone(false, {.connections = 10, .apart = std::chrono::milliseconds(100)});
 }
 
 TEST(Locks, NoneWhereScopesHaveLevelsOfTheirOwn) {
   ASSERT_TRUE(log::SetLevels("info,zds=debug,access=info"));
-  ExpectNone({}, {});
+  ExpectNone(false, {});
   ASSERT_TRUE(log::SetLevels("info"));
 }
 
@@ -109,4 +114,4 @@ TEST(Locks, AreSeen) {
 }
 
 }  // namespace
-}  // namespace qanat::test
+}  // namespace qanat::ztunnel::test

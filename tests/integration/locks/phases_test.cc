@@ -7,9 +7,9 @@
 
 #include <string>
 
-#include "tests/support/loopback_proxies.h"
+#include "tests/integration/locks/echo.h"
 
-namespace qanat::test {
+namespace qanat::ztunnel::test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -21,20 +21,20 @@ std::string Shown(const char* what, const std::string& phase, int count) {
 
 TEST(SetupPhases, OnlyWhoWaitedForTheHandshakeHasIt) {
   const Fd null(open("/dev/null", O_WRONLY | O_CLOEXEC));
-  log::LineWriter access_log(null.get());
-  LoopbackProxies proxies({}, access_log);
+  TwoNodes nodes({.log_fd = null.get()});
+  const Echo server;
   for (const int connections : {1, 2, 3}) {
-    proxies.Once();
-    const std::string text = proxies.registry().Render();
+    Echo::Call();
+    const std::string text = nodes.registry().Render();
     EXPECT_THAT(text, HasSubstr(Shown("count", "tls", 1)));
     EXPECT_THAT(text, HasSubstr(Shown("count", "connect", connections)));
     EXPECT_THAT(text, HasSubstr(Shown("count", "queue", connections)));
   }
   // It took some time, and no handshake takes more than that.
-  const std::string text = proxies.registry().Render();
+  const std::string text = nodes.registry().Render();
   EXPECT_THAT(text, Not(HasSubstr(Shown("sum", "tls", 0))));
   EXPECT_THAT(text, HasSubstr("phase=\"tls\",le=\"10\"} 1\n"));
 }
 
 }  // namespace
-}  // namespace qanat::test
+}  // namespace qanat::ztunnel::test

@@ -116,6 +116,9 @@ class Agent:
 # knows before.
 LAUNCH = """
 import os, sys
+if group := os.environ.pop("CGROUP", ""):
+    with open(f"{group}/cgroup.procs", "w") as procs:
+        procs.write(str(os.getpid()))
 high = [os.dup2(int(fd), 500 + i) for i, fd in enumerate(sys.argv[2:])]
 for i, fd in enumerate(high):
     os.dup2(fd, 3 + i)
@@ -126,9 +129,10 @@ os.execv(sys.argv[1], sys.argv[1:2])
 
 
 class Proxy:
-    """One process of it. `fds`: name -> descriptors, as a supervisor passes them."""
+    """One process of it. `fds`: name -> descriptors, as a supervisor passes them; `more`: of its environment, and
+    CGROUP for the one that it is to be in."""
 
-    def __init__(self, bed, name, takeover=None, notify=None, fds=None):
+    def __init__(self, bed, name, takeover=None, notify=None, fds=None, more=None):
         self.bed, self.name = bed, name
         self.log = f"{bed.folder}/{name}.log"
         environment = dict(os.environ)
@@ -139,6 +143,7 @@ class Proxy:
             "QANAT_METRICS_ADDR": "127.0.0.1:0", "QANAT_READINESS_ADDR": "127.0.0.1:0",
         })
         environment.update(bed.authority)
+        environment.update(more or {})
         if takeover:
             environment["QANAT_TAKEOVER_SOCKET"] = takeover
         if notify:
@@ -417,6 +422,7 @@ class Job:
         if not self.pipe.poll(seconds):
             raise AssertionError("no result in time")
         kind, value = self.pipe.recv()
+        self.pipe.close()
         self.process.join()
         if kind != "ok":
             raise AssertionError(value)

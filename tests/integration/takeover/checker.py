@@ -153,6 +153,7 @@ class Client:
                     await asyncio.sleep(self.pace)
             self.writer.write_eof()
         sending = asyncio.create_task(send())
+        sending.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, also where reading failed first
         number = 0
         while True:
             try:

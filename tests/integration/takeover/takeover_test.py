@@ -39,6 +39,9 @@ class Middle:
     def change(self, data):
         return data
 
+    def has_passed(self):
+        """What was watched last has been."""
+
     def serve(self):
         new, _ = self.listener.accept()
         self.listener.close()
@@ -57,6 +60,7 @@ class Middle:
                         self.passed.append(int.from_bytes(data[6:8], "big"))
                         data = self.change(data)
                         other.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+                        self.has_passed()
                     finally:
                         for fd in fds:
                             os.close(fd)

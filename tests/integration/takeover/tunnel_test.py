@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tunnels with their streams go from one process to the next, both ends of them, with real processes."""
 import struct
-import threading
 import time
 import unittest
 
@@ -52,10 +51,14 @@ class Watching(Middle):
         tunnel = fields(whole).get(TUNNEL)
         if tunnel is None:
             return
+        self.on_tunnel(item, fields(tunnel))
         self.tunnels[item] = sum(tag == STREAM for tag, _ in all_fields(tunnel))
         tls = fields(fields(tunnel)[TLS])
         self.half_written += len(tls[UNSENT]) > 0
         self.seen.setdefault(tls[WRITE_SECRET], []).append(int.from_bytes(tls[WRITE_SEQUENCE], "big"))
+
+    def on_tunnel(self, item, tunnel):
+        """The fields of one."""
 
     def items(self, kind, listeners):
         """(connections between sockets, streams of tunnels) of which that was said."""
@@ -128,78 +131,6 @@ class Tunnels(TakeoverCase):
         self.assertEqual([failed for _, failures in finish() for failed in failures], [])
         print(f"{half_written} tunnels moved in the middle of a record")
         self.assertGreater(half_written, 0)
-
-    def kill_at(self, number, which):
-        """Takes over with live connections; the old or the new one dies just before message `number`.
-        How many of three plain ones, and of three that are a stream of two tunnels each, ended."""
-        old = Proxy(self.bed, f"old-{number}-{which}", takeover=self.bed.takeover)
-        old.wait_served()
-        finish = self.bed.start_clients(6)
-        processes, ready = {"old": old}, threading.Event()
-
-        def at(count):
-            if count == number:
-                ready.wait()
-                processes[which].kill()
-        middle = Watching(self.bed, at, {})
-        processes["new"] = new = Proxy(self.bed, f"new-{number}-{which}", takeover=middle.path)
-        ready.set()
-        victim, end = processes[which].process, time.monotonic() + 30
-        while victim.poll() is None and time.monotonic() < end:
-            if "given to the new process" in old.text():  # there were fewer messages
-                processes[which].kill()
-            time.sleep(0.02)
-        self.assertIsNotNone(victim.poll(), "it was not killed")
-        middle.thread.join(60)
-        if which == "old":
-            new.wait_served()
-        time.sleep(0.5)
-        (_, in_tunnels), (_, plain) = finish()
-        for failed in in_tunnels + plain:
-            self.assertNotIn("other bytes", failed)
-            self.assertNotIn("bytes behind", failed)
-        # The first items were the pods' listeners.
-        listeners = {1, 2}
-        accepted, committed = middle.items(ACCEPTED, listeners), middle.items(COMMITTED, listeners)
-        for proxy in (old, new):
-            if proxy is processes[which]:
-                continue
-            for pod in ("out", "front"):
-                self.assertEqual(self.bed.inside(pod, talk, (ip("back"), 7000), b"served", 10)[0], "ok")
-            proxy.stop()
-        how = f"{which} at {number}: accepted {accepted}, committed {committed} of (3, 6); ended {plain} {in_tunnels}"
-        if which == "old":  # it took with it what it had not given
-            self.assertEqual(len(plain), 3 - committed[0], how)
-            lost = most = 6 - committed[1]
-        else:  # it took with it what it had been given, at most what it had said it could take
-            self.assertGreaterEqual(len(plain), committed[0], how)
-            self.assertLessEqual(len(plain), accepted[0], how)
-            lost, most = committed[1], accepted[1]
-        self.assertGreaterEqual(2 * len(in_tunnels), lost, how)
-        self.assertLessEqual(len(in_tunnels), most, how)
-        return len(plain), len(in_tunnels)
-
-    def test_either_dies_with_live_connections(self):
-        """Exactly what was with the dead one ends, and what was between the two: nothing else does, and
-        nobody's bytes are others."""
-        old = self.first()
-        finish = self.bed.start_clients(6)
-        middle = Watching(self.bed, lambda count: None, {})
-        new = Proxy(self.bed, "second", takeover=middle.path)
-        old.wait_log("given to the new process")
-        self.assertEqual([failed for _, failures in finish() for failed in failures], [])
-        messages = len(middle.passed)
-        first = [kind for kind, _ in middle.said].index(ACCEPTED)
-        old.stop()
-        new.stop()
-        ended = {}
-        for which in ("old", "new"):
-            for number in range(first, messages, 4):
-                with self.subTest(which=which, number=number):
-                    ended[which, number] = self.kill_at(number, which)
-        print("ended (plain, in tunnels):", ended)
-        self.assertIn((0, 0), ended.values())
-        self.assertIn((3, 3), ended.values())
 
 
 if __name__ == "__main__":

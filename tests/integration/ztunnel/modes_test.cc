@@ -3,12 +3,18 @@
 // for the proxy's own pod, from a local file, by SOCKS5; and what it does ahead of time.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <future>
 
 #include "tests/integration/ztunnel/bed.h"
 
@@ -271,6 +277,52 @@ TEST_F(ModesTest, Liveness) {
   end.set_value();
   EXPECT_TRUE(Eventually([&] { return node.Live().find("live\n") != std::string::npos; }));
   EXPECT_TRUE(node.Counts("qanat_stuck_threads", {}, Eq(0)));
+}
+
+// The handler of a signal that does not come back before it is let: the thread is stuck wherever it
+// was.
+std::atomic<bool> let_go;
+void StayHere(int) {
+  while (!let_go) poll(nullptr, 0, 10);
+}
+
+// A thread of this process by its name.
+class Held {
+ public:
+  explicit Held(const std::string& name) {
+    let_go = false;
+    std::signal(SIGUSR2, StayHere);
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::string is;
+      std::getline(std::ifstream(task.path() / "comm") >> std::ws, is);
+      if (is == name) thread_ = std::stoi(task.path().filename());
+    }
+    EXPECT_NE(thread_, 0) << name;
+    EXPECT_EQ(syscall(SYS_tgkill, getpid(), thread_, SIGUSR2), 0);
+  }
+  ~Held() { let_go = true; }
+
+ private:
+  int thread_ = 0;
+};
+
+TEST_F(ModesTest, LivenessOfWorkers) {
+  Node& node = AddNode("n1");
+  {
+    const Held held("worker-1");
+    EXPECT_TRUE(Eventually([&] { return node.Live().find("200") == std::string::npos; }, 60'000));
+    EXPECT_THAT(node.Live(), testing::AllOf(HasSubstr("500"), HasSubstr("stuck: worker-1 (")));
+    EXPECT_TRUE(node.Counts("qanat_stuck_threads", {}, Eq(1)));
+  }
+  EXPECT_TRUE(Eventually([&] { return node.Live().find("live\n") != std::string::npos; }));
+  // The one that answers: then the probe has no answer, which is one as well.
+  std::future<std::string> asked;
+  {
+    const Held held("worker-0");
+    asked = std::async(std::launch::async, [&] { return node.Live(); });
+    EXPECT_EQ(asked.wait_for(std::chrono::seconds(3)), std::future_status::timeout);
+  }
+  EXPECT_THAT(asked.get(), HasSubstr("live\n"));
 }
 
 }  // namespace

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls of a service in another network: through its east-west gateway, which sees ciphertext only,
 // and by inner tunnels that are used again.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
 #include <future>
 #include <mutex>
+#include <thread>
 
 #include "common/hbone/server_session.h"
 #include "common/net/socket.h"
@@ -21,7 +27,7 @@ using testing::Ge;
 using testing::SizeIs;
 
 // Takes HBONE at 15008 and passes each CONNECT's bytes on to `to`, as they are.
-class EastWestGateway {
+class EastWestGateway final : public Relay::Owner {
  public:
   EastWestGateway(const PodNet& pod, tls::TlsContextPtr context, std::string to)
       : netns_(pod.netns()), context_(std::move(context)), to_(std::move(to)) {
@@ -67,15 +73,17 @@ class EastWestGateway {
         [this](Result<tls::TlsConnection> result) {
           if (!result) return;
           hbone::ServerSession::Events events;
-          events.on_connect = [this](hbone::InboundConnect request, hbone::Responder responder) {
-            PassOn(std::move(request), std::move(responder));
+          events.on_connect = [this](const hbone::InboundConnect& request,
+                                     hbone::Responder responder) {
+            PassOn(request, std::move(responder));
           };
           events.on_closed = [](const hbone::CloseReason&) {};
           sessions_.push_back(std::make_unique<hbone::ServerSession>(
               std::move(result->transport), hbone::SessionOptions{}, std::move(events)));
         }));
   }
-  void PassOn(hbone::InboundConnect request, hbone::Responder responder) {
+  void OnRelayEnd(const Relay::Result&) override {}
+  void PassOn(const hbone::InboundConnect& request, hbone::Responder responder) {
     {
       std::lock_guard lock(mutex_);
       authorities_.push_back(request.authority);
@@ -91,7 +99,7 @@ class EastWestGateway {
           if (stream == nullptr) return;
           relays_.push_back(std::make_unique<Relay>(
               shared_, std::move(stream), net::MakeSocketTransport(thread_.loop(), std::move(*fd)),
-              Relay::Counters{}, [](const Relay::Result&) {}));
+              Relay::Counters{}, *this));
           relays_.back()->Start();
         }));
   }
@@ -131,13 +139,38 @@ class NetworkTest : public Bed {
       w.mutable_network_gateway()->mutable_address()->set_network("far");
       w.mutable_network_gateway()->mutable_address()->set_address(IpBytes(gateway_pod->ip()));
     });
-    n1 = &AddNode("n1", [](Config& config) { config.network = "near"; });
+    n1 = &AddNode("n1", [this](Config& config) { Near(config); });
     n2 = &AddNode("n2", [](Config& config) { config.network = "far"; });
     ASSERT_EQ(n1->Enrol("frontend", *frontend), "");
     ASSERT_EQ(n1->agent().SnapshotSent(), "");
     ASSERT_EQ(n2->Enrol("backend", *backend), "");
     ASSERT_EQ(n2->Enrol("other", *other), "");
     ASSERT_EQ(n2->agent().SnapshotSent(), "");
+  }
+  ~NetworkTest() override { std::remove(socket_.c_str()); }
+  void Near(Config& config) const {
+    config.node_name = "n1";
+    config.network = "near";
+    config.takeover_socket = socket_;
+  }
+  // Another process of n1 takes over from the present one, which ends.
+  void TakeOver(const std::string& name) {
+    Node& next = AddNode(name, [this](Config& config) { Near(config); });
+    ASSERT_EQ(next.Enrol("frontend", *frontend), "");
+    ASSERT_EQ(next.agent().SnapshotSent(), "");
+    ASSERT_TRUE(Eventually([&] { return next.Ready().find("ready\n") != std::string::npos; }))
+        << next.Ready();
+    EXPECT_EQ(Live(*n1), 0u);
+    nodes_.erase(std::find_if(nodes_.begin(), nodes_.end(),
+                              [&](const auto& node) { return node.get() == n1; }));
+    n1 = &next;
+  }
+  // Connections through both tunnels that a proxy has.
+  static size_t Live(Node& node) {
+    const std::string all = node.Get("/debug/connections");
+    size_t count = 0;
+    for (size_t at = 0; (at = all.find("double-hbone", at)) != std::string::npos; ++at) ++count;
+    return count;
   }
   void StartGateway(const std::string& account, const PodNet& to) {
     gateway = std::make_unique<EastWestGateway>(
@@ -150,6 +183,7 @@ class NetworkTest : public Bed {
   Node *n1 = nullptr, *n2 = nullptr;
   TestMesh::Service service;
   std::unique_ptr<EastWestGateway> gateway;
+  const std::string socket_ = fmt::format("/tmp/qzt-{}-network.sock", getpid());
 };
 
 TEST_F(NetworkTest, ManyCallsShareAnInnerTunnel) {
@@ -190,6 +224,56 @@ TEST_F(NetworkTest, BulkArrivesExactly) {
   for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<char>(i * 7 + i / 251);
   Tcp tcp = Call();
   ExpectEcho(tcp, data);
+}
+
+// Both tunnels go from process to process, in the middle of whatever they carry.
+TEST_F(NetworkTest, LiveCallsOutliveTheirProxy) {
+  StartGateway("eastwest", *backend);
+  Server echo(backend->netns(), backend->At(8080), Server::Echo());
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> busy;
+  std::atomic<int> rounds{0};
+  for (const size_t size : {size_t{100}, size_t{100}, size_t{300000}, size_t{300000}}) {
+    busy.emplace_back([&, size, tcp = std::make_shared<Tcp>(Call())] {
+      unsigned seed = 1;
+      while (!stop) {
+        std::string data(size, '\0');
+        for (char& c : data) c = static_cast<char>((seed = seed * 1664525 + 1013904223) >> 24);
+        std::thread writer([&] { EXPECT_TRUE(tcp->Send(data)); });
+        EXPECT_TRUE(tcp->Read(size) == data) << size;
+        writer.join();
+        ++rounds;
+        if (HasFailure()) return;
+      }
+      tcp->Finish();
+      EXPECT_EQ(tcp->Next(), "eof");
+    });
+  }
+  std::vector<Tcp> quiet;
+  for (int i = 0; i < 8; ++i) quiet.push_back(Call());
+  const size_t all = busy.size() + quiet.size();
+  EXPECT_TRUE(Eventually([&] { return Live(*n1) == all; }));
+  const auto tunnels = gateway->authorities();
+  for (int i = 0; i < 4 && !HasFailure(); ++i) {
+    TakeOver(fmt::format("n1-{}", i));
+    EXPECT_EQ(Live(*n1), all);
+    const int before = rounds;
+    EXPECT_TRUE(Eventually([&] { return rounds > before + 20; }));
+    const auto at = static_cast<size_t>(i);
+    EXPECT_TRUE(quiet[at].Send("after it"));
+    EXPECT_EQ(quiet[at].Read(8), "after it");
+  }
+  stop = true;
+  for (std::thread& one : busy) one.join();
+  for (Tcp& tcp : quiet) {
+    tcp.Finish();
+    EXPECT_EQ(tcp.Next(), "eof");
+  }
+  EXPECT_EQ(gateway->authorities(), tunnels) << "made anew";
+  // Who comes now goes through a tunnel that two processes have had, or the other worker's.
+  Tcp tcp = Call();
+  ExpectEcho(tcp, std::string(100000, 'x'));
+  EXPECT_THAT(gateway->authorities(), SizeIs(testing::Le(tunnels.size() + 1)));
 }
 
 // Both ends of the way must be who they are to be: the gateway ...

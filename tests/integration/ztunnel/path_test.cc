@@ -2,7 +2,9 @@
 // Every way from an application to another one.
 #include <gmock/gmock.h>
 
+#include <mutex>
 #include <random>
+#include <set>
 
 #include "tests/integration/ztunnel/bed.h"
 
@@ -219,6 +221,64 @@ TEST_F(PathTest, OnePassNotWhenAddressesAreRewritten) {
   EXPECT_EQ(tcp.Read(5), "hello");
   EXPECT_EQ(n1->Metric("qanat_one_pass_connections_total"), 0);
   EXPECT_THAT(n1->Get("/debug/connections"), HasSubstr("\"path\": \"hbone\""));
+}
+
+// A pod that calls a service whose endpoint is itself: in one pass, and through a tunnel to the own
+// address where there is none. The application sees the pod, as without a mesh.
+TEST_F(PathTest, APodCallsItsOwnService) {
+  for (const Capture capture : {Capture::kTproxy, Capture::kRedirect}) {
+    SCOPED_TRACE(capture == Capture::kTproxy ? "one pass" : "a tunnel");
+    nodes_.clear();
+    pods_.clear();
+    Make("n1", capture);
+    service.add_addresses()->set_address(IpBytes("fd93::ff10"));
+    Put(service);
+    std::mutex mutex;
+    std::set<std::string> peers;
+    const auto serve = [&](Tcp& tcp, const std::string& from) {
+      {
+        std::lock_guard lock(mutex);
+        peers.insert(from);
+      }
+      Server::Echo()(tcp, from);
+    };
+    Server four(b->netns(), b->At(8080), serve);
+    Server six(b->netns(), "[" + b->ip6() + "]:8080", serve);
+    const std::string data = Random(1 << 20);
+    for (const char* to : {"10.96.0.10:80", "[fd93::ff10]:80"}) {
+      ASSERT_TRUE(Eventually([&] {
+        Tcp tcp = ConnectFrom(b->netns(), to);
+        return tcp.Send("x") && tcp.Read(1) == "x";
+      })) << to;
+      Tcp tcp = ConnectFrom(b->netns(), to);
+      ExpectEcho(tcp, data);
+      std::vector<Tcp> all;
+      for (int i = 0; i < 50; ++i) all.push_back(ConnectFrom(b->netns(), to));
+      for (Tcp& one : all) EXPECT_TRUE(one.Send("y"));
+      for (Tcp& one : all) EXPECT_EQ(one.Read(1), "y") << to;
+    }
+    EXPECT_THAT(peers, testing::UnorderedElementsAre(b->ip(), b->ip6()));
+    const bool one_pass = capture == Capture::kTproxy;
+    EXPECT_EQ(n1->Metric("qanat_one_pass_connections_total", {"taken"}) >= 102, one_pass);
+    for (const char* reporter : {"source", "destination"}) {
+      EXPECT_TRUE(n1->Counts(
+          "istio_tcp_connections_opened_total",
+          {std::string("reporter=\"") + reporter, std::string("source_principal=\"") + kBackend,
+           std::string("destination_principal=\"") + kBackend,
+           one_pass ? "security_policy=\"unknown\"" : "security_policy=\"mutual_tls\""},
+          testing::Ge(102)));
+    }
+    // It is nobody special to itself.
+    auto deny = TestMesh::MakePolicy("not-itself", istio::security::DENY);
+    auto* match = deny.add_rules()->add_clauses()->add_matches();
+    match->add_principals()->set_exact(std::string(kBackend).substr(9));
+    Put(deny);
+    EXPECT_TRUE(Eventually([&] {
+      Tcp tcp = ConnectFrom(b->netns(), "10.96.0.10:80");
+      return tcp.Next(1000) == "reset";
+    }));
+    control_plane_.Remove("Authorization", "shop/not-itself");
+  }
 }
 
 TEST_F(PathTest, UnknownDestinationsPassAndPlaintextComesIn) {

@@ -149,7 +149,7 @@ std::string ServerListener(const EnvoyOptions& o, const std::string& dir) {
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
               path: {}/access.log
-              log_format: {{text_format_source: {{inline_string: "%DOWNSTREAM_PEER_URI_SAN% %REQ(:METHOD)% %REQ(:AUTHORITY)% %RESPONSE_CODE% %REQ(BAGGAGE)%\n"}}}}
+              log_format: {{text_format_source: {{inline_string: "%DOWNSTREAM_PEER_URI_SAN% %REQ(:METHOD)% %REQ(:AUTHORITY)% %RESPONSE_CODE% %REQ(BAGGAGE)% %REQ(FORWARDED)% %REQ(X-FORWARDED-NETWORK)%\n"}}}}
           route_config:
             virtual_hosts:
             - name: all
@@ -175,9 +175,9 @@ std::string ServerCluster(const EnvoyOptions& o) {
     connect_timeout: 5s
     load_assignment:
       cluster_name: upstream
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]
 )",
-                     o.upstream_port);
+                     o.upstream_ip, o.upstream_port);
 }
 
 }  // namespace

@@ -25,10 +25,11 @@ struct EnvoyOptions {
   // peer's answer. Only with client_port.
   uint16_t connect_port = 0;
   // As server: takes tunnels on server_port from clients with identity `expect_client` and connects
-  // every stream to upstream_port.
+  // every stream to upstream_port: another network's gateway, where that is a node proxy's.
   uint16_t server_port = 0;
   std::string server_ip = "127.0.0.1";
   uint16_t upstream_port = 0;
+  std::string upstream_ip = "127.0.0.1";
   std::string expect_client;
   int requests_per_connection = 0;  // after so many it says GOAWAY, gracefully; 0: never
   // Administration, for Stat(); with it, that Envoy is up is asked there and not by connecting.
@@ -43,7 +44,8 @@ class Envoy {
   ~Envoy();  // SIGTERM, then SIGKILL
   bool running() const { return child_->running(); }
   std::string Log() const { return child_->Log(); }  // what it wrote to stderr
-  // One line for every stream that is over, as server: "URI-SAN METHOD AUTHORITY STATUS baggage".
+  // One line for every stream that is over, as server: "URI-SAN METHOD AUTHORITY STATUS baggage
+  // forwarded x-forwarded-network".
   std::string AccessLog() const;
   // A counter or gauge; -1 when Envoy does not have it.
   long Stat(const std::string& name) const;

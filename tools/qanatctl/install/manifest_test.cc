@@ -85,6 +85,27 @@ TEST(Manifest, Rules) {
   }
 }
 
+// A node proxy of which a thread is stuck is started anew; one that is not ready is left alone.
+TEST(Manifest, TheKubeletAsksTheNodeProxyWhetherItIsStuck) {
+  auto objects = RenderObjects({});
+  ASSERT_TRUE(objects) << objects.error().message;
+  int found = 0;
+  for (const KubeObject& object : *objects) {
+    if (object.Title() != "DaemonSet ztunnel") continue;
+    const Json json = Json::parse(object.json);
+    const Json& pod = Get(Get(Get(json, "spec"), "template"), "spec");
+    for (const Json& container : Items(pod, "containers")) {
+      const Json& probe = Get(container, "livenessProbe");
+      EXPECT_EQ(Str(Get(probe, "httpGet"), "path"), "/healthz/live");
+      EXPECT_EQ(Get(probe, "httpGet")["port"], Get(container, "readinessProbe")["httpGet"]["port"]);
+      EXPECT_GE(probe.value("periodSeconds", 0) * probe.value("failureThreshold", 0), 30);
+      EXPECT_GE(probe.value("timeoutSeconds", 0), 5);
+      ++found;
+    }
+  }
+  EXPECT_EQ(found, 1);
+}
+
 // Whoever takes a node over gets what its agent may do: on that node, and no more.
 TEST(Manifest, AnAgentsRightToPatchPodsIsNarrowed) {
   auto objects = RenderObjects({.ns = "mesh"});

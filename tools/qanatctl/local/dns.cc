@@ -26,11 +26,13 @@ std::string RenderHostsRecords(const std::vector<DnsRecord>& records) {
   return out;
 }
 
-std::string RenderResolvConf(const std::string& ns) {
-  return fmt::format(
-      "search {}.svc.cluster.local svc.cluster.local cluster.local\nnameserver {}\n"
-      "options ndots:5\n",
-      ns, DnsV4().ToString());
+kube::NodeDns LocalNodeDns() {
+  const std::vector<std::string> servers = {DnsV4().ToString()};
+  return {servers, "cluster.local", {servers, {}, {}}};
+}
+
+std::string RenderResolvConf(const kube::PodDns& pod, const std::string& ns) {
+  return kube::FormatResolvConf(kube::ResolverOf(pod, ns, LocalNodeDns()));
 }
 
 std::string RenderPodHosts(const std::string& hostname, const std::string& fqdn,

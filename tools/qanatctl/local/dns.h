@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/kube/pod_dns.h"
 #include "common/net/address.h"
 
 namespace qanat::local {
@@ -18,7 +19,11 @@ struct DnsRecord {
 std::string RenderDnsmasqConfig(const std::vector<net::IpAddress>& listen,
                                 const std::string& hosts_file);
 std::string RenderHostsRecords(const std::vector<DnsRecord>& records);
-std::string RenderResolvConf(const std::string& ns);
+// What the nodes of a local mesh give their pods: the cluster's server is the node's, too, for
+// there is none above it.
+kube::NodeDns LocalNodeDns();
+// As the kubelet would.
+std::string RenderResolvConf(const kube::PodDns& pod, const std::string& ns);
 std::string RenderPodHosts(const std::string& hostname, const std::string& fqdn,
                            const std::vector<net::IpAddress>& ips);
 

@@ -101,6 +101,10 @@ ProgramConfig AgentConfig(const ProgramPaths& paths, const NodePlan& node) {
                    names.BpfDir(node.name),
                    "--cgroup-root",
                    Cgroup2Of(paths.cgroup_root),
+                   "--cluster-dns",
+                   DnsV4().ToString(),
+                   "--resolv-conf",
+                   names.NodeDir(node.name) + "/resolv.conf",
                    "--admin",
                    "127.0.0.1:15030"};
   out.check = ReadyCheck{Loopback(15030), "/healthz/ready"};

@@ -131,19 +131,23 @@ std::string RenderGatewayOverlay(const GatewayPlan& gateway,
                {"status", {{"addresses", std::move(list)}}}});
 }
 
-std::string RenderAgentPod(const PodStatus& pod, const StringMap& namespace_labels,
-                           const std::string& netns_path) {
-  return Dump({{"uid", pod.facts.uid},
-               {"name", pod.facts.name},
-               {"namespace", pod.facts.ns},
-               {"serviceAccount", pod.facts.service_account},
-               {"labels", pod.facts.labels},
-               {"annotations", pod.facts.annotations},
-               {"namespaceLabels", namespace_labels},
-               {"hostNetwork", false},
-               {"netns", netns_path},
-               {"ips", pod.facts.pod_ips},
-               {"phase", pod.phase}});
+std::string RenderAgentPod(const PodStatus& pod, const Json& spec,
+                           const StringMap& namespace_labels, const std::string& netns_path) {
+  Json out = {{"uid", pod.facts.uid},
+              {"name", pod.facts.name},
+              {"namespace", pod.facts.ns},
+              {"serviceAccount", pod.facts.service_account},
+              {"labels", pod.facts.labels},
+              {"annotations", pod.facts.annotations},
+              {"namespaceLabels", namespace_labels},
+              {"hostNetwork", false},
+              {"netns", netns_path},
+              {"ips", pod.facts.pod_ips},
+              {"phase", pod.phase}};
+  for (const char* key : {"dnsPolicy", "dnsConfig"}) {
+    if (auto it = spec.find(key); it != spec.end()) out[key] = *it;
+  }
+  return Dump(out);
 }
 
 }  // namespace qanat::local

@@ -37,9 +37,10 @@ std::string RenderServiceOverlay(const ServiceSpec& service,
 std::string RenderGatewayOverlay(const GatewayPlan& gateway,
                                  const std::vector<net::IpAddress>& addresses);
 
-// R/nodes/N/pods/UID.json of the contract with the agent.
-std::string RenderAgentPod(const PodStatus& pod, const StringMap& namespace_labels,
-                           const std::string& netns_path);
+// R/nodes/N/pods/UID.json of the contract with the agent. `spec` is the pod's as written, of which
+// dnsPolicy and dnsConfig are passed on.
+std::string RenderAgentPod(const PodStatus& pod, const Json& spec,
+                           const StringMap& namespace_labels, const std::string& netns_path);
 
 // A pod belongs to the mesh when its own label says so, else when its namespace's does (Istio's
 // istio.io/dataplane-mode: ambient | none).

@@ -101,8 +101,16 @@ TEST(Dns, Texts) {
   EXPECT_THAT(RenderDnsmasqConfig({DnsV4()}, "/x/hosts"), HasSubstr("listen-address=10.96.0.10\n"));
   EXPECT_EQ(RenderHostsRecords({{"a.b.svc.cluster.local", {Ip("10.96.0.9"), Ip("fd96::9")}}}),
             "10.96.0.9 a.b.svc.cluster.local\nfd96::9 a.b.svc.cluster.local\n");
-  EXPECT_THAT(RenderResolvConf("shop"),
-              HasSubstr("search shop.svc.cluster.local svc.cluster.local cluster.local\n"));
+  EXPECT_EQ(RenderResolvConf({}, "shop"),
+            "search shop.svc.cluster.local svc.cluster.local cluster.local\n"
+            "nameserver 10.96.0.10\noptions ndots:5\n");
+  kube::PodDns dns;
+  dns.policy = "Default";
+  EXPECT_EQ(RenderResolvConf(dns, "shop"), "nameserver 10.96.0.10\n");
+  dns.policy = "None";
+  dns.servers = {"203.0.113.5"};
+  dns.searches = {"a.example"};
+  EXPECT_EQ(RenderResolvConf(dns, "shop"), "search a.example\nnameserver 203.0.113.5\n");
   EXPECT_THAT(RenderPodHosts("p", "", {Ip("10.91.1.2")}), HasSubstr("10.91.1.2\tp\n"));
 }
 

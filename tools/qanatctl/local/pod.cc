@@ -165,7 +165,8 @@ Status Pod::MakeSandbox() {
     QANAT_RETURN_IF_ERROR(MakeDirs(places_.dir + "/root-" + container->spec.name));
     QANAT_RETURN_IF_ERROR(MakeCgroup(container->cgroup));
   }
-  QANAT_RETURN_IF_ERROR(WriteFile(places_.dir + "/resolv.conf", RenderResolvConf(plan_.ns)));
+  QANAT_RETURN_IF_ERROR(
+      WriteFile(places_.dir + "/resolv.conf", RenderResolvConf(plan_.spec.dns, plan_.ns)));
   QANAT_RETURN_IF_ERROR(WriteTokens(world_, status_.facts, places_.dir));
   return WriteVolumes(*world_.plan, plan_, places_.dir);
 }

@@ -48,7 +48,7 @@ Result<SpawnSpec> ContainerSpawn(const PodWorld& world, const PodPlan& plan, con
       plan.spec.subdomain.empty()
           ? ""
           : fmt::format("{}.{}.{}.svc.cluster.local", hostname, plan.spec.subdomain, plan.ns);
-  sandbox.files.push_back({"/etc/resolv.conf", RenderResolvConf(plan.ns)});
+  sandbox.files.push_back({"/etc/resolv.conf", RenderResolvConf(plan.spec.dns, plan.ns)});
   sandbox.files.push_back({"/etc/hosts", RenderPodHosts(hostname, fqdn, ips)});
   sandbox.files.push_back({"/etc/hostname", hostname + "\n"});
   spec.sandbox = std::move(sandbox);

@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "common/base/log.h"
 #include "tools/qanatctl/local/dns.h"
@@ -110,8 +111,10 @@ void Supervisor::PublishFiles() {
         options_.names.NodePods(status.facts.node) + "/" + status.facts.uid + ".json";
     PodStatus for_agent = status;
     for_agent.phase = "Running";  // the agent enrols before the first container starts
-    WriteIfChanged(path, RenderAgentPod(for_agent, ns == plan_.namespaces.end() ? none : ns->second,
-                                        pod->netns_path()));
+    const auto& spec = pod->plan().spec.spec;
+    WriteIfChanged(
+        path, RenderAgentPod(for_agent, spec ? *spec : Json::object(),
+                             ns == plan_.namespaces.end() ? none : ns->second, pod->netns_path()));
     agent_files.insert(path);
   }
   std::set<std::string> current;

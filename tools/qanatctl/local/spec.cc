@@ -235,6 +235,7 @@ PodTemplate ReadPodTemplate(const Json& metadata, const Json& spec,
   });
   out.hostname = Text(Get(spec, "hostname"));
   out.subdomain = Text(Get(spec, "subdomain"));
+  out.dns = kube::ReadPodDns(spec);
   if (std::string policy = Text(Get(spec, "restartPolicy")); !policy.empty()) {
     out.restart_policy = policy;
   }

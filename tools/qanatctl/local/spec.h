@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "common/kube/pod_dns.h"
 #include "tools/qanatctl/local/objects.h"
 
 namespace qanat::local {
@@ -95,6 +96,7 @@ struct PodTemplate {
   std::vector<ContainerSpec> init_containers;
   std::vector<ContainerSpec> containers;
   std::vector<Volume> volumes;
+  kube::PodDns dns;
   std::string fixed_ip;              // annotation qanat.io/pod-ip
   std::shared_ptr<const Json> spec;  // pod spec as written, for the overlay
 };

@@ -98,6 +98,8 @@ Status Supervisor::MakeNodes() {
     QANAT_RETURN_IF_ERROR(WriteFile(hosts, ""));
     QANAT_RETURN_IF_ERROR(WriteFile(options_.names.NodeDir(plan.name) + "/dnsmasq.conf",
                                     RenderDnsmasqConfig({DnsV4(), DnsV6()}, hosts)));
+    QANAT_RETURN_IF_ERROR(WriteFile(options_.names.NodeDir(plan.name) + "/resolv.conf",
+                                    kube::FormatResolvConf(LocalNodeDns().node)));
     nodes_[plan.name] = std::move(node);
   }
   return MakeCgroup(cgroup_root_ + "/fabric/controlplane");
