@@ -95,7 +95,6 @@ void HoldIdle(size_t count) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  using qanat::test::LoopbackProxies;
   const std::string what = argc == 3 ? argv[1] : "";
   const int count = argc == 3 ? std::atoi(argv[2]) : 0;
   if (count <= 0 || (what != "connect" && what != "close" && what != "trips" && what != "idle")) {

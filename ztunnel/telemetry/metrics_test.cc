@@ -151,8 +151,8 @@ TEST_F(SeriesTest, WorkersCountForThemselvesAndTheSumIsShown) {
   EXPECT_EQ(metrics_.opened.Value(FlowLabels(stays, Reason::kNone)), 2u);
   mesh_.Remove("Kubernetes//Pod/shop/old");
   SeriesSweeper sweeper;
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 0u);
-  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), metrics_), 4u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 4u);
   cache_.ForgetRemoved();  // the other worker has not heard yet
   cache_.For(goes, Reason::kNone).opened->Add();
   other.For(goes, Reason::kNone).opened->Add();
