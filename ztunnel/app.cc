@@ -67,7 +67,9 @@ App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
   registry_.AddProcessMetrics();
   registry_.AddCallback(
       metrics::Kind::kCounter, "qanat_access_log_dropped",
-      "Lines of the access log that were dropped because their reader was too slow", [this] {
+      "Lines of the access log, and others of workers, that were dropped because who reads the log "
+      "was too slow or gone",
+      [this] {
         return std::vector<metrics::Sample>{{{}, static_cast<double>(access_log_.dropped())}};
       });
   AddStateMetrics();

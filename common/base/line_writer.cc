@@ -2,21 +2,26 @@
 #include "common/base/line_writer.h"
 
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <climits>
-#include <utility>
+
+#include "common/base/log_line.h"
 
 namespace qanat::log {
 namespace {
 
-// Lines that come within this time go out together: under load the thread wakes 50 times a second
-// and not once a line. Each time costs the data-plane thread that wakes it a system call and often
-// its processor.
-constexpr auto kGather = std::chrono::milliseconds(20);
+// How often the rings are looked at: this often under load, less and less when nothing comes.
+// Nobody has to wake the thread for a line, which would cost a data-plane thread a system call and
+// often its processor; only who has half of its ring full does.
+constexpr auto kShortNap = std::chrono::milliseconds(20);
+constexpr auto kLongNap = std::chrono::milliseconds(160);
+// It is said how many lines were lost this often at most.
+constexpr auto kTellInterval = std::chrono::seconds(1);
 // How long a destructor waits for a reader that stands still.
 constexpr int kStopPatienceMs = 200;
 
@@ -30,75 +35,109 @@ size_t Piece(std::string_view lines) {
 
 }  // namespace
 
-LineWriter::LineWriter(int fd, size_t max_bytes)
-    : fd_(fd), max_bytes_(max_bytes), thread_([this] { Run(); }) {}
+LineWriter::LineWriter(int fd, size_t source_bytes)
+    : fd_(fd),
+      source_bytes_(source_bytes),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      thread_([this] { Run(); }) {}
 
 LineWriter::~LineWriter() {
   stopping_ = true;
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_one();
+  WakeUp();
   thread_.join();
 }
 
-void LineWriter::Write(std::string_view line) {
-  bool wake = false;
-  {
-    std::lock_guard lock(mutex_);
-    if (waiting_.size() + line.size() >= max_bytes_) {
-      dropped_.fetch_add(1, std::memory_order_relaxed);
-      return;
-    }
-    waiting_.append(line).push_back('\n');
-    wake = std::exchange(idle_, false);
+void LineWriter::Source::Write(std::string_view line) {
+  const size_t waiting = ring_.Put(line);
+  if (waiting == 0) {
+    // Nobody else writes it.
+    dropped_.store(dropped_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  } else if (waiting > ring_.size() / 2 && !writer_.wake_asked_.load(std::memory_order_relaxed) &&
+             !writer_.wake_asked_.exchange(true)) {
+    writer_.WakeUp();
   }
-  if (wake) wake_.notify_one();
+}
+
+LineWriter::Source& LineWriter::AddSource() {
+  const std::lock_guard lock(mutex_);
+  return *sources_.emplace_back(new Source(*this, source_bytes_));
+}
+
+uint64_t LineWriter::dropped() const {
+  const std::lock_guard lock(mutex_);
+  uint64_t sum = unread_.load(std::memory_order_relaxed);
+  for (const auto& source : sources_) sum += source->dropped_.load(std::memory_order_relaxed);
+  return sum;
+}
+
+void LineWriter::WakeUp() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = ::write(wake_.get(), &one, sizeof one);
+}
+
+void LineWriter::Nap(std::chrono::milliseconds time) {
+  pollfd woken{wake_.get(), POLLIN, 0};
+  if (::poll(&woken, 1, static_cast<int>(time.count())) <= 0) return;
+  uint64_t count;
+  [[maybe_unused]] const ssize_t n = ::read(wake_.get(), &count, sizeof count);
 }
 
 void LineWriter::Run() {
-  std::string lines;
-  std::unique_lock lock(mutex_);
+  auto nap = kShortNap;
   while (true) {
-    idle_ = waiting_.empty();
-    wake_.wait(lock, [this] { return stop_ || !waiting_.empty(); });
-    idle_ = false;
-    wake_.wait_for(lock, kGather, [this] { return stop_; });
-    lines.swap(waiting_);
-    const bool last = stop_;
-    lock.unlock();
-    const bool done = WriteOut(lines);
-    lines.clear();
-    if (lines.capacity() > max_bytes_ / 4) lines.shrink_to_fit();
-    lock.lock();
-    if (last || !done) return;
+    const bool last = stopping_;
+    Collect();
+    if (TellOfLost(last) == Written::kStop) return;
+    nap = lines_.empty() ? std::min(nap * 2, kLongNap) : kShortNap;
+    std::string_view left = lines_;
+    const Written how = WriteOut(left);
+    const auto lost = std::count(left.begin(), left.end(), '\n');
+    unread_.fetch_add(static_cast<uint64_t>(lost), std::memory_order_relaxed);
+    lines_.clear();
+    if (lines_.capacity() > source_bytes_ / 4) lines_.shrink_to_fit();
+    if (last || how == Written::kStop) return;
+    Nap(nap);
   }
 }
 
-bool LineWriter::WriteOut(std::string_view lines) {
+void LineWriter::Collect() {
+  // First: who finds its ring half full from here on asks again. One that is missed costs a nap.
+  wake_asked_ = false;
+  const std::lock_guard lock(mutex_);
+  for (const auto& source : sources_) source->ring_.Take(lines_);
+}
+
+LineWriter::Written LineWriter::TellOfLost(bool last) {
+  const uint64_t lost = dropped();
+  const auto now = std::chrono::steady_clock::now();
+  if (lost == told_ || (!last && now - told_at_ < kTellInterval)) return Written::kAll;
+  told_at_ = now;
+  const std::string line =
+      FormatLine("access", Level::kWarn,
+                 fmt::format("{} lines were dropped because who reads the log is too slow or was "
+                             "gone; {} since the start",
+                             lost - told_, lost)) +
+      "\n";
+  std::string_view left = line;
+  const Written how = WriteOut(left);
+  if (how == Written::kAll) told_ = lost;
+  return how;
+}
+
+LineWriter::Written LineWriter::WriteOut(std::string_view& lines) {
   while (!lines.empty()) {
     // Asks first, since the fd may be shared with others and must stay a blocking one.
     pollfd ready{fd_, POLLOUT, 0};
     const int found = ::poll(&ready, 1, kStopPatienceMs);
-    if (found == 0 && stopping_) {
-      Lose(lines);
-      return false;
-    }
-    if (found < 0 && errno != EINTR) break;
+    if (found == 0 && stopping_) return Written::kStop;
+    if (found < 0 && errno != EINTR) return Written::kUnread;
     if (found <= 0) continue;
     const ssize_t n = ::write(fd_, lines.data(), Piece(lines));
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;  // somebody else was faster
-    if (n <= 0) break;  // nobody reads any more: what there is goes nowhere
+    if (n <= 0) return Written::kUnread;
     lines.remove_prefix(static_cast<size_t>(n));
   }
-  Lose(lines);
-  return true;
-}
-
-void LineWriter::Lose(std::string_view lines) {
-  const auto count = std::count(lines.begin(), lines.end(), '\n');
-  dropped_.fetch_add(static_cast<uint64_t>(count), std::memory_order_relaxed);
+  return Written::kAll;
 }
 
 }  // namespace qanat::log

@@ -7,10 +7,13 @@
 #include <atomic>
 #include <chrono>
 #include <ctime>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
+#include "common/base/log_line.h"
 #include "common/base/utf8.h"
 
 namespace qanat::log {
@@ -19,19 +22,26 @@ namespace {
 struct Levels_ {
   Level root = Level::kInfo;
   std::map<std::string, Level, std::less<>> scopes;
+  Level lowest = Level::kInfo;  // that any of them wants: most disabled messages end here
 };
 
 // The one deliberate piece of process-wide state: where log lines go and which are wanted.
 struct State {
-  std::mutex mutex;  // guards levels and program
-  std::shared_ptr<const Levels_> levels = std::make_shared<Levels_>();
-  std::string program;
+  std::mutex mutex;  // of who changes something
+  // By what makes them up, never destroyed: threads read the present one without a lock.
+  std::map<std::string, std::unique_ptr<const Levels_>> all_levels;
+  std::atomic<const Levels_*> levels{nullptr};
+  std::vector<std::unique_ptr<const std::string>> all_programs;  // the same
+  std::atomic<const std::string*> program{nullptr};
   std::atomic<Format> format{Format::kText};
-  // The lowest level that any scope wants: most disabled messages end here without the mutex.
-  std::atomic<Level> lowest{Level::kInfo};
-  // No scope has a level of its own: `lowest` is the answer, without the mutex.
-  std::atomic<bool> uniform{true};
+  State() {
+    const auto [it, added] = all_levels.emplace("info", std::make_unique<const Levels_>());
+    levels = it->second.get();
+  }
 };
+
+// Where the lines of this thread go, if not to stderr.
+thread_local std::function<void(std::string_view)> thread_sink;
 
 State& GetState() {
   static State* state = new State;  // never destroyed: threads may log during exit
@@ -68,7 +78,16 @@ void Escape(char c, std::string& out) {
   }
 }
 
+std::string Spec(const Levels_& levels) {
+  std::string out(kNames[static_cast<size_t>(levels.root)]);
+  for (const auto& [scope, level] : levels.scopes) {
+    out += fmt::format(",{}={}", scope, kNames[static_cast<size_t>(level)]);
+  }
+  return out;
+}
+
 void WriteLine(std::string line) {
+  if (thread_sink) return thread_sink(line);
   line += '\n';
   // One write() per line, so that lines of several threads and processes do not mix.
   size_t done = 0;
@@ -84,12 +103,13 @@ void WriteLine(std::string line) {
 void Init(std::string_view program, Format format) {
   State& state = GetState();
   std::lock_guard lock(state.mutex);
-  state.program = program;
+  state.all_programs.push_back(std::make_unique<const std::string>(program));
+  state.program.store(state.all_programs.back().get(), std::memory_order_release);
   state.format = format;
 }
 
 Status SetLevels(std::string_view spec) {
-  auto levels = std::make_shared<Levels_>();
+  auto levels = std::make_unique<Levels_>();
   while (!spec.empty()) {
     size_t comma = spec.find(',');
     std::string_view item = spec.substr(0, comma);
@@ -103,36 +123,25 @@ Status SetLevels(std::string_view spec) {
       levels->scopes[std::string(item.substr(0, split))] = level;
     }
   }
-  Level lowest = levels->root;
-  for (const auto& [scope, level] : levels->scopes) lowest = std::min(lowest, level);
+  levels->lowest = levels->root;
+  for (const auto& [scope, level] : levels->scopes) {
+    levels->lowest = std::min(levels->lowest, level);
+  }
   State& state = GetState();
   std::lock_guard lock(state.mutex);
-  // Between the two stores one that asks may get the old answer for the new levels, or take the
-  // mutex; never an answer for a scope that has its own.
-  state.uniform = false;
-  state.lowest = lowest;
-  state.uniform = levels->scopes.empty();
-  state.levels = std::move(levels);
+  const auto [it, added] = state.all_levels.try_emplace(Spec(*levels), std::move(levels));
+  state.levels.store(it->second.get(), std::memory_order_release);
   return {};
 }
 
-std::string Levels() {
-  State& state = GetState();
-  std::lock_guard lock(state.mutex);
-  std::string out(kNames[static_cast<size_t>(state.levels->root)]);
-  for (const auto& [scope, level] : state.levels->scopes) {
-    out += fmt::format(",{}={}", scope, kNames[static_cast<size_t>(level)]);
-  }
-  return out;
-}
+std::string Levels() { return Spec(*GetState().levels.load(std::memory_order_acquire)); }
 
 bool Enabled(std::string_view scope, Level level) {
-  State& state = GetState();
-  if (level < state.lowest.load(std::memory_order_relaxed)) return false;
-  if (state.uniform.load(std::memory_order_acquire)) return true;
-  std::lock_guard lock(state.mutex);
-  auto it = state.levels->scopes.find(scope);
-  return level >= (it == state.levels->scopes.end() ? state.levels->root : it->second);
+  const Levels_& levels = *GetState().levels.load(std::memory_order_acquire);
+  if (level < levels.lowest) return false;
+  if (levels.scopes.empty()) return true;
+  const auto it = levels.scopes.find(scope);
+  return level >= (it == levels.scopes.end() ? levels.root : it->second);
 }
 
 std::string JsonQuote(std::string_view text) {
@@ -175,28 +184,30 @@ std::string Timestamp() {
 
 Format CurrentFormat() { return GetState().format; }
 
-void Write(std::string_view scope, Level level, std::string_view message) {
+std::string FormatLine(std::string_view scope, Level level, std::string_view message) {
   std::string_view name = kNames[static_cast<size_t>(level)];
   if (CurrentFormat() == Format::kJson) {
-    std::string program;
-    {
-      State& state = GetState();
-      std::lock_guard lock(state.mutex);
-      program = state.program;
-    }
-    WriteLine(fmt::format(R"({{"level":"{}","time":"{}","scope":{},"component":{},"message":{}}})",
-                          name, Timestamp(), JsonQuote(scope), JsonQuote(program),
-                          JsonQuote(message)));
-    return;
+    const std::string* program = GetState().program.load(std::memory_order_acquire);
+    return fmt::format(R"({{"level":"{}","time":"{}","scope":{},"component":{},"message":{}}})",
+                       name, Timestamp(), JsonQuote(scope), JsonQuote(program ? *program : ""),
+                       JsonQuote(message));
   }
   // A line break inside a message would let one look like another, and a terminal obeys others.
   std::string text(message);
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
   }
-  WriteLine(fmt::format("{}\t{}\t{}\t{}", Timestamp(), name, scope, text));
+  return fmt::format("{}\t{}\t{}\t{}", Timestamp(), name, scope, text);
+}
+
+void Write(std::string_view scope, Level level, std::string_view message) {
+  WriteLine(FormatLine(scope, level, message));
 }
 
 void WriteRaw(std::string_view line) { WriteLine(std::string(line)); }
+
+void SendThisThreadTo(std::function<void(std::string_view line)> sink) {
+  thread_sink = std::move(sink);
+}
 
 }  // namespace qanat::log

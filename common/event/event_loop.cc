@@ -94,7 +94,8 @@ EventLoop::~EventLoop() = default;
 
 void EventLoop::Run() {
   thread_ = std::this_thread::get_id();
-  while (!stop_.exchange(false)) Round(-1);
+  while (!stop_.load(std::memory_order_acquire)) Round(-1);
+  stop_ = false;
 }
 
 void EventLoop::RunOnce(Duration wait) {
@@ -114,6 +115,8 @@ void EventLoop::Post(std::function<void()> task) {
     std::lock_guard lock(mutex_);
     was_empty = posted_.empty();
     posted_.push_back(std::move(task));
+    // Before the loop can be woken: the round that was woken for it sees it.
+    has_posted_.store(true, std::memory_order_release);
   }
   if (was_empty) {
     uint64_t one = 1;
@@ -178,10 +181,12 @@ void EventLoop::Round(int timeout_ms) {
 }
 
 void EventLoop::RunPosted() {
+  if (!has_posted_.load(std::memory_order_acquire)) return;
   std::vector<std::function<void()>> tasks;
   {
     std::lock_guard lock(mutex_);
     tasks.swap(posted_);
+    has_posted_.store(false, std::memory_order_relaxed);
   }
   for (auto& task : tasks) task();
 }

@@ -133,6 +133,8 @@ class EventLoop {
   std::multimap<TimePoint, Timer*> timers_;
   std::vector<std::unique_ptr<Deferred>> dying_;
   std::vector<std::unique_ptr<uint8_t[]>> scratch_;  // free ones
+  // Lines of their own: other threads write here.
+  alignas(64) std::atomic<bool> has_posted_{false};  // all that a round without posts looks at
   std::mutex mutex_;                                 // guards posted_
   std::vector<std::function<void()>> posted_;
 };

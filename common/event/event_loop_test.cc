@@ -135,6 +135,42 @@ TEST(EventLoopTest, PostsFromOtherThreadsArriveInOrder) {
   EXPECT_EQ(seen, "abcdefghijklmnopqrstuvwxyz");
 }
 
+TEST(EventLoopTest, NoPostIsForgottenHoweverManyCome) {
+  LoopThread thread("test");
+  constexpr int kThreads = 3, kPosts = 5000;
+  std::atomic<int> run{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < kPosts; ++i) {
+        thread.loop().Post([&run] { ++run; });
+        if (i % 50 == 0) std::this_thread::yield();
+      }
+    });
+  }
+  for (std::thread& one : threads) one.join();
+  const auto end = Clock::now() + std::chrono::seconds(20);
+  while (run < kThreads * kPosts && Clock::now() < end) std::this_thread::yield();
+  EXPECT_EQ(run, kThreads * kPosts);
+}
+
+// However many are ready before the loop learns that it was woken.
+TEST(EventLoopTest, APostRunsInTheNextRound) {
+  EventLoop loop;
+  std::vector<SocketPair> pairs(100);
+  std::vector<std::unique_ptr<IoWatch>> watches;
+  for (SocketPair& pair : pairs) {
+    watches.push_back(std::make_unique<IoWatch>(loop, pair.a.get(), EPOLLIN, [](uint32_t) {}));
+    ASSERT_EQ(write(pair.b.get(), "x", 1), 1);
+  }
+  for (int round = 0; round < 5; ++round) {
+    bool run = false;
+    loop.Post([&run] { run = true; });
+    loop.RunOnce(milliseconds(100));
+    EXPECT_TRUE(run) << round;
+  }
+}
+
 struct Probe : Deferred {
   explicit Probe(int& n) : alive(n) { ++alive; }
   ~Probe() override { --alive; }

@@ -44,6 +44,7 @@ struct ConnectResponse {
   // When the tunnel was made: whoever sent it may have been allowed to then. TimePoint::min(): by
   // another process.
   event::TimePoint tunnel_made = event::TimePoint::min();
+  event::Duration tunnel_handshake{};  // of that, its TLS handshake
 };
 
 // A CONNECT that waits for its answer; destroying it resets the stream (CANCEL).

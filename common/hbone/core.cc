@@ -89,6 +89,7 @@ Core::Core(Side side, net::TransportPtr transport, const SessionOptions& options
   FlushSoon();
   if (options_.preface_timeout.count() > 0) ping_deadline_.Start(options_.preface_timeout);
   made_ = last_input_ = loop_.now();
+  handshake_time_ = transport_->handshake_time();
   if (options_.ping_interval.count() > 0) ping_.Start(UntilPing());
   transport_->SetEvents(this);
   transport_->ReadEnable(true);
@@ -225,7 +226,11 @@ void Core::ConnectionLost(IoResult::Kind kind) {
     std::string detail = transport_->error();
     reason.message = "the tunnel broke" + (detail.empty() ? detail : ": " + detail);
   }
-  if (!reason_.message.empty()) reason.message = reason_.message;  // what its GOAWAY said
+  if (!reason_.message.empty()) {  // what its GOAWAY said
+    reason.message = reason_.message;
+    reason.code = reason_.code;
+  }
+  reason.failed = !reason.message.empty();
   phase_ = Phase::kClosing;
   stopped_ = true;
   reason_ = reason;
@@ -236,7 +241,7 @@ void Core::ConnectionLost(IoResult::Kind kind) {
 void Core::Fail(H2Error code, std::string message) {
   if (phase_ != Phase::kOpen) return;
   PutGoaway(out_, state_.last_peer_stream, code, message);
-  BeginClose({code, false, std::move(message), abuse_});
+  BeginClose({code, false, std::move(message), abuse_, true});
 }
 
 void Core::BeginClose(CloseReason reason) {
@@ -274,10 +279,11 @@ void Core::EndAllStreams(const CloseReason& reason) {
   }
   for (auto& [id, stream] : streams) {
     if (stream->handle != nullptr) stream->handle->Arm();
-    FailPending(
-        *stream,
-        {Code::kUnavailable, reason.message.empty() ? "the tunnel was closed" : reason.message, 0},
-        false);
+    FailPending(*stream,
+                // HTTP/2 itself went wrong, or else the connection below.
+                {reason.code != H2Error::kNoError ? Code::kInternal : Code::kUnavailable,
+                 reason.message.empty() ? "the tunnel was closed" : reason.message, 0},
+                false);
   }
 }
 
@@ -336,7 +342,10 @@ void Core::CheckDrained() {
     PutGoaway(out_, state_.last_peer_stream, H2Error::kNoError, {});
     state_.goaway_sent = true;
   }
-  BeginClose({H2Error::kNoError, state_.goaway_seen && !state_.drain_wanted, reason_.message});
+  CloseReason reason = reason_;  // what its GOAWAY said
+  reason.by_peer = state_.goaway_seen && !state_.drain_wanted;
+  reason.failed = !reason.message.empty();
+  BeginClose(std::move(reason));
 }
 
 // At the interval's end or up to a half of it sooner: tunnels that were made in one moment, by the

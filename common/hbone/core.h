@@ -282,8 +282,9 @@ class Core final : public event::Deferred, private net::TransportEvents, private
   std::unique_ptr<event::Timer> headers_deadline_;  // of a header block that came in part
   uint64_t ping_sent_ = 0;
   event::TimePoint made_ = event::TimePoint::min();  // min: by another process
-  event::TimePoint last_input_{};                    // when the peer was last heard
-  bool drain_ping_ = false;  // server: the PING between the two GOAWAYs is on its way
+  event::Duration handshake_time_{};
+  event::TimePoint last_input_{};  // when the peer was last heard
+  bool drain_ping_ = false;        // server: the PING between the two GOAWAYs is on its way
 };
 
 }  // namespace qanat::hbone

@@ -217,7 +217,7 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
     }
   }
   if (!valid || status == 0 || status == 101 || (status < 200 && end_stream)) {
-    FailPending(stream, {Code::kUnavailable, "the peer's response is malformed", 0}, false);
+    FailPending(stream, {Code::kInternal, "the peer's response is malformed", 0}, false);
     if (keep->core == this) ResetStream(stream, H2Error::kProtocolError);
     return H2Error::kNoError;
   }
@@ -229,6 +229,7 @@ H2Error Core::Response(Stream& stream, Headers headers, bool end_stream) {
   response.status = status;
   response.peer_takes_source = peer_takes_source();
   response.tunnel_made = made_;
+  response.tunnel_handshake = handshake_time_;
   const auto asked = std::move(stream.unanswered);
   if (asked) response.early = asked->early;
   if (status == 200) {

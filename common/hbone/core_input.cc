@@ -260,7 +260,10 @@ H2Error Core::GoawayFrame(std::span<const uint8_t> payload) {
   if (!debug.empty()) why += ": ";
   for (uint8_t c : debug) why.push_back(c >= ' ' && c < 0x7f ? static_cast<char>(c) : '?');
   why += ")";
-  if (code != static_cast<uint32_t>(H2Error::kNoError)) reason_.message = why;
+  if (code != static_cast<uint32_t>(H2Error::kNoError)) {
+    reason_.message = why;
+    reason_.code = static_cast<H2Error>(code);
+  }
   if (side_ == Side::kClient) {
     // Streams above the last one were certainly not processed.
     std::vector<std::shared_ptr<Stream>> refused;

@@ -22,13 +22,15 @@ struct PoolStats {
   uint64_t refused = 0;  // streams that peers refused unprocessed
   uint64_t retried = 0;  // of these, those that were tried again
   uint64_t expired = 0;  // streams that waited in line in vain
-  uint64_t abused = 0;   // tunnels ended because of what the peer did
+  uint64_t broken = 0;   // tunnels that did not end in order, those included that follow
+  uint64_t abused = 0;   // ... because of what the peer did
 };
 
 class PoolCounters {
  public:
   std::atomic<int64_t> tunnels{0}, dialing{0}, waiting{0};
-  std::atomic<uint64_t> dialed{0}, failed{0}, stripes{0}, refused{0}, retried{0}, expired{0};
+  std::atomic<uint64_t> dialed{0}, failed{0}, stripes{0}, refused{0}, retried{0}, expired{0},
+      broken{0};
   std::array<std::atomic<uint64_t>, kAbuseKinds> abused{};
 
   PoolStats Read() const {
@@ -43,6 +45,7 @@ class PoolCounters {
     out.refused = get(refused);
     out.retried = get(retried);
     out.expired = get(expired);
+    out.broken = get(broken);
     for (const auto& one : abused) out.abused += get(one);
     return out;
   }

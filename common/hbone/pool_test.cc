@@ -343,6 +343,34 @@ TEST_F(PoolTest, StreamsThatAGoawayRefusedAreRetried) {
   EXPECT_EQ(dials, 2);
 }
 
+TEST_F(PoolTest, TunnelsThatBreakAreCountedAndThoseThatEndAreNot) {
+  std::vector<std::unique_ptr<testing::RawPeer>> peers;
+  pool_ = std::make_unique<Pool>(
+      loop_, PoolOptions{},
+      [&](const PoolKey&, std::function<void(Result<net::TransportPtr>)> done) {
+        auto attempt = std::make_unique<Attempt>(loop_, [&, done] {
+          auto [a, b] = net::MakePipe(loop_);
+          peers.push_back(std::make_unique<testing::RawPeer>(std::move(b), true));
+          peers.back()->Hello(false);
+          done(std::move(a));
+        });
+        attempt->timer.Start(1ms);
+        return attempt;
+      });
+  const auto tunnels = [&] { return pool_->stats().tunnels; };
+  Connect(Key());
+  ASSERT_TRUE(RunUntil(loop_, [&] { return !peers.empty() && peers[0]->Find(kHeaders, 1); }));
+  peers[0]->SendFrame(kGoaway, 0, 0, std::string("\0\0\0\1\0\0\0\2", 8));  // INTERNAL_ERROR
+  peers[0]->transport().ShutdownWrite();
+  ASSERT_TRUE(RunUntil(loop_, [&] { return tunnels() == 0; }));
+  EXPECT_EQ(pool_->stats().broken, 1u);
+  Connect(Key());
+  ASSERT_TRUE(RunUntil(loop_, [&] { return peers.size() == 2 && tunnels() == 1; }));
+  pool_->Close([](const PoolKey&) { return true; }, "enough");
+  ASSERT_TRUE(RunUntil(loop_, [&] { return tunnels() == 0; }));
+  EXPECT_EQ(pool_->stats().broken, 1u);
+}
+
 TEST_F(PoolTest, LostTunnelIsReplaced) {
   Make();
   Want& first = Connect(Key());

@@ -101,6 +101,7 @@ ClientSession::Events Pool::Impl::EventsOf(Entries::iterator it, Tunnel* at) {
             if (reason.abuse != Abuse::kNone) {
               Count(counters->abused[static_cast<size_t>(reason.abuse)]);
             }
+            if (reason.failed) Count(counters->broken);
             if (!reason.message.empty()) {
               LOG_DEBUG("pool", "tunnel to {} ended: {}", Wanted(it->first), reason.message);
             }

@@ -605,6 +605,49 @@ TEST_F(ClientTest, GoawayRefusesWhatWasNotProcessed) {
   ASSERT_TRUE(RunUntil(loop_, [&] { return peer_->end.has_value(); }));
 }
 
+// Who asks the streams' owners or the session's why, hears that it was HTTP/2 that failed.
+TEST_F(ClientTest, AGoawayWithAnErrorIsAFailureOfHttp2) {
+  Start();
+  Connect();
+  peer_->SendFrame(kGoaway, 0, 0, U32(1) + U32(2) + "lost my mind");
+  Settle(loop_);
+  EXPECT_FALSE(result_);  // it may still be answered
+  peer_->transport().ShutdownWrite();
+  ASSERT_TRUE(RunUntil(loop_, [&] { return closed_ && result_; }));
+  EXPECT_TRUE(closed_->failed);
+  EXPECT_TRUE(closed_->by_peer);
+  EXPECT_EQ(closed_->code, H2Error::kInternalError);
+  EXPECT_THAT(closed_->message, HasSubstr("lost my mind"));
+  EXPECT_EQ(result_->error().error.code, Code::kInternal);
+}
+
+TEST_F(ClientTest, BrokenFramingIsAFailureOfHttp2) {
+  Start();
+  Connect();
+  peer_->SendFrame(kData, 0, 0, "on no stream");
+  ASSERT_TRUE(RunUntil(loop_, [&] { return closed_ && result_; }));
+  EXPECT_TRUE(closed_->failed);
+  EXPECT_FALSE(closed_->by_peer);
+  EXPECT_EQ(result_->error().error.code, Code::kInternal);
+}
+
+TEST_F(ClientTest, ATunnelThatBreaksIsAFailureButNotOfHttp2) {
+  Start();
+  Connect();
+  peer_->transport().Abort();
+  ASSERT_TRUE(RunUntil(loop_, [&] { return closed_ && result_; }));
+  EXPECT_TRUE(closed_->failed);
+  EXPECT_EQ(result_->error().error.code, Code::kUnavailable);
+}
+
+TEST_F(ClientTest, OurOwnWishIsNoFailure) {
+  Start();
+  client_->Close("the pod was removed");
+  ASSERT_TRUE(RunUntil(loop_, [&] { return closed_.has_value(); }));
+  EXPECT_FALSE(closed_->failed);
+  EXPECT_EQ(closed_->message, "the pod was removed");
+}
+
 TEST_F(ClientTest, RefusedStreamMayBeRetried) {
   Start();
   Connect();

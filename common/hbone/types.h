@@ -115,6 +115,8 @@ struct CloseReason {
   bool by_peer = false;
   std::string message;
   Abuse abuse = Abuse::kNone;
+  // Neither in order nor our own wish: framing, a GOAWAY with an error, silence, a broken tunnel.
+  bool failed = false;
 };
 
 // What a session holds at present, and did.

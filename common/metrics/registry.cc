@@ -5,33 +5,48 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 
+#include "common/metrics/shard.h"
 #include "common/metrics/text.h"
 
 namespace qanat::metrics {
 
 Histogram::Histogram(std::vector<double> bounds)
-    : bounds_(std::move(bounds)), buckets_(bounds_.size() + 1) {}
+    : bounds_(std::move(bounds)), buckets_(bounds_.size() / 8 + 1) {}
 
 void Histogram::Observe(double value) {
   if (std::isnan(value)) return;  // would make the sum useless for ever
   const size_t i = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
-  buckets_[i].fetch_add(1, std::memory_order_relaxed);
+  buckets_[i / 8].counts[i % 8].fetch_add(1, std::memory_order_relaxed);
   sum_.fetch_add(value, std::memory_order_relaxed);
 }
 
 Histogram::Snapshot Histogram::Read() const {
-  // Sum and buckets are not read as one: a scrape in the middle of Observe() may be off by that one
-  // observation. The count is taken from the buckets so that they agree with each other.
   Snapshot s;
-  s.sum = sum_.load(std::memory_order_relaxed);
-  s.buckets.reserve(buckets_.size());
-  for (const auto& bucket : buckets_) {
-    s.count += bucket.load(std::memory_order_relaxed);
-    s.buckets.push_back(s.count);
-  }
+  AddTo(s);
   return s;
 }
+
+void Histogram::AddTo(Snapshot& s) const {
+  // Sum and buckets are not read as one: a scrape in the middle of Observe() may be off by that one
+  // observation. The count is taken from the buckets so that they agree with each other.
+  s.sum += sum_.load(std::memory_order_relaxed);
+  s.buckets.resize(bounds_.size() + 1);
+  uint64_t below = 0;
+  for (size_t i = 0; i <= bounds_.size(); ++i) {
+    below += buckets_[i / 8].counts[i % 8].load(std::memory_order_relaxed);
+    s.buckets[i] += below;
+  }
+  s.count += below;
+}
+
+template <typename T>
+Family<T>::Family(size_t labels, std::vector<double> bounds)
+    : labels_(labels), bounds_(std::move(bounds)) {}
+
+template <typename T>
+Family<T>::~Family() = default;
 
 template <typename T>
 std::shared_ptr<T> Family<T>::With(const LabelValues& values) {
@@ -52,45 +67,76 @@ std::shared_ptr<T> Family<T>::With(const LabelValues& values) {
       made = std::make_shared<T>();
     }
     it = series_.emplace(*key, std::move(made)).first;
+    made_.fetch_add(1, std::memory_order_relaxed);
   }
   return it->second;
+}
+
+template <typename T>
+Cells<T>& Family<T>::AddCells() {
+  std::lock_guard lock(mutex_);
+  return *cells_.emplace_back(std::make_unique<Cells<T>>());
 }
 
 template <typename T>
 bool Family<T>::Remove(const LabelValues& values) {
   LabelValues key = values;
   key.resize(labels_);
-  std::lock_guard lock(mutex_);
-  return series_.erase(key) > 0;
+  return RemoveIf([&](const LabelValues& labels) { return labels == key; }) > 0;
 }
 
 template <typename T>
 size_t Family<T>::RemoveIf(const std::function<bool(const LabelValues&)>& predicate) {
   std::lock_guard lock(mutex_);
-  return std::erase_if(series_, [&](const auto& entry) { return predicate(entry.first); });
+  std::set<LabelValues> removed;  // one series may be in several shards
+  const auto goes = [&](const LabelValues& labels) {
+    if (!predicate(labels)) return false;
+    removed.insert(labels);
+    return true;
+  };
+  std::erase_if(series_, [&](const auto& entry) { return goes(entry.first); });
+  for (const auto& cells : cells_) cells->RemoveIf(goes);
+  return removed.size();
 }
 
 template <typename T>
 bool Family<T>::Contains(const LabelValues& values) const {
-  std::lock_guard lock(mutex_);
-  return series_.contains(values);
+  bool found = false;
+  ForEach([&](const LabelValues& labels, const auto&) { found |= labels == values; });
+  return found;
 }
 
 template <typename T>
-void Family<T>::ForEach(const std::function<void(const LabelValues&, const T&)>& visit) const {
-  for (const auto& [labels, series] : Series()) visit(labels, *series);
+typename T::Sum Family<T>::Value(const LabelValues& values) const {
+  LabelValues key = values;
+  key.resize(labels_);
+  typename T::Sum sum{};
+  ForEach([&](const LabelValues& labels, const auto& found) {
+    if (labels == key) sum = found;
+  });
+  return sum;
+}
+
+template <typename T>
+void Family<T>::ForEach(
+    const std::function<void(const LabelValues&, const typename T::Sum&)>& visit) const {
+  const auto less = [](const LabelValues* a, const LabelValues* b) { return *a < *b; };
+  std::map<const LabelValues*, typename T::Sum, decltype(less)> sums(less);
+  std::lock_guard lock(mutex_);
+  const size_t made = made_.load(std::memory_order_relaxed);
+  for (const auto& [labels, series] : series_) series->AddTo(sums[&labels]);
+  for (const auto& cells : cells_) {
+    cells->ForEach([&](const LabelValues& labels, const T& cell) { cell.AddTo(sums[&labels]); });
+  }
+  surplus_ = made - std::min(made, sums.size());
+  for (const auto& [labels, sum] : sums) visit(*labels, sum);
 }
 
 template <typename T>
 size_t Family<T>::size() const {
-  std::lock_guard lock(mutex_);
-  return series_.size();
-}
-
-template <typename T>
-std::map<LabelValues, std::shared_ptr<T>> Family<T>::Series() const {
-  std::lock_guard lock(mutex_);
-  return series_;
+  size_t count = 0;
+  ForEach([&](const LabelValues&, const auto&) { ++count; });
+  return count;
 }
 
 template class Family<Counter>;
@@ -170,20 +216,16 @@ std::string Registry::Render(TextFormat format) const {
   std::lock_guard lock(mutex_);
   for (const auto& [name, e] : entries_) {
     out.Begin(e->kind, name, e->help);
-    if (e->counter) {
-      for (const auto& [values, series] : e->counter->Series()) {
-        out.Value(e->labels, values, static_cast<double>(series->value()));
-      }
-    }
-    if (e->gauge) {
-      for (const auto& [values, series] : e->gauge->Series()) {
-        out.Value(e->labels, values, static_cast<double>(series->value()));
-      }
-    }
+    const auto number = [&, &labels = e->labels](const LabelValues& values, auto sum) {
+      out.Value(labels, values, static_cast<double>(sum));
+    };
+    if (e->counter) e->counter->ForEach(number);
+    if (e->gauge) e->gauge->ForEach(number);
     if (e->histogram) {
-      for (const auto& [values, series] : e->histogram->Series()) {
-        out.HistogramValue(e->labels, values, series->bounds(), series->Read());
-      }
+      e->histogram->ForEach([&, &labels = e->labels, &bounds = e->histogram->bounds()](
+                                const LabelValues& values, const Histogram::Snapshot& sum) {
+        out.HistogramValue(labels, values, bounds, sum);
+      });
     }
     for (const auto& callback : e->callbacks) {
       for (const Sample& sample : callback()) out.Value(sample.labels, sample.value);

@@ -72,6 +72,9 @@ class Transport : public event::Deferred {
   virtual int splice_fd() const { return -1; }
   // Who the other end has proved to be by a certificate (common/tls/verified_peer.h); null without.
   virtual std::shared_ptr<const tls::VerifiedPeer> verified_peer() const { return nullptr; }
+  // How long the two ends took to agree on keys once they were connected; 0 without keys, or by
+  // another process.
+  virtual event::Duration handshake_time() const { return {}; }
   // Gives up that socket: it leaves the loop, its peer notices nothing, and this transport is over.
   // None where there is no such socket.
   virtual Fd Release() { return Fd(); }

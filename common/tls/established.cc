@@ -15,10 +15,11 @@ class TlsTransport final : public net::Transport,
                            private PeerVerifier::Live {
  public:
   TlsTransport(std::unique_ptr<Records> records, TlsContextPtr context, VerifiedPeerPtr peer,
-               const PeerVerifier* verifier)
+               const PeerVerifier* verifier, event::Duration handshake_time)
       : records_(std::move(records)),
         context_(std::move(context)),
         peer_(std::move(peer)),
+        handshake_time_(handshake_time),
         tick_(records_->inner().loop(), [this] { Tick(); }) {
     records_->inner().SetEvents(this);
     records_->inner().ReadEnable(false);
@@ -93,6 +94,7 @@ class TlsTransport final : public net::Transport,
   net::SocketAddress local_address() const override { return records_->inner().local_address(); }
   net::SocketAddress peer_address() const override { return records_->inner().peer_address(); }
   std::shared_ptr<const VerifiedPeer> verified_peer() const override { return peer_; }
+  event::Duration handshake_time() const override { return handshake_time_; }
   size_t held() const override { return records_->held(); }
   std::string error() const override {
     return revoked_.empty() ? records_->error().message : revoked_;
@@ -160,6 +162,7 @@ class TlsTransport final : public net::Transport,
   std::unique_ptr<Records> records_;
   const TlsContextPtr context_;
   const VerifiedPeerPtr peer_;
+  const event::Duration handshake_time_;
   bool told_ = false;
   std::shared_ptr<PeerVerifier::LiveSet> live_;
   std::string revoked_;  // why this was ended from outside
@@ -193,9 +196,10 @@ std::optional<TlsHandover> ExportInner(net::Transport& transport) {
 }
 
 net::TransportPtr MakeEstablished(std::unique_ptr<Records> records, TlsContextPtr context,
-                                  VerifiedPeerPtr peer, const PeerVerifier* verifier) {
+                                  VerifiedPeerPtr peer, const PeerVerifier* verifier,
+                                  event::Duration handshake_time) {
   return std::make_unique<TlsTransport>(std::move(records), std::move(context), std::move(peer),
-                                        verifier);
+                                        verifier, handshake_time);
 }
 
 }  // namespace qanat::tls

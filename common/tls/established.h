@@ -11,6 +11,7 @@ namespace qanat::tls {
 
 // `context` (asked only for our own name), `peer` and `verifier` may be null.
 net::TransportPtr MakeEstablished(std::unique_ptr<Records> records, TlsContextPtr context,
-                                  VerifiedPeerPtr peer, const PeerVerifier* verifier);
+                                  VerifiedPeerPtr peer, const PeerVerifier* verifier,
+                                  event::Duration handshake_time);
 
 }  // namespace qanat::tls

@@ -78,7 +78,7 @@ Result<net::TransportPtr> ImportInner(net::TransportPtr carrier, TlsHandover fro
   rest.sent_small = from.sent_small;
   return MakeEstablished(
       std::make_unique<OwnRecords>(std::move(carrier), std::move(layer), std::move(rest)), nullptr,
-      std::move(from.peer), verifier);
+      std::move(from.peer), verifier, {});
 }
 
 WipedString EncodeTls(const TlsHandover& from) {

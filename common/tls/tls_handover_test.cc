@@ -38,7 +38,7 @@ class Dialogue final : private net::TransportEvents {
     EXPECT_TRUE(layer->FromHandshake(oracle_.ours()));
     Use(MakeEstablished(std::make_unique<OwnRecords>(net::MakeSocketTransport(loop_, Fd(fds[0])),
                                                      std::move(layer), OwnRecords::Rest{}),
-                        nullptr, nullptr, nullptr));
+                        nullptr, nullptr, nullptr, {}));
   }
 
   // Hands the connection over; its former holder can do nothing with it any more.
@@ -218,7 +218,7 @@ TEST(TlsHandover, WhatIsAtItsEndStays) {
     auto transport = MakeEstablished(
         std::make_unique<OwnRecords>(net::MakeSocketTransport(loop, std::move(socket.near)),
                                      std::move(layer), OwnRecords::Rest{}),
-        nullptr, nullptr, nullptr);
+        nullptr, nullptr, nullptr, {});
     if (by_us) {
       EXPECT_TRUE(transport->ShutdownWrite().ok());
     } else {
@@ -247,7 +247,7 @@ TEST(TlsHandover, WhatIsNoTlsOverASocketStays) {
   // Over something else (a stream of a tunnel): there is nothing to give.
   auto inner = MakeEstablished(
       std::make_unique<OwnRecords>(std::move(a), std::move(layer), OwnRecords::Rest{}), nullptr,
-      nullptr, nullptr);
+      nullptr, nullptr, {});
   EXPECT_FALSE(Export(*inner).has_value());
 }
 
@@ -262,7 +262,7 @@ TEST(TlsHandover, OneInsideOfAnotherLeavesWhatCarriesIt) {
   const net::Transport* carrier = first.get();
   auto transport = MakeEstablished(
       std::make_unique<OwnRecords>(std::move(first), std::move(layer), OwnRecords::Rest{}), nullptr,
-      nullptr, nullptr);
+      nullptr, nullptr, {});
   EXPECT_EQ(CarrierOf(*transport), carrier);
   const std::string ours(500, 'o'), theirs(500, 't');
   auto sealed = oracle.PeerWrites(theirs);

@@ -200,9 +200,10 @@ struct TlsHandshake::Impl final : private net::TransportEvents,
     step.Stop();
     Report(HandshakeOutcome::Kind::kOk);
     VerifiedPeerPtr verified = peer.verified;
-    TlsConnection connection{MakeEstablished(SslRecords::Continue(std::move(records), Taker()),
-                                             context, std::move(verified), verifier()),
-                             std::move(peer)};
+    TlsConnection connection{
+        MakeEstablished(SslRecords::Continue(std::move(records), Taker()), context,
+                        std::move(verified), verifier(), event::Clock::now() - started),
+        std::move(peer)};
     Done call = std::move(done);
     call(std::move(connection));  // may destroy this
   }

@@ -16,8 +16,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -106,7 +104,7 @@ int main(int argc, char** argv) {
   rlimit files{65536, 65536};
   setrlimit(RLIMIT_NOFILE, &files);
   const char* early = std::getenv("QANAT_EARLY_DATA");
-  test::TwoNodes nodes(2, early == nullptr || std::string_view(early) != "false");
+  test::TwoNodes nodes({.early_data = early == nullptr || std::string_view(early) != "false"});
   if (what == "idle") {
     HoldIdle(static_cast<size_t>(count));
     std::fflush(nullptr);

@@ -97,11 +97,11 @@ PodPtr LocalPod(const char* name, const char* ip, uint64_t cookie) {
 
 }  // namespace
 
-TwoNodes::TwoNodes(int log_fd, bool early_data)
-    : access_log_(log_fd), ca_(tls::testing::TestCa::Make()), snapshot_(MakeMesh()) {
+TwoNodes::TwoNodes(const Options& options)
+    : access_log_(options.log_fd), ca_(tls::testing::TestCa::Make()), snapshot_(MakeMesh()) {
   environment_.config.keepalive = {};
   environment_.config.max_pod_connections = 60000;
-  environment_.config.early_data = early_data;
+  environment_.config.early_data = options.early_data;
   environment_.metrics = &metrics_;
   environment_.pools = &pools_;
   environment_.access_log = &access_log_;
@@ -112,7 +112,8 @@ TwoNodes::TwoNodes(int log_fd, bool early_data)
   near_ = std::make_unique<Worker>(0, environment_);
   far_ = std::make_unique<Worker>(1, environment_);
   SetUp(*near_, "client", kClient, 1, Role::kOutbound, ListenAt(kService, 80, false));
-  SetUp(*far_, "server", kServer, 2, Role::kInboundHbone, ListenAt(kServer, 15008, true));
+  SetUp(options.same_node ? *near_ : *far_, "server", kServer, 2, Role::kInboundHbone,
+        ListenAt(kServer, 15008, true));
 }
 
 TwoNodes::~TwoNodes() { Stop(); }

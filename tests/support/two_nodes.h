@@ -17,7 +17,13 @@ namespace qanat::ztunnel::test {
 
 class TwoNodes {
  public:
-  explicit TwoNodes(int log_fd = 2, bool early_data = true);
+  struct Options {
+    int log_fd = 2;
+    bool early_data = true;
+    bool same_node = false;  // both pods are the client's node's: connections go in one pass
+  };
+  TwoNodes() : TwoNodes(Options()) {}
+  explicit TwoNodes(const Options& options);
   ~TwoNodes();
   TwoNodes(const TwoNodes&) = delete;
   TwoNodes& operator=(const TwoNodes&) = delete;
@@ -28,6 +34,10 @@ class TwoNodes {
   static Fd Dial();
   // Ends both workers. Once.
   void Stop();
+  Worker& near() { return *near_; }
+  Worker& far() { return *far_; }
+  const metrics::Registry& registry() const { return registry_; }
+  uint64_t dropped_lines() const { return access_log_.dropped(); }
 
  private:
   void SetUp(Worker& worker, const char* name, const char* ip, uint64_t cookie, Role role,

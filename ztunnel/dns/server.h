@@ -17,7 +17,7 @@
 #include "ztunnel/dns/listeners.h"
 #include "ztunnel/dns/names.h"
 #include "ztunnel/route/identify.h"
-#include "ztunnel/telemetry/metrics.h"
+#include "ztunnel/telemetry/worker_metrics.h"
 
 namespace qanat::ztunnel::dns {
 
@@ -27,7 +27,7 @@ class Server {
  public:
   struct Hooks {
     const Config& config;
-    Metrics& metrics;
+    WorkerMetrics& metrics;
     std::function<const state::MeshSnapshot&()> snapshot;
     std::function<Identified(const Pod&)> identify;
     std::function<void(const Error&)> exhausted;  // no descriptor for another TCP client

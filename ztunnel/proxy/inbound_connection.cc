@@ -162,7 +162,7 @@ void InboundConnection::NameSource(const model::Workload& local) {
         ForwardedSource(worker_.snapshot(), {Copy(flow_.source_identity), flow_.source.ip()},
                         network, setup_->request.baggage());
     if (flow_.source_workload != nullptr) return;
-    worker_.environment().metrics->forwarded_network_ignored.With({})->Add();
+    worker_.metrics().forwarded_network_ignored.Get().Add();
   }
   flow_.source_workload = worker_.snapshot().WorkloadByAddress(local.network, flow_.source.ip());
   // Through a gateway that passes the inner tunnel on the address is the gateway's, or nobody's

@@ -127,7 +127,7 @@ bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
   LOG_DEBUG("outbound", "{} to {}: {} failed ({}: {}), trying {}", pod_->name,
             original_.address.ToString(), setup_->route.destination->uid, ToString(reason), detail,
             next.destination->uid);
-  worker_.environment().metrics->connect_retries.With({std::string(ToString(reason))})->Add();
+  worker_.metrics().connect_retries.With({std::string(ToString(reason))})->Add();
   setup_->attempts.Next(setup_->route.destination->uid);
   flow_.tries = setup_->attempts.number();
   setup_->try_timer.reset();
@@ -199,16 +199,16 @@ bool OutboundConnection::TryOnePass() {
       *far.workload, setup_->route.target, {Copy(flow_.source_identity), flow_.source.ip()});
   one_pass_ = true;
   if (!decision.allowed) {
-    environment.metrics->one_pass.With({"denied"})->Add();
+    worker_.metrics().one_pass.With({"denied"})->Add();
     Refuse(decision.reason, fmt::format("{} {}", Explanation(decision.reason), decision.policy));
     return true;
   }
   if (required.reason != Reason::kNone) {
-    environment.metrics->one_pass.With({"denied"})->Add();
+    worker_.metrics().one_pass.With({"denied"})->Add();
     Refuse(required.reason, required.detail);
     return true;
   }
-  environment.metrics->one_pass.With({"taken"})->Add();
+  worker_.metrics().one_pass.With({"taken"})->Add();
   ConnectPlain(setup_->route.target, environment.config.one_pass_mark);
   return true;
 }
@@ -267,9 +267,7 @@ void OutboundConnection::Connecting() {
 // As the pod itself would resolve it: the name servers and the cache are the pod's.
 void OutboundConnection::Resolve() {
   Connecting();
-  worker_.environment()
-      .metrics->on_demand_dns.With(OnDemandDnsLabels(flow_, setup_->route.host))
-      ->Add();
+  worker_.metrics().on_demand_dns.With(OnDemandDnsLabels(flow_, setup_->route.host))->Add();
   setup_->asked = event::Clock::now();
   setup_->lookup = worker_.resolver().Resolve(
       pod_, setup_->route.host, original_.address.ip().is_v4() ? AF_INET : AF_INET6,

@@ -50,7 +50,7 @@ class OutboundConnection final : public UserConnection {
     Attempts attempts{event::Clock::now()};
     std::unique_ptr<event::Timer> try_timer;  // where another endpoint may be tried
     std::unique_ptr<dns::Resolver::Lookup> lookup;
-    event::TimePoint asked{};  // the name server
+    event::TimePoint asked{};  // the name server, or for a tunnel
     EarlyBytes early;
     std::unique_ptr<hbone::PendingConnect> pending;
     std::unique_ptr<event::Timer> shared_timer;  // while `pending` is on a shared tunnel

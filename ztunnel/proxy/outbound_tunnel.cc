@@ -51,6 +51,7 @@ hbone::ConnectRequest OutboundConnection::TunnelRequest() const {
 
 void OutboundConnection::OpenTunnel() {
   Connecting();
+  setup_->asked = event::Clock::now();
   if (!OpenShared()) OpenOwn();
 }
 
@@ -89,7 +90,7 @@ void OutboundConnection::OnSharedResponse(hbone::ClientSession::ConnectResult re
   if (result && result->status != hbone::kMisdirected) {
     setup_->shared_timer.reset();
     worker_.sharing().Taken(key, pod_->uid);
-    worker_.environment().metrics->shared_streams.With({"taken"})->Add();
+    worker_.metrics().shared_streams.With({"taken"})->Add();
     return OnTunnelResponse(std::move(result));
   }
   SharedFailed("refused", result ? "the peer refused the source" : result.error().error.message);
@@ -103,7 +104,7 @@ void OutboundConnection::OnSharedTimeout() {
 
 void OutboundConnection::SharedFailed(const char* outcome, std::string_view why) {
   setup_->shared_timer.reset();
-  worker_.environment().metrics->shared_streams.With({outcome})->Add();
+  worker_.metrics().shared_streams.With({outcome})->Add();
   LOG_DEBUG("outbound", "{} to {}: not over a shared tunnel: {}", pod_->name,
             setup_->route.to.ToString(), why);
   worker_.sharing().Failed(Sharing::KeyOf(TunnelKey()), pod_->uid, worker_.loop().now());
@@ -180,7 +181,7 @@ void OutboundConnection::NoteAnswer(const hbone::ClientSession::ConnectResult& r
 
 void OutboundConnection::EarlyEnded(std::string_view how) {
   if (!setup_->early.given()) return;
-  worker_.environment().metrics->early_data.With({std::string(how)})->Add();
+  worker_.metrics().early_data.With({std::string(how)})->Add();
   if (how != "unknown") setup_->early.Dropped();
 }
 
@@ -190,6 +191,11 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   if (!result) {
     const Error& error = result.error().error;
     return TryFailed(TunnelReasonOf(error), error.message);
+  }
+  // A tunnel that was not there yet: of its handshake what we waited for.
+  if (result->tunnel_made > setup_->asked) {
+    SpentOn(SetupPhase::kTls,
+            std::min(result->tunnel_handshake, result->tunnel_made - setup_->asked));
   }
   if (result->status != 200 || result->stream == nullptr) {
     const int status = result->status;

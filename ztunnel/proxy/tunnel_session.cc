@@ -122,7 +122,7 @@ hbone::ServerSession::Events TunnelSession::Events() {
   };
   events.on_closed = [this](const hbone::CloseReason& reason) {
     worker_.environment().pools->CountInbound(reason.abuse);
-    if (!reason.message.empty()) {
+    if (reason.failed) {
       worker_.CountTunnelError(Reason::kHttp2Failure);
       LOG_DEBUG("inbound", "tunnel from {} ended: {} ({})", peer_.ToString(), reason.message,
                 hbone::H2ErrorName(static_cast<uint32_t>(reason.code)));

@@ -17,7 +17,8 @@
 #include "ztunnel/route/identify.h"
 #include "ztunnel/takeover/connection_state.h"
 #include "ztunnel/takeover/tunnel_state.h"
-#include "ztunnel/telemetry/metrics.h"
+#include "ztunnel/telemetry/series_cache.h"
+#include "ztunnel/telemetry/worker_metrics.h"
 
 namespace qanat::ztunnel {
 

@@ -8,6 +8,7 @@
 #include <future>
 
 #include "common/base/log.h"
+#include "common/base/log_line.h"
 #include "common/net/socket.h"
 #include "ztunnel/proxy/inbound_connection.h"
 #include "ztunnel/proxy/original_destination.h"
@@ -33,15 +34,18 @@ constexpr auto kInnerTunnelAge = std::chrono::seconds(60);
 
 Worker::Worker(unsigned index, const Environment& environment)
     : environment_(environment),
+      log_(environment.access_log->AddSource()),
+      metrics_(*environment.metrics),
       series_(*environment.metrics),
       random_((static_cast<uint64_t>(std::random_device{}()) << 32) ^ std::random_device{}()),
-      source_sockets_(environment.metrics->sockets_open.With({"source"})),
-      destination_sockets_(environment.metrics->sockets_open.With({"destination"})),
-      source_setup_(*environment.metrics, "source"),
-      destination_setup_(*environment.metrics, "destination"),
+      source_sockets_(metrics_.sockets_open.With({"source"})),
+      destination_sockets_(metrics_.sockets_open.With({"destination"})),
+      source_setup_(metrics_, "source"),
+      destination_setup_(metrics_, "destination"),
       thread_(fmt::format("worker-{}", index).c_str()) {
   // Everything on the loop is made on its thread; this runs before whatever is posted later.
   loop().Post([this] {
+    log::SendThisThreadTo([this](std::string_view line) { log_.Write(line); });
     handshakes_ = std::make_unique<tls::HandshakeShared>(loop());
     handshakes_->on_outcome = [this](const tls::HandshakeOutcome& o) { CountHandshake(o); };
     handshakes_->verifier.OnUnknownIssuer([this](const std::string& own) {
@@ -118,7 +122,7 @@ void Worker::AddPod(PodPtr pod, Listeners listeners) {
   if (!dns_sockets.udp.empty()) {
     entry->dns = std::make_unique<dns::Server>(
         loop(), entry->pod, std::move(dns_sockets),
-        dns::Server::Hooks{environment_.config, *environment_.metrics,
+        dns::Server::Hooks{environment_.config, metrics_,
                            [this]() -> const state::MeshSnapshot& { return *snapshot_; },
                            [this](const Pod& of) { return Identify(of); },
                            [this](const Error& error) { OnExhausted(error); }});
@@ -237,7 +241,7 @@ void Worker::OnInboundHbone(const PodPtr& pod, Fd fd, net::SocketAddress peer) {
 // Every listener says so every 100 ms.
 void Worker::OnExhausted(const Error& error) {
   spare_sockets_->Clear();
-  environment_.metrics->accept_paused.Get().Add();
+  metrics_.accept_paused.Get().Add();
   const event::TimePoint now = loop().now();
   if (told_exhausted_ != event::TimePoint{} && now - told_exhausted_ < kTellExhausted) return;
   told_exhausted_ = now;

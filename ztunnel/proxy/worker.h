@@ -35,8 +35,9 @@
 #include "ztunnel/route/outbound.h"
 #include "ztunnel/route/required_waypoint.h"
 #include "ztunnel/takeover/mover.h"
-#include "ztunnel/telemetry/metrics.h"
 #include "ztunnel/telemetry/pool_metrics.h"
+#include "ztunnel/telemetry/series_cache.h"
+#include "ztunnel/telemetry/worker_metrics.h"
 
 namespace qanat::ztunnel {
 
@@ -108,6 +109,7 @@ class Worker {
   RelayShared& relay_shared() { return relay_shared_; }
   SpareSockets& spare_sockets() { return *spare_sockets_; }
   SeriesCache& series() { return series_; }
+  WorkerMetrics& metrics() { return metrics_; }
   hbone::Pool& pool() { return *pool_; }
   hbone::Pool& inner_pool() { return *inner_pool_; }  // through the gateways of other networks
   Sharing& sharing() { return sharing_; }             // which tunnels pods may share
@@ -174,6 +176,8 @@ class Worker {
   void LookAtIdleness();
 
   const Environment& environment_;
+  log::LineWriter::Source& log_;  // the access log, and what this thread says
+  WorkerMetrics metrics_;
   SeriesCache series_;
   RelayShared relay_shared_;
   std::mt19937_64 random_;

@@ -26,7 +26,7 @@ void Worker::EndpointFailed(const Pod& client, const Route& route) {
   if (route.picked_port == 0) return;
   const std::string key = lb::Outliers::Key(client.uid, route.destination->uid, route.picked_port);
   if (!outliers_.Failed(key, event::Clock::now())) return;
-  environment_.metrics->ejections.With({})->Add();
+  metrics_.ejections.Get().Add();
   LOG_INFO("outbound", "{} keeps failing and is left out for a while", key);
 }
 

@@ -9,7 +9,8 @@ namespace qanat::ztunnel {
 using model::Reason;
 
 void Worker::ForgetSeries() {
-  series_.Forget();
+  series_.ForgetRemoved();
+  metrics_.ForgetRemoved();
   for (auto& [uid, entry] : pods_) {
     if (entry->dns) entry->dns->ForgetSeries();
   }
@@ -17,20 +18,18 @@ void Worker::ForgetSeries() {
 
 void Worker::CountRefused(Reporter reporter, Reason reason) {
   const char* who = reporter == Reporter::kSource ? "source" : "destination";
-  environment_.metrics->refused.With({who, std::string(ToString(reason))})->Add();
+  metrics_.refused.With({who, std::string(ToString(reason))})->Add();
   if (reason == Reason::kCertificateRevoked) {
-    environment_.metrics->crl_rejections.With({who})->Add();
+    metrics_.crl_rejections.With({who})->Add();
   }
 }
 
 void Worker::CountUntracked(Reporter reporter) {
-  environment_.metrics->crl_untracked
-      .With({reporter == Reporter::kSource ? "source" : "destination"})
-      ->Add();
+  metrics_.crl_untracked.With({reporter == Reporter::kSource ? "source" : "destination"})->Add();
 }
 
 void Worker::CountTunnelError(Reason reason) {
-  environment_.metrics->tunnel_errors.With({std::string(ToString(reason))})->Add();
+  metrics_.tunnel_errors.With({std::string(ToString(reason))})->Add();
 }
 
 void Worker::LogFlow(const Flow& flow, const FlowEnd& end) {
@@ -42,12 +41,12 @@ void Worker::LogFlow(const Flow& flow, const FlowEnd& end) {
   }
   if (end.opened) series.closed->Add();
   if (!log::Enabled("access", LevelOf(end))) return;
-  environment_.access_log->Write(AccessLine(flow, end, log::CurrentFormat(), log::Timestamp()));
+  log_.Write(AccessLine(flow, end, log::CurrentFormat(), log::Timestamp()));
 }
 
 void Worker::LogOpened(const Flow& flow) {
   if (!log::Enabled("access", log::Level::kDebug)) return;
-  environment_.access_log->Write(OpenedLine(flow, log::CurrentFormat(), log::Timestamp()));
+  log_.Write(OpenedLine(flow, log::CurrentFormat(), log::Timestamp()));
 }
 
 size_t Worker::user_connections() const {

@@ -109,10 +109,10 @@ void Worker::CountHandshake(const tls::HandshakeOutcome& outcome) {
     case Kind::kTimeout: how = "timeout"; break;
     case Kind::kShed: how = "shed"; break;
   }
-  environment_.metrics->handshakes.With({role, how})->Add();
+  metrics_.handshakes.With({role, how})->Add();
   if (outcome.kind != Kind::kOk) return;
-  if (outcome.resumed) environment_.metrics->resumptions.With({role})->Add();
-  environment_.metrics->handshake_duration.With({role})->Observe(
+  if (outcome.resumed) metrics_.resumptions.With({role})->Add();
+  metrics_.handshake_duration.With({role})->Observe(
       std::chrono::duration<double>(outcome.duration).count());
 }
 

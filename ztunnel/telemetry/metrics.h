@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The proxy's metrics: Istio's names and labels for traffic, our own for what stock proxies leave
-// uncounted (refusals by reason, tunnels). One object per process; each worker has a SeriesCache,
-// so that a connection costs a lookup without locks.
+// uncounted (refusals by reason, tunnels). One object per process; each worker counts in its own
+// part of it (worker_metrics.h, series_cache.h), so that a connection takes no lock.
 #pragma once
 
-#include <array>
-#include <chrono>
-#include <memory>
-#include <optional>
 #include <string>
-#include <unordered_map>
 
 #include "common/metrics/registry.h"
 #include "ztunnel/telemetry/flow.h"
@@ -65,71 +60,5 @@ inline std::string DnsLabel(const std::string& name) { return name.empty() ? "un
 // What a destination that is known by name only was resolved for: the source_* of a flow, hostname.
 const metrics::LabelNames& OnDemandDnsLabelNames();
 metrics::LabelValues OnDemandDnsLabels(const Flow& flow, const std::string& hostname);
-
-// What the time until a connection is relayed goes into.
-enum class SetupPhase : uint8_t {
-  kQueue,    // until it is known whose it is and where it goes
-  kDns,      // resolving a destination that is known by name only
-  kPolicy,   // the destination's policies
-  kConnect,  // to the other end, with a tunnel's handshake where there is none yet
-};
-
-// One worker's handles of the histograms of one reporter.
-class SetupTimes {
- public:
-  SetupTimes(Metrics& metrics, const std::string& reporter);
-  void Observe(SetupPhase phase, std::chrono::steady_clock::duration time) {
-    phases_[static_cast<size_t>(phase)]->Observe(std::chrono::duration<double>(time).count());
-  }
-
- private:
-  std::array<std::shared_ptr<metrics::Histogram>, 4> phases_;
-};
-
-// The counters of one label set: opened, sent and received only of the one without a flag, failed
-// only of those with one.
-struct Series {
-  std::shared_ptr<metrics::Counter> opened, closed, failed, sent, received;
-};
-
-// One worker's way to the counters of a flow. What a connection usually costs is one lookup by the
-// addresses of its workloads and service; label texts are built when these were not seen since the
-// last snapshot.
-class SeriesCache {
- public:
-  explicit SeriesCache(Metrics& metrics) : metrics_(metrics) {}
-  // The reference is good until the next call of any function here.
-  const Series& For(const Flow& flow, model::Reason reason);
-  // A new snapshot: lets go of the old one's workloads and services.
-  void ForgetPointers() { by_pointer_.clear(); }
-  // Series were removed from the families: a handle kept here would count where nobody looks.
-  void Forget();
-  Metrics& metrics() { return metrics_; }
-
- private:
-  struct Key {
-    const model::Workload* source = nullptr;
-    const model::Workload* destination = nullptr;
-    const model::Service* service = nullptr;
-    uint32_t rest = 0;  // reporter, reason, TLS, which identities are proven
-    bool operator==(const Key&) const = default;
-  };
-  struct KeyHash {
-    size_t operator()(const Key& key) const;
-  };
-  struct Held {
-    Series series;
-    // Keep the key's addresses from being used again.
-    model::WorkloadPtr source, destination;
-    model::ServicePtr service;
-  };
-
-  static std::optional<Key> KeyOf(const Flow& flow, model::Reason reason);
-  const Series& ByLabels(const Flow& flow, model::Reason reason);
-
-  Metrics& metrics_;
-  std::unordered_map<Key, Held, KeyHash> by_pointer_;
-  std::unordered_map<std::string, Series> by_labels_;
-};
 
 }  // namespace qanat::ztunnel

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/telemetry/metrics.h"
+#include "ztunnel/telemetry/series_cache.h"
 
 #include <gtest/gtest.h>
 
 #include "ztunnel/route/mesh_for_test.h"
 #include "ztunnel/telemetry/sweep.h"
+#include "ztunnel/telemetry/worker_metrics.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -41,10 +42,10 @@ TEST_F(SeriesTest, ALookupByPointersGivesTheSeriesOfTheLabels) {
   const Flow flow = MakeFlow();
   cache_.For(flow, Reason::kNone).opened->Add();
   cache_.For(flow, Reason::kNone).opened->Add();
-  EXPECT_EQ(metrics_.opened.With(FlowLabels(flow, Reason::kNone))->value(), 2u);
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(flow, Reason::kNone)), 2u);
   cache_.ForgetPointers();
   cache_.For(flow, Reason::kNone).opened->Add();
-  EXPECT_EQ(metrics_.opened.With(FlowLabels(flow, Reason::kNone))->value(), 3u);
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(flow, Reason::kNone)), 3u);
   EXPECT_EQ(metrics_.opened.size(), 1u);
 }
 
@@ -66,9 +67,9 @@ TEST_F(SeriesTest, EveryDifferenceOfLabelsIsASeriesOfItsOwn) {
     cache_.For(base, Reason::kPolicyDenied).closed->Add();
   }
   for (const Flow& flow : flows) {
-    EXPECT_EQ(metrics_.closed.With(FlowLabels(flow, Reason::kNone))->value(), 2u);
+    EXPECT_EQ(metrics_.closed.Value(FlowLabels(flow, Reason::kNone)), 2u);
   }
-  EXPECT_EQ(metrics_.closed.With(FlowLabels(base, Reason::kPolicyDenied))->value(), 2u);
+  EXPECT_EQ(metrics_.closed.Value(FlowLabels(base, Reason::kPolicyDenied)), 2u);
   EXPECT_EQ(metrics_.closed.size(), flows.size() + 1);
 }
 
@@ -94,21 +95,19 @@ TEST_F(SeriesTest, AForwardedSourceIsCountedByWhatItIsCalled) {
   const auto other = call("other");
   flow.source_workload = nullptr;
   EXPECT_EQ(metrics_.opened.size(), 2u);
-  EXPECT_EQ(metrics_.opened.With(caller)->value(), 3u);
-  EXPECT_EQ(metrics_.opened.With(other)->value(), 1u);
+  EXPECT_EQ(metrics_.opened.Value(caller), 3u);
+  EXPECT_EQ(metrics_.opened.Value(other), 1u);
   for (const auto& one : forwarded) EXPECT_TRUE(one.expired());
   SeriesSweeper sweeper;
   EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
   call("caller");
   EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 4u);  // the other one's
   EXPECT_FALSE(metrics_.opened.Contains(other));
-  EXPECT_EQ(metrics_.opened.With(caller)->value(), 4u);
+  EXPECT_EQ(metrics_.opened.Value(caller), 4u);
 }
 
 TEST_F(SeriesTest, TooManySeriesShareOne) {
-  for (size_t i = 0; metrics_.closed.size() < 50'000; ++i) {
-    metrics_.closed.With({"source", std::to_string(i)});
-  }
+  for (size_t i = 0; i < 50'000; ++i) metrics_.closed.With({"source", std::to_string(i)});
   Flow flow = MakeFlow();
   cache_.For(flow, Reason::kNone).closed->Add();
   flow.mutual_tls = false;
@@ -117,7 +116,7 @@ TEST_F(SeriesTest, TooManySeriesShareOne) {
   flow.source_identity.reset();
   cache_.For(flow, Reason::kNone).closed->Add();
   EXPECT_EQ(metrics_.closed.size(), 50'002u);  // with TLS and without
-  EXPECT_EQ(metrics_.series_overflow.Get().value(), 3u);
+  EXPECT_EQ(metrics_.series_overflow.Value({}), 3u);
 }
 
 TEST_F(SeriesTest, SeriesOfWorkloadsThatAreGoneAreRemovedAtTheSecondSweep) {
@@ -136,9 +135,45 @@ TEST_F(SeriesTest, SeriesOfWorkloadsThatAreGoneAreRemovedAtTheSecondSweep) {
   EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
   EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 4u);  // opened, closed, sent, received
   EXPECT_EQ(metrics_.opened.size(), 2u);
-  cache_.Forget();
+  cache_.ForgetRemoved();
   cache_.For(goes, Reason::kNone).opened->Add();  // it comes back: shown again, from nothing
-  EXPECT_EQ(metrics_.opened.With(FlowLabels(goes, Reason::kNone))->value(), 1u);
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(goes, Reason::kNone)), 1u);
+}
+
+// What one worker removed from its view the others count anew, each for itself; the sum is right.
+TEST_F(SeriesTest, WorkersCountForThemselvesAndTheSumIsShown) {
+  SeriesCache other(metrics_);
+  mesh_.Put(TestMesh::MakePod("old", "10.91.1.9"));
+  const Flow stays = MakeFlow(), goes = MakeFlow("old");
+  for (SeriesCache* cache : {&cache_, &other}) {
+    for (const Flow& flow : {stays, goes}) cache->For(flow, Reason::kNone).opened->Add();
+  }
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(stays, Reason::kNone)), 2u);
+  mesh_.Remove("Kubernetes//Pod/shop/old");
+  SeriesSweeper sweeper;
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
+  EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 4u);
+  cache_.ForgetRemoved();  // the other worker has not heard yet
+  cache_.For(goes, Reason::kNone).opened->Add();
+  other.For(goes, Reason::kNone).opened->Add();
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(goes, Reason::kNone)), 1u);
+  other.ForgetRemoved();
+  for (SeriesCache* cache : {&cache_, &other}) {
+    for (const Flow& flow : {stays, goes}) cache->For(flow, Reason::kNone).opened->Add();
+  }
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(goes, Reason::kNone)), 3u);
+  EXPECT_EQ(metrics_.opened.Value(FlowLabels(stays, Reason::kNone)), 4u);
+}
+
+TEST_F(SeriesTest, SetupTimesHaveAPhaseForTls) {
+  WorkerMetrics worker(metrics_);
+  SetupTimes times(worker, "source");
+  times.Observe(SetupPhase::kTls, std::chrono::milliseconds(3));
+  for (const char* phase : {"queue", "dns", "tls", "policy", "connect"}) {
+    const auto sum = metrics_.setup.Value({"source", phase});
+    EXPECT_EQ(sum.count, std::string(phase) == "tls" ? 1u : 0u) << phase;
+    EXPECT_EQ(sum.buckets.size(), 16u) << phase;
+  }
 }
 
 // Each pod of the node asks; another node's pod of the same service is no reason to keep a series.
@@ -174,7 +209,7 @@ TEST_F(SeriesTest, SeriesOfDnsGoWithThePodThatAsked) {
   EXPECT_EQ(sweep({stays, unnamed}), 4u);
   EXPECT_FALSE(metrics_.dns_requests.Contains(theirs));
   EXPECT_FALSE(metrics_.dns_upstream_duration.Contains(theirs));
-  EXPECT_EQ(metrics_.dns_requests.With(ours)->value(), 1u);
+  EXPECT_EQ(metrics_.dns_requests.Value(ours), 1u);
   EXPECT_TRUE(metrics_.dns_requests.Contains(nameless));
   EXPECT_EQ(sweep({}), 0u);
   EXPECT_EQ(sweep({}), 8u);

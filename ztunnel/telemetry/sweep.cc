@@ -36,8 +36,8 @@ std::set<metrics::LabelValues> SeriesSweeper::Idle(const Counters& families, con
                                                    Sums* idle) {
   Sums now;
   for (const auto* family : families) {
-    family->ForEach([&](const metrics::LabelValues& labels, const metrics::Counter& counter) {
-      if (gone(labels)) now[labels] += counter.value();
+    family->ForEach([&](const metrics::LabelValues& labels, uint64_t value) {
+      if (gone(labels)) now[labels] += value;
     });
   }
   std::set<metrics::LabelValues> out;

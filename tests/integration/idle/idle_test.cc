@@ -60,7 +60,7 @@ class IdleTest : public ::testing::TestWithParam<size_t> {
 
 TEST_P(IdleTest, AConnectionHoldsLittle) {
   const Fd nowhere(open("/dev/null", O_WRONLY | O_CLOEXEC));
-  TwoNodes nodes(nowhere.get());
+  TwoNodes nodes({.log_fd = nowhere.get()});
   HeldConnections held(kFirst + kThen);
   held.Open(kFirst, GetParam());
   const LiveMemory before = Quiet();
