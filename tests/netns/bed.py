@@ -178,11 +178,15 @@ class Mesh:
         self.down()
 
     def last_lines(self, file):
+        """The end of a log: of what the program says of itself, and of what it says of connections."""
         try:
             with open(os.path.join(self.run, "logs", file), errors="replace") as f:
-                return f"--- {file}\n" + "\n".join(f.read().splitlines()[-15:])
+                lines = f.read().splitlines()
         except FileNotFoundError:
             return f"--- {file}: none"
+        of_connections = [i for i, line in enumerate(lines) if "\taccess\t" in line]
+        of_itself = sorted(set(range(len(lines))) - set(of_connections))
+        return f"--- {file}\n" + "\n".join(lines[i] for i in sorted(of_itself[-25:] + of_connections[-8:]))
 
     def diagnose(self):
         """The end of every log, for the message of a failed test; a report of a sanitizer whole."""
