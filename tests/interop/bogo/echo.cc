@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/interop/bogo/echo.h"
 
+#include "common/tls/tls_handover.h"
+
 namespace qanat::bogo {
 
 using net::IoResult;
@@ -13,6 +15,7 @@ Echo::Echo(net::TransportPtr transport, const Flags& flags, Done done)
 
 void Echo::Start() {
   transport_->SetEvents(this);
+  HandOver();
   if (flags_.different_sizes) {
     for (size_t size : {0, 1, 255, 256, 257, 16383, 16384, 16385, 32767, 32768, 32769}) {
       Queue(std::string(size, '\x42'));
@@ -66,6 +69,23 @@ void Echo::OnReadable() {
       break;
   }
   Go();
+  if (!over_ && out_.empty() && !ending_) HandOver();
+}
+
+// What cannot be handed over (TLS 1.2) goes on as it is.
+void Echo::HandOver() {
+  if (!flags_.hand_over) return;
+  auto state = tls::Export(*transport_);
+  if (!state) return;
+  auto decoded = tls::DecodeTls(tls::EncodeTls(*state));
+  if (!decoded) return Over(Fail(std::move(decoded).error()));
+  decoded->socket = std::move(state->socket);
+  event::EventLoop& loop = transport_->loop();
+  auto next = tls::Import(loop, std::move(*decoded), nullptr);
+  if (!next) return Over(Fail(std::move(next).error()));
+  loop.DeferDelete(std::exchange(transport_, std::move(*next)));
+  transport_->SetEvents(this);
+  transport_->ReadEnable(true);
 }
 
 void Echo::OnWritable() { Go(); }

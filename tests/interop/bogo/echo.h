@@ -26,6 +26,7 @@ class Echo final : public net::TransportEvents {
   void Queue(std::string_view bytes) { out_.append(bytes); }
   // Writes what waits; then reads on, or ends.
   void Go();
+  void HandOver();
   void Over(Status status);
 
   net::TransportPtr transport_;

@@ -33,6 +33,8 @@ bool Switch(std::string_view name, Flags& to) {
     to.server = true;
   } else if (name == "-ipv6") {
     to.ipv6 = true;
+  } else if (name == "-hand-over") {
+    to.hand_over = true;
   } else if (name == "-no-tls12") {
     to.min_version = 772;
   } else if (name == "-is-handshaker-supported") {

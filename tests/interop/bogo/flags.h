@@ -27,6 +27,7 @@ struct Flags {
   bool shuts_down = false;
   bool check_close_notify = false;
   bool different_sizes = false;
+  bool hand_over = false;  // ours: after the handshake and each answer, as to another process
 };
 
 // None where a flag is not known, or asks for what our transport has no words for.
