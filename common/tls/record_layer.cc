@@ -91,7 +91,7 @@ Secret::Secret(std::span<const uint8_t> bytes) {
 Secret::~Secret() { Clear(); }
 Secret::Secret(const Secret& other) = default;
 Secret& Secret::operator=(const Secret& other) = default;
-Secret::Secret(Secret&& other) noexcept : Secret(other) { other.Clear(); }
+Secret::Secret(Secret&& other) noexcept { *this = std::move(other); }
 Secret& Secret::operator=(Secret&& other) noexcept {
   if (this == &other) return *this;
   *this = other;

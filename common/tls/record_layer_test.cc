@@ -306,8 +306,7 @@ TEST(RecordLayerTest, SequenceNumbersEndInsteadOfWrapping) {
   ASSERT_FALSE(last.empty());
   EXPECT_EQ(OpenAll(two.b, last).text, "the last one");
   EXPECT_TRUE(Seal(two.a, "one more").empty());
-  std::vector<uint8_t> any = last;
-  EXPECT_EQ(OpenAll(two.b, any).last, Kind::kFailed);
+  EXPECT_EQ(OpenAll(two.b, last).last, Kind::kFailed);
 }
 
 TEST(RecordLayerTest, OurKeyIsChangedBeforeItsLimit) {
