@@ -91,7 +91,7 @@ Secret::Secret(std::span<const uint8_t> bytes) {
 Secret::~Secret() { Clear(); }
 Secret::Secret(const Secret& other) = default;
 Secret& Secret::operator=(const Secret& other) = default;
-Secret::Secret(Secret&& other) noexcept : Secret(other) { other.Clear(); }
+Secret::Secret(Secret&& other) noexcept { *this = std::move(other); }
 Secret& Secret::operator=(Secret&& other) noexcept {
   if (this == &other) return *this;
   *this = other;
@@ -274,6 +274,7 @@ size_t RecordLayer::SealKeyUpdate(bool request_theirs, uint8_t* out) {
   if (size == 0) return 0;
   key_update_owed_ = false;
   if (!write_.Update()) write_ended_ = true;
+  key_changed_ = true;
   return size;
 }
 
@@ -288,8 +289,9 @@ RecordLayer::Opened RecordLayer::Broken(uint8_t alert, const char* why) {
 }
 
 RecordLayer::Opened RecordLayer::Control() {
+  empty_ = 0;
   if (++control_ > kMaxControl) {
-    return Broken(SSL_AD_UNEXPECTED_MESSAGE, "too many records without data");
+    return Broken(SSL_AD_UNEXPECTED_MESSAGE, "too many messages without data");
   }
   return {Opened::Kind::kControl, 0, {}};
 }
@@ -341,8 +343,13 @@ RecordLayer::Opened RecordLayer::Open(std::span<uint8_t> record, std::span<uint8
     if (!handshake_.empty()) {
       return Broken(SSL_AD_UNEXPECTED_MESSAGE, "data inside of a handshake message");
     }
-    if (type_at == 0) return Control();
-    control_ = warnings_ = 0;
+    if (type_at == 0) {
+      if (++empty_ > kMaxEmpty) {
+        return Broken(SSL_AD_UNEXPECTED_MESSAGE, "too many empty records");
+      }
+      return {Opened::Kind::kControl, 0, {}};
+    }
+    empty_ = control_ = warnings_ = 0;
     return {Opened::Kind::kData, copied, rest};
   }
   // Seldom and small: brought together.
@@ -387,7 +394,10 @@ RecordLayer::Opened RecordLayer::Handshake(std::span<const uint8_t> body) {
       if (at + size != handshake_.size()) {
         return Broken(SSL_AD_UNEXPECTED_MESSAGE, "bytes behind a KeyUpdate in its record");
       }
-      if (message[4] == 1) key_update_owed_ = true;
+      // A key of ours that was changed and has protected nothing since is new enough: one answer to
+      // however many requests (4.6.3).
+      const bool unused = key_changed_ && write_.sequence() == 0;
+      if (message[4] == 1 && !unused) key_update_owed_ = true;
       if (!read_.Update()) return Broken(SSL_AD_INTERNAL_ERROR, "no new key");
     } else if (message[0] == kNewSessionTicket && !server_) {
       if (!WellFormedTicket({message + 4, size - 4})) {
@@ -404,6 +414,8 @@ RecordLayer::Opened RecordLayer::Handshake(std::span<const uint8_t> body) {
   } else {
     handshake_.erase(handshake_.begin(), handshake_.begin() + static_cast<std::ptrdiff_t>(at));
   }
+  // A peer may cut a message into records of a byte each: its length is bound enough.
+  if (at == 0) return {Opened::Kind::kControl, 0, {}};
   return Control();
 }
 

@@ -130,6 +130,7 @@ class RecordLayer {
 
  private:
   // Bounds on what brings no data (as BoringSSL has them): a peer may not keep us busy for free.
+  static constexpr int kMaxEmpty = 32;
   static constexpr int kMaxControl = 32;
   static constexpr int kMaxWarnings = 4;
   static constexpr size_t kMaxHandshake = 4 + 16384;
@@ -145,11 +146,13 @@ class RecordLayer {
   std::vector<uint8_t> handshake_;
   std::vector<std::vector<uint8_t>> tickets_;
   Failure failure_;
-  int control_ = 0;   // records since the last data
+  int empty_ = 0;     // records of data without a byte, in a row
+  int control_ = 0;   // alerts, and records that end a message, since the last data
   int warnings_ = 0;  // in a row
   bool server_ = false;
   bool keep_tickets_ = false;
   bool key_update_owed_ = false;
+  bool key_changed_ = false;  // ours, at least once
   bool write_ended_ = true;
   bool read_ended_ = true;
 };

