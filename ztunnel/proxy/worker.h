@@ -4,6 +4,7 @@
 // with other workers but immutable values; other threads reach it by Post only.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -72,6 +73,8 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   event::EventLoop& loop() { return thread_.loop(); }
+  // Users' connections and tunnels that came in; any thread.
+  size_t connections() const { return alive_.load(std::memory_order_relaxed); }
   // Main thread: ends everything on the worker's thread and joins it.
   void Stop();
 
@@ -197,6 +200,7 @@ class Worker {
   std::unordered_map<model::Identity, SharedIdentity> shared_identities_;  // of late
   std::multimap<model::Identity, Connection*> waiting_for_certificate_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
+  std::atomic<size_t> alive_{0};  // how many those are
   std::unique_ptr<tls::HandshakeShared> handshakes_;
   std::unique_ptr<hbone::Pool> pool_, inner_pool_;
   Sharing sharing_;
