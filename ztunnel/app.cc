@@ -367,7 +367,7 @@ void App::Drain() {
   if (successor_) successor_->Leave();
   UpdateReadiness();
   for (auto& worker : workers_) {
-    worker->loop().Post([raw = worker.get()] { raw->StartDrain(); });
+    worker->loop().Post([raw = worker.get(), kept = keeper_->present()] { raw->StartDrain(kept); });
   }
   drain_deadline_ = event::Clock::now() + environment_.config.termination_deadline;
   drain_poll_.Start(std::chrono::milliseconds(50));

@@ -365,9 +365,12 @@ RequiredWaypoint Worker::CheckWaypoint(const model::Workload& destination,
 
 // ---- draining
 
-void Worker::StartDrain() {
+void Worker::StartDrain(bool kept) {
   draining_ = true;
   for (auto& [uid, entry] : pods_) {
+    for (auto& [role, acceptor] : entry->acceptors) {
+      if (!kept) acceptor->TakeWaiting();
+    }
     entry->acceptors.clear();
     if (entry->dns) entry->dns->Drain();
   }

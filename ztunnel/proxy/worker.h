@@ -96,7 +96,9 @@ class Worker {
   // Other revocation lists count from now on; whoever is on them is cut off.
   void SetRevocations(const tls::RevocationListPtr& lists);
   void ForgetSeries();
-  void StartDrain();  // closes the listeners, drains tunnels
+  // Closes the listeners, drains tunnels. `kept`: somebody else has the listeners, and with them
+  // those who wait in their queues.
+  void StartDrain(bool kept);
   void CloseAll(model::Reason reason);
   size_t user_connections() const;
   // Who holds memory, `most` of the largest (of one pod, or of all); and the end of such, as far as
