@@ -8,6 +8,7 @@
 #include <future>
 
 #include "common/base/log.h"
+#include "ztunnel/telemetry/runtime_metrics.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -101,6 +102,7 @@ Status App::Start() {
   for (unsigned i = 0; i < config.workers; ++i) {
     workers_.push_back(std::make_unique<Worker>(i, environment_));
   }
+  AddLoopMetrics();
   StartWatchdog();
   StartMemory();
   QANAT_RETURN_IF_ERROR(StartAdmin());
@@ -242,6 +244,21 @@ void App::AddTakeoverMetrics() {
       });
 }
 
+void App::AddLoopMetrics() {
+  AddRuntimeMetrics(registry_, [this] {
+    RuntimeLoad load;
+    for (const auto& pool : {pool_metrics_.direct(), pool_metrics_.inner()}) {
+      const hbone::PoolStats stats = pool->Read();
+      load.tasks += stats.tunnels + stats.dialing;
+    }
+    for (const auto& worker : workers_) {
+      load.workers.push_back(worker->loop().load());
+      load.tasks += worker->connections();
+    }
+    return load;
+  });
+}
+
 void App::Publish(const std::vector<std::string>& touched) {
   auto snapshot = mesh_state_.Publish();
   if (snapshot == snapshot_) return;
@@ -350,7 +367,7 @@ void App::Drain() {
   if (successor_) successor_->Leave();
   UpdateReadiness();
   for (auto& worker : workers_) {
-    worker->loop().Post([raw = worker.get()] { raw->StartDrain(); });
+    worker->loop().Post([raw = worker.get(), kept = keeper_->present()] { raw->StartDrain(kept); });
   }
   drain_deadline_ = event::Clock::now() + environment_.config.termination_deadline;
   drain_poll_.Start(std::chrono::milliseconds(50));

@@ -76,6 +76,7 @@ class App {
   void StartPods();
   void ServePods();
   void AddTakeoverMetrics();
+  void AddLoopMetrics();
   Status StartAdmin();
   Status StartReadiness();
   void StartMemory();

@@ -25,6 +25,12 @@ constexpr uint64_t kWakeToken = ~uint64_t{0};
 // it waits for so many others at most. Who is left is first in the next round.
 constexpr size_t kMostEvents = 32;
 
+// Of a value that this thread alone changes: no locked instruction.
+template <typename T>
+void Bump(std::atomic<T>& value, T by) {
+  value.store(value.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+}
+
 }  // namespace
 
 IoWatch::IoWatch(EventLoop& loop, int fd, uint32_t events, Handler handler)
@@ -78,7 +84,7 @@ void Timer::Stop() {
   armed_ = false;
 }
 
-EventLoop::EventLoop() : now_(Clock::now()) {
+EventLoop::EventLoop() : now_(Clock::now()), busy_since_(now_) {
   epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_) Die("epoll_create1");
   wake_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -94,6 +100,7 @@ EventLoop::~EventLoop() = default;
 
 void EventLoop::Run() {
   thread_ = std::this_thread::get_id();
+  busy_since_ = Clock::now();
   while (!stop_.load(std::memory_order_acquire)) Round(-1);
   stop_ = false;
 }
@@ -116,7 +123,7 @@ void EventLoop::Post(std::function<void()> task) {
     was_empty = posted_.empty();
     posted_.push_back(std::move(task));
     // Before the loop can be woken: the round that was woken for it sees it.
-    has_posted_.store(true, std::memory_order_release);
+    posts_waiting_.store(posted_.size(), std::memory_order_release);
   }
   if (was_empty) {
     uint64_t one = 1;
@@ -129,10 +136,18 @@ void EventLoop::DeferDelete(std::unique_ptr<Deferred> object) {
   dying_.push_back(std::move(object));
 }
 
-int EventLoop::NextTimeoutMs(int limit_ms) const {
+LoopLoad EventLoop::load() const {
+  const uint64_t turns = turns_.load(std::memory_order_relaxed);
+  return {.posts_waiting = posts_waiting_.load(std::memory_order_relaxed),
+          .busy = Duration(busy_.load(std::memory_order_relaxed)),
+          .waits = (turns + 1) / 2,
+          .waiting = turns % 2 != 0};
+}
+
+int EventLoop::NextTimeoutMs(int limit_ms, TimePoint now) const {
   if (!dying_.empty()) return 0;
   if (timers_.empty()) return limit_ms;
-  auto wait = timers_.begin()->first - Clock::now();
+  auto wait = timers_.begin()->first - now;
   auto ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
   ms = std::clamp<int64_t>(ms, 0, 3600 * 1000);
   if (limit_ms >= 0) ms = std::min<int64_t>(ms, limit_ms);
@@ -141,9 +156,16 @@ int EventLoop::NextTimeoutMs(int limit_ms) const {
 
 void EventLoop::Round(int timeout_ms) {
   std::array<epoll_event, kMostEvents> events;
-  int n = epoll_wait(epoll_.get(), events.data(), events.size(), NextTimeoutMs(timeout_ms));
+  const TimePoint before = Clock::now();
+  const int timeout = NextTimeoutMs(timeout_ms, before);
+  Bump(busy_, (before - busy_since_).count());
+  if (timeout != 0) Bump(turns_, uint64_t{1});
+  int n = epoll_wait(epoll_.get(), events.data(), events.size(), timeout);
   if (n < 0 && errno != EINTR) Die("epoll_wait");
   now_ = Clock::now();
+  // A look that does not wait is work.
+  if (timeout != 0) Bump(turns_, uint64_t{1});
+  busy_since_ = timeout != 0 ? now_ : before;
   bool woken = false;
   for (int i = 0; i < n; ++i) {
     uint64_t token = events[static_cast<size_t>(i)].data.u64;
@@ -181,17 +203,18 @@ void EventLoop::Round(int timeout_ms) {
 }
 
 void EventLoop::RunPosted() {
-  if (!has_posted_.load(std::memory_order_acquire)) return;
+  if (posts_waiting_.load(std::memory_order_acquire) == 0) return;
   std::vector<std::function<void()>> tasks;
   {
     std::lock_guard lock(mutex_);
     tasks.swap(posted_);
-    has_posted_.store(false, std::memory_order_relaxed);
+    posts_waiting_.store(0, std::memory_order_relaxed);
   }
   for (auto& task : tasks) task();
 }
 
 void EventLoop::RunTimers() {
+  if (timers_.empty()) return;
   // A timer that re-arms itself with zero delay waits for the next round.
   TimePoint until = Clock::now();
   while (!timers_.empty() && timers_.begin()->first <= until) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One epoll loop per thread. Everything that is registered with a loop lives on its thread; the
-// only calls allowed from other threads are Post() and Stop(). The loop knows file descriptors and
-// timers, nothing of networking.
+// only calls allowed from other threads are Post(), Stop(), load() and memory(). The loop knows
+// file descriptors and timers, nothing of networking.
 #pragma once
 
 #include <sys/epoll.h>
@@ -82,6 +82,14 @@ class Deferred {
   virtual ~Deferred() = default;
 };
 
+// How a loop has spent its time since it was made.
+struct LoopLoad {
+  size_t posts_waiting = 0;
+  Duration busy{0};    // not waiting for anything to happen; the present round's counts at its end
+  uint64_t waits = 0;  // how often there was nothing to do at once
+  bool waiting = false;  // at this moment
+};
+
 class EventLoop {
  public:
   EventLoop();
@@ -108,6 +116,7 @@ class EventLoop {
   bool InLoopThread() const { return std::this_thread::get_id() == thread_.load(); }
   // What the buffers of this loop's objects hold. Any thread.
   MemoryMeter& memory() { return memory_; }
+  LoopLoad load() const;  // any thread
 
  private:
   friend class IoWatch;
@@ -116,7 +125,7 @@ class EventLoop {
   void Round(int timeout_ms);
   void RunPosted();
   void RunTimers();
-  int NextTimeoutMs(int limit_ms) const;
+  int NextTimeoutMs(int limit_ms, TimePoint now) const;
 
   MemoryMeter memory_;  // outlives all that is on the loop
   Fd epoll_;
@@ -124,6 +133,9 @@ class EventLoop {
   std::atomic<bool> stop_{false};
   std::atomic<std::thread::id> thread_{};
   TimePoint now_;
+  TimePoint busy_since_;  // what is before it has been counted
+  std::atomic<Duration::rep> busy_{0};
+  std::atomic<uint64_t> turns_{0};  // to waiting and back: odd while it waits
   struct Slot {
     IoWatch* watch = nullptr;
     uint32_t generation = 0;
@@ -134,8 +146,8 @@ class EventLoop {
   std::vector<std::unique_ptr<Deferred>> dying_;
   std::vector<std::unique_ptr<uint8_t[]>> scratch_;  // free ones
   // Lines of their own: other threads write here.
-  alignas(64) std::atomic<bool> has_posted_{false};  // all that a round without posts looks at
-  std::mutex mutex_;                                 // guards posted_
+  alignas(64) std::atomic<size_t> posts_waiting_{0};  // all that a round without posts looks at
+  std::mutex mutex_;                                  // guards posted_
   std::vector<std::function<void()>> posted_;
 };
 

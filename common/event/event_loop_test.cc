@@ -171,6 +171,51 @@ TEST(EventLoopTest, APostRunsInTheNextRound) {
   }
 }
 
+// Bounds from both sides that no machine is too slow for.
+TEST(EventLoopTest, TimeIsBusyUnlessTheLoopWaits) {
+  const TimePoint begun = Clock::now();
+  EventLoop loop;
+  loop.Post([] { std::this_thread::sleep_for(milliseconds(30)); });
+  loop.RunOnce(milliseconds(1000));  // finds the post
+  EXPECT_EQ(loop.load().waits, 1u);
+  loop.RunOnce(milliseconds(0));
+  EXPECT_EQ(loop.load().waits, 1u) << "a look is no wait";
+  EXPECT_GE(loop.load().busy, milliseconds(30));
+  loop.RunOnce(milliseconds(100));
+  loop.RunOnce(milliseconds(100));
+  loop.RunOnce(milliseconds(0));
+  EXPECT_EQ(loop.load().waits, 3u);
+  EXPECT_LE(loop.load().busy, Clock::now() - begun - milliseconds(200)) << "it waited in vain";
+  EXPECT_FALSE(loop.load().waiting);
+}
+
+TEST(EventLoopTest, TellsOtherThreadsWhetherItWaitsAndWhatForItIsPosted) {
+  LoopThread thread("test");
+  EventLoop& loop = thread.loop();
+  const auto until = [](const auto& condition) {
+    const auto end = Clock::now() + std::chrono::seconds(20);
+    while (!condition() && Clock::now() < end) std::this_thread::yield();
+    return condition();
+  };
+  EXPECT_TRUE(until([&] { return loop.load().waiting; }));
+  const uint64_t waits = loop.load().waits;
+  std::atomic<bool> begun{false}, go_on{false};
+  loop.Post([&] {
+    begun = true;
+    while (!go_on) std::this_thread::yield();
+  });
+  EXPECT_TRUE(until([&] { return begun.load(); }));
+  EXPECT_FALSE(loop.load().waiting);
+  EXPECT_EQ(loop.load().posts_waiting, 0u) << "what has begun waits no more";
+  for (int i = 0; i < 3; ++i) loop.Post([] {});
+  EXPECT_EQ(loop.load().posts_waiting, 3u);
+  go_on = true;
+  EXPECT_TRUE(until([&] {
+    const LoopLoad load = loop.load();
+    return load.waiting && load.waits > waits && load.posts_waiting == 0;
+  }));
+}
+
 struct Probe : Deferred {
   explicit Probe(int& n) : alive(n) { ++alive; }
   ~Probe() override { --alive; }

@@ -272,6 +272,23 @@ TEST_F(ChannelTest, ConnectTimeout) {
   EXPECT_THAT(status.message, HasSubstr("handshake"));
 }
 
+// A control plane whose machine is gone says nothing, and no end either.
+TEST_F(ChannelTest, AServerThatFallsSilentIsGivenUp) {
+  const ChannelOptions defaults;
+  EXPECT_EQ(defaults.ping_interval, milliseconds(30000));
+  EXPECT_EQ(defaults.ping_timeout, milliseconds(10000));
+  EXPECT_EQ(defaults.max_message_bytes, 200u << 20);
+  Fd listener = *net::Listen({.address = *net::SocketAddress::Parse("127.0.0.1:0")});
+  ChannelOptions options;
+  options.endpoint = "http://" + net::SocketAddress::OfLocal(listener.get())->ToString();
+  options.ping_interval = milliseconds(50);
+  options.ping_timeout = milliseconds(100);
+  Channel channel(loop_, options);
+  auto [status, response] = Unary(channel, {"/a.B/C", {}, {}}, "");
+  EXPECT_EQ(status.code, StatusCode::kUnavailable);
+  EXPECT_THAT(status.message, HasSubstr("PING"));
+}
+
 TEST_F(ChannelTest, BadEndpointsAndTokens) {
   ChannelOptions options;
   options.endpoint = "ftp://x";

@@ -16,6 +16,7 @@ namespace {
 // What one turn may take from who else waits: to set a connection up costs some 100 us.
 constexpr int kMostAccepted = 8;
 constexpr int kSingles = 16;
+constexpr int kMostWaiting = 4096;    // as many as queue up
 constexpr int kIpv6Transparent = 75;  // IPV6_TRANSPARENT, not in every libc
 
 Status SetInt(int fd, int level, int option, int value, const char* name) {
@@ -277,10 +278,8 @@ struct Acceptor::Impl {
       batch = std::min(2 * batch, kMostAccepted);
     }
     for (int i = 0; i < most; ++i) {
-      sockaddr_storage storage;
-      socklen_t size = sizeof storage;
-      Fd fd(accept4(listener.get(), reinterpret_cast<sockaddr*>(&storage), &size,
-                    SOCK_NONBLOCK | SOCK_CLOEXEC));
+      SocketAddress peer;
+      Fd fd = AcceptOne(peer);
       if (!fd) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
           const Error error = FailErrno("accept", errno).value();
@@ -297,8 +296,31 @@ struct Acceptor::Impl {
         if (i <= 1) singles = kSingles;
         return;
       }
-      on_accept(std::move(fd), SocketAddress::FromSockaddr(reinterpret_cast<sockaddr*>(&storage)));
+      on_accept(std::move(fd), peer);
       if (alive.expired() || paused) return;  // the handler destroyed or stopped the acceptor
+    }
+  }
+
+  Fd AcceptOne(SocketAddress& peer) {
+    sockaddr_storage storage;
+    socklen_t size = sizeof storage;
+    auto* address = reinterpret_cast<sockaddr*>(&storage);
+    Fd fd(accept4(listener.get(), address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (fd) peer = SocketAddress::FromSockaddr(address);
+    return fd;
+  }
+
+  void TakeWaiting() {
+    std::weak_ptr<bool> alive = life;
+    // Bounded: who connects meanwhile comes behind.
+    for (int i = 0; i < kMostWaiting && !alive.expired() && !paused; ++i) {
+      SocketAddress peer;
+      Fd fd = AcceptOne(peer);
+      if (fd) {
+        on_accept(std::move(fd), peer);
+      } else if (errno != ECONNABORTED && errno != EINTR && errno != EPROTO) {
+        return;
+      }
     }
   }
 
@@ -326,6 +348,8 @@ SocketAddress Acceptor::local_address() const {
 }
 
 int Acceptor::fd() const { return impl_->listener.get(); }
+
+void Acceptor::TakeWaiting() { impl_->TakeWaiting(); }
 
 void Acceptor::SetPaused(bool paused) {
   impl_->paused = paused;

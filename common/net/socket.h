@@ -97,6 +97,8 @@ class Acceptor {
   // While paused nothing is accepted; who connects waits in the listener's queue (where another
   // process may have the same listener).
   void SetPaused(bool paused);
+  // Takes who is in the queue now, unless paused: before the listener is closed, which resets them.
+  void TakeWaiting();
 
  private:
   struct Impl;

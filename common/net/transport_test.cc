@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <functional>
@@ -274,6 +275,58 @@ TEST(AcceptorTest, ABurstOfOneListenerLeavesTheOthersTheirTurns) {
   }
   EXPECT_LE(most, 2 * 8);  // behind this round's, if it comes first, and the next one's
   EXPECT_GE(turns, 100 / 16);
+}
+
+TEST(KeepAliveTest, EachSettingReachesTheSocket) {
+  const auto read = [](const KeepAlive& keepalive) {
+    const Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    SetStreamOptions(fd.get(), keepalive);
+    std::vector<int> out;
+    for (const auto& [level, option] : {std::pair{SOL_SOCKET, SO_KEEPALIVE},
+                                        {IPPROTO_TCP, TCP_KEEPIDLE},
+                                        {IPPROTO_TCP, TCP_KEEPINTVL},
+                                        {IPPROTO_TCP, TCP_KEEPCNT},
+                                        {IPPROTO_TCP, TCP_USER_TIMEOUT}}) {
+      int value = -1;
+      socklen_t size = sizeof value;
+      EXPECT_EQ(getsockopt(fd.get(), level, option, &value, &size), 0);
+      out.push_back(value);
+    }
+    return out;
+  };
+  using std::chrono::seconds;
+  EXPECT_EQ(read({}), (std::vector<int>{1, 180, 180, 9, 0}));
+  KeepAlive keepalive{true, seconds(20), seconds(5), 3, true};
+  EXPECT_EQ(read(keepalive), (std::vector<int>{1, 20, 5, 3, 35000}));
+  keepalive.enabled = false;
+  EXPECT_EQ(read(keepalive).front(), 0);
+}
+
+// A listener that is closed resets who is in its queue.
+TEST(AcceptorTest, WhoWaitsIsTakenBeforeTheEnd) {
+  event::EventLoop loop;
+  for (const bool paused : {false, true}) {
+    Fd listening = *Listen({.address = *SocketAddress::Parse("127.0.0.1:0")});
+    const SocketAddress to = *SocketAddress::OfLocal(listening.get());
+    std::vector<Fd> clients, accepted;
+    std::vector<SocketAddress> peers;
+    auto acceptor = std::make_unique<Acceptor>(loop, std::move(listening),
+                                               [&](Fd fd, const SocketAddress& peer) {
+                                                 accepted.push_back(std::move(fd));
+                                                 peers.push_back(peer);
+                                               });
+    acceptor->SetPaused(paused);  // another process has the same listener, and takes them
+    for (int i = 0; i < 50; ++i) clients.push_back(*StartConnect({.to = to}));
+    acceptor->TakeWaiting();
+    acceptor.reset();
+    ASSERT_EQ(accepted.size(), paused ? 0u : 50u);
+    for (size_t i = 0; i < accepted.size(); ++i) {
+      EXPECT_EQ(*SocketAddress::OfLocal(clients[i].get()), peers[i]);
+      EXPECT_EQ(write(accepted[i].get(), "x", 1), 1);
+      char byte = 0;
+      EXPECT_EQ(read(clients[i].get(), &byte, 1), 1);
+    }
+  }
 }
 
 TEST(ConnectorTest, DestroyedBeforeTheAnswerStaysSilent) {

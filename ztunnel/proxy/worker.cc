@@ -278,6 +278,7 @@ void Worker::OnSocks(const PodPtr& pod, Fd fd, net::SocketAddress peer) {
 Connection& Worker::Adopt(std::unique_ptr<Connection> connection) {
   Connection* raw = connection.get();
   connections_.emplace(raw, std::move(connection));
+  alive_.store(connections_.size(), std::memory_order_relaxed);
   return *raw;
 }
 
@@ -289,6 +290,7 @@ void Worker::Release(Connection* connection) {
   mover_.OnReleased(connection);
   loop().DeferDelete(std::move(it->second));
   connections_.erase(it);
+  alive_.store(connections_.size(), std::memory_order_relaxed);
 }
 
 // ---- what is known
@@ -363,9 +365,12 @@ RequiredWaypoint Worker::CheckWaypoint(const model::Workload& destination,
 
 // ---- draining
 
-void Worker::StartDrain() {
+void Worker::StartDrain(bool kept) {
   draining_ = true;
   for (auto& [uid, entry] : pods_) {
+    for (auto& [role, acceptor] : entry->acceptors) {
+      if (!kept) acceptor->TakeWaiting();
+    }
     entry->acceptors.clear();
     if (entry->dns) entry->dns->Drain();
   }

@@ -4,6 +4,7 @@
 // with other workers but immutable values; other threads reach it by Post only.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -72,6 +73,8 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   event::EventLoop& loop() { return thread_.loop(); }
+  // Users' connections and tunnels that came in; any thread.
+  size_t connections() const { return alive_.load(std::memory_order_relaxed); }
   // Main thread: ends everything on the worker's thread and joins it.
   void Stop();
 
@@ -93,7 +96,9 @@ class Worker {
   // Other revocation lists count from now on; whoever is on them is cut off.
   void SetRevocations(const tls::RevocationListPtr& lists);
   void ForgetSeries();
-  void StartDrain();  // closes the listeners, drains tunnels
+  // Closes the listeners, drains tunnels. `kept`: somebody else has the listeners, and with them
+  // those who wait in their queues.
+  void StartDrain(bool kept);
   void CloseAll(model::Reason reason);
   size_t user_connections() const;
   // Who holds memory, `most` of the largest (of one pod, or of all); and the end of such, as far as
@@ -197,6 +202,7 @@ class Worker {
   std::unordered_map<model::Identity, SharedIdentity> shared_identities_;  // of late
   std::multimap<model::Identity, Connection*> waiting_for_certificate_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
+  std::atomic<size_t> alive_{0};  // how many those are
   std::unique_ptr<tls::HandshakeShared> handshakes_;
   std::unique_ptr<hbone::Pool> pool_, inner_pool_;
   Sharing sharing_;

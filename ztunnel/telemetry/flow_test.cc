@@ -51,6 +51,8 @@ TEST(Flow, JsonLineOfARefusalFromInside) {
   flow.service = nullptr;
   FlowEnd end;
   end.opened = false;
+  end.bytes_up = 1;
+  end.bytes_down = 2;
   end.reason = model::Reason::kPolicyNoAllow;
   end.error = "said \"no\"";
   EXPECT_EQ(AccessLine(flow, end, log::Format::kJson, "T"),
@@ -59,8 +61,8 @@ TEST(Flow, JsonLineOfARefusalFromInside) {
             "\"dst.hbone_addr\":\"10.91.2.7:8080\",\"dst.workload\":\"backend\","
             "\"dst.namespace\":\"shop\","
             "\"dst.identity\":\"spiffe://cluster.local/ns/shop/sa/backend\","
-            "\"dst.cluster\":\"Kubernetes\",\"direction\":\"inbound\",\"bytes_sent\":0,"
-            "\"bytes_recv\":0,\"duration\":\"0ms\",\"error\":\"said \\\"no\\\"\","
+            "\"dst.cluster\":\"Kubernetes\",\"direction\":\"inbound\",\"bytes_sent\":2,"
+            "\"bytes_recv\":1,\"duration\":\"0ms\",\"error\":\"said \\\"no\\\"\","
             "\"reason\":\"policy_no_allow\"}");
 }
 

@@ -48,6 +48,9 @@ TEST_F(DestinationTest, ANameIsResolvedWhenSomebodyConnects) {
   EXPECT_THAT(node->Metric("istio_on_demand_dns_total",
                            {"hostname=\"at-10-93-0-2.test\"", "source_workload=\"frontend\""}),
               Ge(2));
+  EXPECT_GE(node->Metric("qanat_connection_setup_seconds_count",
+                         {"phase=\"dns\"", "reporter=\"source\""}),
+            1);
 }
 
 TEST_F(DestinationTest, ANameWithoutAnAddressIsRefusedAndSaid) {

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <cstdlib>
 #include <random>
 #include <set>
 
@@ -131,6 +132,19 @@ TEST_F(DnsLimitsTest, NotFromTheWire) {
   EXPECT_EQ(Show(AskUdp(pod->netns(), "127.53.1.2:15053", Ask("backend", type::kA))), kBackend);
   EXPECT_EQ(Show(AskUdp(pod->netns(), "[::1]:15053", Ask("backend", type::kA))), kBackend);
   EXPECT_EQ(AskTcp(pod->netns(), "127.53.1.2:15053", {Ask("backend", type::kA)}).size(), 1u);
+}
+
+// lo/disable_ipv6 of its namespace: there is no ::1 to listen at, and no reason not to serve it.
+TEST_F(DnsLimitsTest, APodWithoutIpv6OnItsLoopback) {
+  Make();
+  PodNet& other = AddPod(7, Capture::kNone);
+  const std::string command =
+      fmt::format("ip netns exec {} sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", other.name());
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  Announce("other", other, "n1");
+  ASSERT_EQ(node->Enrol("other", other), "");
+  EXPECT_EQ(Show(AskUdp(other.netns(), "127.0.0.1:15053", Ask("backend", type::kA))), kBackend);
+  EXPECT_EQ(Show(AskUdp(pod->netns(), "[::1]:15053", Ask("backend", type::kA))), kBackend);
 }
 
 TEST_F(DnsLimitsTest, SwitchedOff) {

@@ -39,10 +39,17 @@ class SandboxTest : public ::testing::Test {
     fs::remove_all(dir_);
   }
 
-  // As containerd starts it: root with a bounding set, no more privileges to be had.
+  // As containerd starts it: root with a bounding set, no more privileges to be had, and nothing of
+  // the root file system to be written.
   void Start(std::vector<std::string> environment) {
     test::Child::Options run;
-    run.command = {"/usr/bin/setpriv",
+    run.command = {"/usr/bin/unshare",
+                   "--mount",
+                   "/bin/sh",
+                   "-c",
+                   "mount -o remount,bind,ro / && exec \"$@\"",
+                   "sh",
+                   "/usr/bin/setpriv",
                    "--regid",
                    "1337",
                    "--groups",
@@ -86,6 +93,16 @@ class SandboxTest : public ::testing::Test {
     return "?";
   }
   std::string Rights(const std::string& name) const { return Line(Proc("status"), name); }
+
+  bool RootIsReadOnly() const {
+    std::ifstream file(Proc("mounts"));
+    bool out = false;
+    std::string device, at, kind, options;
+    for (std::string rest; file >> device >> at >> kind >> options; std::getline(file, rest)) {
+      if (at == "/") out = options == "ro" || options.starts_with("ro,");
+    }
+    return out;
+  }
 
   std::string dir_;
   std::unique_ptr<ztunnel::test::FakeAgent> agent_;
@@ -131,6 +148,7 @@ TEST_F(SandboxTest, AnUnprivilegedUserWithThreeCapabilitiesServesPods) {
   EXPECT_EQ(Rights("CapInh"), "0000000000000000");
   EXPECT_EQ(Rights("CapAmb"), "0000000000000000");
   EXPECT_EQ(Rights("NoNewPrivs"), "1");
+  EXPECT_TRUE(RootIsReadOnly());
   size_t threads = 0;
   for (const auto& task : fs::directory_iterator(Proc("task"))) {  // each has rights of its own
     const std::string status = task.path().string() + "/status";

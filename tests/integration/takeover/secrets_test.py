@@ -33,11 +33,12 @@ class Secrets(TakeoverCase):
     HBONE = True
 
     def test_what_was_given_is_forgotten(self):
-        processes, path = [self.first()], self.bed.takeover
+        levels = {"RUST_LOG": "trace"}
+        processes, path = [self.first(more=levels)], self.bed.takeover
         finish = self.bed.start_clients(20)
         for number in range(2):
             middle = Keeping(self.bed, name=f"middle-{number}", old=path)
-            new = Proxy(self.bed, f"next-{number}", takeover=middle.path)
+            new = Proxy(self.bed, f"next-{number}", takeover=middle.path, more=levels)
             _, refused = processes[-1].given()
             self.assertEqual(refused, 0)
             processes.append(new)
@@ -50,6 +51,12 @@ class Secrets(TakeoverCase):
                 self.assertIsNone(old.process.poll())
                 self.assertEqual(memory.find(old.pid, middle.secrets), {}, old.name)
             path = middle.path
+            # Nor in what they say, at the most talkative level.
+            for process in processes:
+                said = process.text().lower()
+                self.assertIn("\tdebug\t", said)
+                for key, secret in middle.secrets.items():
+                    self.assertNotIn(secret.hex(), said, key)
         print(f"{len(middle.secrets)} secrets and keys of {len(middle.tunnels)} tunnels")
         self.assertGreaterEqual(len(middle.tunnels), 2)
         self.assertEqual([failed for _, failures in finish() for failed in failures], [])

@@ -69,6 +69,15 @@ TEST_F(PathTest, ThroughATunnelToAnotherNode) {
   EXPECT_THAT(seen, HasSubstr("\"path\": \"hbone\""));
   EXPECT_EQ(n1->Metric("qanat_pool_tunnels", {"pool=\"direct\""}), 1);
   EXPECT_EQ(n1->Metric("qanat_pool_dials_total", {"pool=\"direct\""}), 1);
+  EXPECT_EQ(n1->Metric("istio_tcp_sockets_open", {"reporter=\"source\""}), 1);
+  EXPECT_EQ(far->Metric("istio_tcp_sockets_open", {"reporter=\"destination\""}), 1);
+  // A tunnel and a connection on each side.
+  for (Node* node : {n1, far}) {
+    EXPECT_EQ(node->Metric("tokio_num_alive_tasks", {}), 2);
+    EXPECT_GE(node->Metric("tokio_num_workers", {}), 1);
+    EXPECT_GT(node->Metric("tokio_worker_park_count", {"worker=\"0\""}), 0);
+    EXPECT_GT(node->Metric("tokio_worker_total_busy_duration_seconds_total", {"worker=\"0\""}), 0);
+  }
   // ... and in the metrics afterwards.
   tcp.Finish();
   EXPECT_EQ(tcp.Next(), "eof");
@@ -77,7 +86,9 @@ TEST_F(PathTest, ThroughATunnelToAnotherNode) {
       return node->Metric("istio_tcp_connections_closed_total",
                           {std::string("source_principal=\"") + kFrontend,
                            std::string("destination_principal=\"") + kBackend,
-                           "connection_security_policy=\"mutual_tls\""}) == 1;
+                           "connection_security_policy=\"mutual_tls\""}) == 1 &&
+             node->Metric("tokio_num_alive_tasks", {}) == 1 &&
+             node->Metric("istio_tcp_sockets_open", {}) == 0;
     }));
     EXPECT_TRUE(node->Counts("istio_tcp_received_bytes_total", {}, Eq(5)));
     EXPECT_TRUE(node->Counts("istio_tcp_sent_bytes_total", {}, Eq(5)));
@@ -124,6 +135,11 @@ TEST_F(PathTest, ServerSpeaksFirst) {
   tcp.Send("quit");
   EXPECT_EQ(tcp.Read(3), "bye");
   EXPECT_EQ(tcp.Next(), "eof");
+  // Both count what the client says as received, and what the server says as sent.
+  for (Node* node : {n1, far}) {
+    EXPECT_TRUE(node->Counts("istio_tcp_received_bytes_total", {}, Eq(4)));
+    EXPECT_TRUE(node->Counts("istio_tcp_sent_bytes_total", {}, Eq(13)));
+  }
 }
 
 TEST_F(PathTest, HalfCloseBothWays) {

@@ -191,6 +191,10 @@ TEST_F(RobustnessTest, StockIstioctlCanReadTheDump) {
     EXPECT_EQ(state["state"], "Up");
     EXPECT_EQ(state["info"]["trustDomain"], "cluster.local");
     EXPECT_GE(state["connections"][node == n1 ? "outbound" : "inbound"].size(), 1u);
+    // Certificates are in it as base64 of PEM: "PRIVATE KEY" wherever it would stand.
+    for (const char* key : {"PRIVATE", "UFJJVkFURSBL", "BSSVZBVEUg", "QUklWQVRFIEtF"}) {
+      EXPECT_EQ(answer.find(key), answer.npos);
+    }
   }
 }
 
@@ -200,6 +204,27 @@ TEST_F(RobustnessTest, ARemovedPodEndsItsConnections) {
   ASSERT_EQ(tcp.Read(1), "x");
   ASSERT_EQ(n2->agent().Del("uid-backend"), "");
   EXPECT_EQ(tcp.Next(), "reset");
+  EXPECT_TRUE(n2->Counts("workload_manager_proxies_stopped_total", {}, Eq(1)));
+  EXPECT_EQ(n2->Metric("workload_manager_active_proxy_count"), 0);
+}
+
+// The node agent knows it, the control plane has never said who it is: it is nobody, and nothing of
+// it goes on, not plainly either.
+TEST_F(RobustnessTest, APodThatIsNeverAnnouncedGetsNowhere) {
+  PodNet& ghost = AddPod(4);
+  ASSERT_EQ(n1->Enrol("ghost", ghost), "");
+  Server plain(outside->netns(), outside->At(8080), Server::Echo());
+  std::vector<Tcp> calls;
+  for (PodNet* to : {backend, outside}) {
+    calls.push_back(ConnectFrom(ghost.netns(), to->At(8080)));
+    calls.back().Send("x");
+  }
+  EXPECT_EQ(calls.front().Next(2000), "nothing");  // it may still be announced
+  for (Tcp& call : calls) EXPECT_EQ(call.Next(), "reset");
+  EXPECT_TRUE(n1->Counts("qanat_connections_refused_total",
+                         {"reporter=\"source\"", "reason=\"source_unknown\""}, Eq(2)));
+  EXPECT_EQ(echo->accepted(), 0);
+  EXPECT_EQ(plain.accepted(), 0);
 }
 
 TEST_F(RobustnessTest, APodThatCannotBeServedIsRefusedAndTriedAgain) {
@@ -208,6 +233,8 @@ TEST_F(RobustnessTest, APodThatCannotBeServedIsRefusedAndTriedAgain) {
   auto blocker = std::make_unique<Server>(taken.netns(), taken.At(15008), Server::Echo());
   EXPECT_THAT(n1->Enrol("taken", taken), HasSubstr("15008"));
   EXPECT_THAT(n1->Ready(), HasSubstr("pending pods"));
+  EXPECT_EQ(n1->Metric("workload_manager_pending_proxy_count"), 1);
+  EXPECT_EQ(n1->Metric("workload_manager_proxies_started_total"), 1);
   blocker.reset();
   EXPECT_TRUE(Eventually(
       [&] {
@@ -215,6 +242,9 @@ TEST_F(RobustnessTest, APodThatCannotBeServedIsRefusedAndTriedAgain) {
                n1->Ready().find("500") == std::string::npos;
       },
       30000));
+  EXPECT_EQ(n1->Metric("workload_manager_pending_proxy_count"), 0);
+  EXPECT_EQ(n1->Metric("workload_manager_active_proxy_count"), 2);
+  EXPECT_EQ(n1->Metric("workload_manager_proxies_started_total"), 2);
 }
 
 TEST_F(RobustnessTest, GracefulEnd) {
@@ -239,9 +269,47 @@ TEST_F(RobustnessTest, TheEndHasADeadline) {
   Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
   tcp.Send("x");
   ASSERT_EQ(tcp.Read(1), "x");
-  n1->Drain();
+  EXPECT_THAT(n1->Get("/quitquitquit", "POST"), HasSubstr(" 200 "));
   EXPECT_TRUE(n1->WaitStopped(30000));
   EXPECT_EQ(tcp.Next(), "reset");
+}
+
+TEST_F(RobustnessTest, WhoSaysItTwiceWaitsForNobody) {
+  PodNet& pod = AddPod(4);
+  Announce("patient", pod, "n4");
+  Node& n4 = AddNode("n4", [](Config& c) { c.termination_deadline = std::chrono::minutes(10); });
+  ASSERT_EQ(n4.Enrol("patient", pod), "");
+  ASSERT_EQ(n4.agent().SnapshotSent(), "");
+  Tcp tcp;
+  ASSERT_TRUE(Eventually([&] {
+    tcp = ConnectFrom(pod.netns(), backend->At(8080));
+    return tcp.Send("x") && tcp.Read(1) == "x";
+  }));
+  n4.Drain();
+  EXPECT_FALSE(n4.WaitStopped(300));
+  n4.Drain();
+  EXPECT_TRUE(n4.WaitStopped(30000));
+  EXPECT_EQ(tcp.Next(), "reset");
+}
+
+TEST_F(RobustnessTest, TheAdminPortIsOnBothLoopbacks) {
+  const auto here = netns::NetNs::Current().value();
+  for (const char* loopback : {"127.0.0.1", "[::1]"}) {
+    Tcp tcp = ConnectFrom(here, fmt::format("{}:{}", loopback, n1->admin_address().port()));
+    ASSERT_TRUE(tcp.connected()) << loopback;
+    tcp.Send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    EXPECT_EQ(tcp.Read(12), "HTTP/1.1 200") << loopback;
+  }
+}
+
+TEST_F(RobustnessTest, TheCpuProfileIsServed) {
+  EXPECT_THAT(n1->Get("/debug/pprof/profile?seconds=1&frequency=200"),
+              testing::AllOf(HasSubstr(" 200 "), HasSubstr("application/octet-stream"),
+                             HasSubstr("nanoseconds")));
+  for (const char* wrong : {"seconds=0", "seconds=301", "seconds=1&frequency=0",
+                            "seconds=1&frequency=1001", "seconds=soon"}) {
+    EXPECT_THAT(n1->Get(std::string("/debug/pprof/profile?") + wrong), HasSubstr(" 400 "));
+  }
 }
 
 }  // namespace

@@ -124,6 +124,26 @@ class Changes(Inbound):
         tunnel.h2.wait_closed()
 
 
+class Queue(Inbound):
+    """The original loses who has connected and was not accepted yet."""
+    environment = {"TERMINATION_GRACE_PERIOD_SECONDS": "90"}
+
+    def test_zz_who_waits_when_the_listeners_close_is_served(self):
+        proxy = self.bed.program
+        proxy.send_signal(signal.SIGSTOP)
+        try:
+            waiting = [netns.connect(self.peer.name, self.pod.ip, 8080) for _ in range(200)]
+            proxy.send_signal(signal.SIGTERM)
+        finally:
+            proxy.send_signal(signal.SIGCONT)
+        for sock in waiting:
+            sock.settimeout(30)
+            sock.sendall(b"x")
+            self.assertEqual(sock.recv(1), b"x")
+            sock.close()
+        self.assertEqual(proxy.wait(60), 0)
+
+
 class Plain(Inbound):
     """Another configuration."""
     environment = {"ENABLE_RESPONSE_BAGGAGE": "false"}

@@ -3,6 +3,7 @@
 import time
 import unittest
 
+import netns
 from ads import ADDRESS, AUTHORIZATION, policy, service, workload
 from bed import Bed, Case, until
 from certs import Authority
@@ -51,6 +52,8 @@ class Xds(Case):
                 for absent in ("subscribe", "unsubscribe", "initial_resource_versions", "error_detail"):
                     self.assertNotIn(absent, first)
                 self.assertEqual(first.get("response_nonce", ""), "")
+        kept = netns.run(["ip", "netns", "exec", self.bed.node, "ss", "-Htno", "state", "established", "dport", "=", f":{self.bed.xds_server.port}"])
+        self.assertIn("keepalive,4min", kept, "a control plane that is gone without a word: 300 s")
         fields = stream.call.fields
         self.assertEqual(fields.get("authorization"), "Bearer first-token")
         self.assertEqual(fields.get("clusterid"), "Kubernetes")
@@ -174,6 +177,9 @@ class Xds(Case):
             self.assertAck(self.answered(stream, ADDRESS), ADDRESS)
         # After an error it would be a second at the least. A busy machine may hold up some of them, not most.
         self.assertLess(sorted(gaps)[3], 0.8, gaps)
+        counted = self.bed.get(15020, "/metrics")[1]
+        self.assertIn('istio_xds_connection_terminations_total{reason="Complete"} 7\n', counted)
+        self.assertIn(f'istio_xds_message_total{{url="{ADDRESS}"}} 8\n', counted)
 
     def test_unauthenticated_then_well(self):
         """Errors that come instead of a stream: tried again, with the state of the file by then."""
