@@ -20,12 +20,14 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import beside  # noqa: E402
 import cold  # noqa: E402
 import counts  # noqa: E402
 import fairness  # noqa: E402
 import history  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402
+import upgrade  # noqa: E402
 import workloads  # noqa: E402
 from loads import LOADS, PATHS, cpu_per_unit  # noqa: E402
 from pods import ECHO, YAML, finish, set_sysctls, start  # noqa: E402
@@ -144,19 +146,20 @@ def parse():
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
-                        help="one short round, under two minutes: shows that it works, no figures "
+                        help="one short round, about three minutes: shows that it works, no figures "
                              "to quote")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds to take medians of (5)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of one load (1.5)")
     parser.add_argument("--path", action="append", choices=[p.replace(" ", "-") for p in PATHS],
                         help="only this path; may be repeated")
     parser.add_argument("--only", default="", metavar="TEXT",
-                        help="only loads whose name contains TEXT, such as bulk or HTTP")
+                        help="only loads whose name contains TEXT, such as bulk, HTTP or upgrade")
     parser.add_argument("--idle-connections", type=int, default=10000, metavar="N",
                         help="held while memory is read (10000); 0 leaves memory out")
     parser.add_argument("--workloads", default=None, metavar="N,N",
                         help="sizes of the mesh that a node proxy is started in (10000,100000); 0 leaves it out")
     parser.add_argument("--no-fairness", action="store_true", help="leave out what a neighbour does to another pod's p99")
+    parser.add_argument("--no-upgrades", action="store_true", help="leave out what an upgrade does to connections that live through it")
     parser.add_argument("--history", default="build/bench-history.jsonl", metavar="FILE",
                         help="a line for this run is added to it (build/bench-history.jsonl)")
     parser.add_argument("-o", "--output", default="build/bench.json", metavar="FILE",
@@ -172,9 +175,9 @@ def parse():
     wanted = [(path, load) for path in PATHS for load in LOADS
               if (not options.path or path.replace(" ", "-") in options.path)
               and options.only.lower() in load.name.lower()]
-    if not wanted and not cold.wanted(options):
+    if not wanted and not cold.wanted(options) and not beside.wanted(options) and not upgrade.names(options):
         parser.error(f"--only {options.only}: no such load; there are: "
-                     + "; ".join(load.name for load in LOADS + cold.LOADS))
+                     + "; ".join(load.name for load in (*LOADS, *cold.LOADS, beside.LOAD)) + "; upgrade")
     # As for memory, an --only asks for something else.
     sizes = options.workloads or ("0" if options.only or options.path else "1000" if options.quick else "10000,100000")
     if not all(size.isdigit() for size in sizes.split(",")):
@@ -235,6 +238,8 @@ def repeat(options):
         words += ["--only", options.only]
     if options.no_fairness:
         words.append("--no-fairness")
+    if options.no_upgrades:
+        words.append("--no-upgrades")
     if options.workloads is not None:
         words += ["--workloads", options.workloads]
     if options.idle_connections != 10000:
@@ -250,17 +255,23 @@ def main():
     if machine["load_average_before"] > machine["cpus"] / 2:
         Bench.say(f"this machine is busy (load {machine['load_average_before']:.1f} on "
                   f"{machine['cpus']} processors): expect a wide A/A")
-    minutes = (options.rounds * len(wanted) * 3 * (options.seconds + warmup(options) + 0.2) + 30) / 60
-    Bench.say(f"{len(wanted)} loads, {options.rounds} rounds: about {minutes:.0f} min")
+    besides, upgrading = beside.wanted(options), upgrade.names(options)
+    number = len(wanted) + len(besides)
+    minutes = (options.rounds * number * 3 * (options.seconds + warmup(options) + 0.2) + 30) / 60
+    Bench.say(f"{number} loads, {options.rounds} rounds: about {minutes:.0f} min")
     with mesh_of(options.name) as mesh:
         bench = Bench(mesh, options)
         paths = [path for path in PATHS if any(path == p for p, _ in wanted)]
         held = memory.measure(bench, paths, options.idle_connections) if options.idle_connections else []
         too_much = [] if any(memory.instrumented(pid) for pid in bench.programs.values()) else memory.over(held)
         samples, refused = bench.run(wanted)
+        if besides:
+            more, why = bench.run(besides, beside.leg)
+            samples, refused = samples | more, refused | why
         counted, profiles = counts.measure(bench, wanted), counts.profile(bench, wanted)
         fair = [] if options.no_fairness or options.only or "cross node" not in paths else fairness.measure(bench, options.rounds)
         sizes = workloads.measure(bench, options.sizes)
+        upgrades = upgrade.measure(bench, upgrading)
         version = mesh.ctl("--version").stdout.strip()
     if colds := cold.wanted(options):
         with mesh_of(options.name, cold.ENVIRONMENT) as mesh:
@@ -270,11 +281,11 @@ def main():
             samples, refused = samples | more, refused | why
     rows = [report.make_row(path, load, figure, samples[path, load.name],
                             refused.get((path, load.name)))
-            for path, load in wanted + colds for figure in load.figures]
+            for path, load in wanted + besides + colds for figure in load.figures]
     out = {"version": version, "machine": machine, "congestion_control": bench.congestion_control, "rounds": options.rounds,
            "seconds": options.seconds, "waypoint_node": bench.waypoint_node,
            "command": repeat(options), "rows": rows, "counts": counted, "profiles": profiles,
-           "fairness": fair, "memory_kb": held, "workloads": sizes}
+           "fairness": fair, "upgrades": upgrades, "memory_kb": held, "workloads": sizes}
     report.write(options.output, out)
     worse = history.add(options.history, out)
     print(report.table(rows))
@@ -283,6 +294,8 @@ def main():
             print(text)
     if fair:
         print(report.fairness_table(fair))
+    if upgrades:
+        print(report.upgrades_table(upgrades))
     if held:
         print(report.memory_table(held))
     if sizes:
@@ -291,6 +304,8 @@ def main():
         print(report.markdown(rows))
     for line in too_much:
         print(f"more memory than it may be: {line}")
+    for line in upgrade.over(upgrades):
+        print(f"a longer stall than it may be: {line}")
     for line in worse:
         print(f"worse than before: {line}")
     if options.rounds < 5:

@@ -26,6 +26,7 @@ def entry(out):
              for row in out.get("counts", ()) if not row["refused"] and row["system_calls"] and row["per"] != "GiB"}
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit(), "machine": out["machine"],
             "rounds": out["rounds"], "seconds": out["seconds"], "rows": rows,
+            "upgrades": [row for row in out.get("upgrades", ()) if not row["refused"]],
             "memory_kb": [m for m in out["memory_kb"] if not m["refused"]]}
 
 

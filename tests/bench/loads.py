@@ -29,7 +29,7 @@ LOADS = (
 
 
 def cpu_unit(load):
-    return {"bulk": "s/GiB", "connect": "s/1000 connections"}.get(load.mode, "s/1000 requests")
+    return {"bulk": "s/GiB", "rr+bulk": "s/GiB", "connect": "s/1000 connections"}.get(load.mode, "s/1000 requests")
 
 
 def cpu_per_unit(load, result):

@@ -95,6 +95,16 @@ def fairness_table(fairness):
     return "\n".join(lines)
 
 
+def upgrades_table(upgrades):
+    lines = [f"{'longest stall, ms':64}{'upgrading':>10}{'without':>10}{'checker':>10}{'moves':>8}{'lost or altered':>18}"]
+    for row in upgrades:
+        name = f"  {row['row']}"
+        lines.append(f"{name:64}refused: {row['refused']}" if row["refused"] else
+                     f"{name:64}{row['stall_ms']:10.0f}{row['without_ms']:10.0f}{row['checker_ms']:10.0f}{row['moved']:8}"
+                     f"{row['lost_or_altered']:15} of {row['connections']}")
+    return "\n".join(lines)
+
+
 def memory_table(memory):
     """Processes down, states across; `memory` is what memory.measure returns."""
     width = max(len(entry["state"]) for entry in memory) + 3

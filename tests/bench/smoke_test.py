@@ -15,12 +15,14 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import bench  # noqa: E402
+import beside  # noqa: E402
 import cold  # noqa: E402
 import counts  # noqa: E402
 import history  # noqa: E402
 import kernel_counters  # noqa: E402
 import memory  # noqa: E402
 import symbols  # noqa: E402
+import upgrade  # noqa: E402
 import workloads  # noqa: E402
 from loads import LOADS, PATHS  # noqa: E402
 from process import cpu_seconds  # noqa: E402
@@ -58,6 +60,13 @@ class Run(unittest.TestCase):
             with open(file + "l") as f:
                 past = json.loads(f.read())
         self.assertEqual(len(out["fairness"]), 2)
+        self.assertEqual(len(out["upgrades"]), len(upgrade.WAYS))
+        for row in out["upgrades"]:
+            self.assertIsNone(row["refused"], row)
+            self.assertEqual((row["lost_or_altered"], row["connections"], row["upgrades"]), (0, *upgrade.size(quick=True)))
+            self.assertGreater(row["stall_ms"], 0)
+            self.assertGreater(row["without_ms"], 0)
+            self.assertIn(row["row"], done.stdout)
         self.check_counts(out)
         self.check_profiles(out, done.stdout)
         self.assertEqual([row["workloads"] for row in out["workloads"]], [1000])
@@ -73,7 +82,7 @@ class Run(unittest.TestCase):
         self.assertEqual(len(past["rows"]), len(out["rows"]) + len(out["fairness"]) + len(counted))
         rows = {(row["path"], row["row"]): row for row in out["rows"]}
         for path in PATHS:
-            for load in LOADS + (cold.LOADS if path == cold.PATH else ()):
+            for load in LOADS + ((*cold.LOADS, beside.LOAD) if path == cold.PATH else ()):
                 for name, _, _ in load.figures:
                     row = rows[path, name]
                     self.assertIsNone(row["refused"], row)

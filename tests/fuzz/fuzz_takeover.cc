@@ -109,6 +109,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       auto again = ztunnel::DecodeConnection(ztunnel::EncodeConnection(
           connection->saved, connection->relay.up, connection->relay.down, Fd(), Fd()));
       if (!again || again->saved.pod_uid != connection->saved.pod_uid ||
+          again->saved.flow.source_described != connection->saved.flow.source_described ||
+          again->saved.flow.destination_described != connection->saved.flow.destination_described ||
           again->relay.up.pending != connection->relay.up.pending ||
           again->relay.down.eof != connection->relay.down.eof) {
         std::abort();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ztunnel/takeover/connection_state.h"
 
+#include <algorithm>
+#include <array>
+
 #include "common/takeover/fields.h"
 #include "ztunnel/route/outbound.h"
 
@@ -30,6 +33,8 @@ enum Tag : uint16_t {
   kUp = 15,        // "
   kDown = 16,      // "
   kTunnelFrom = 17,
+  kSourceDescribed = 18,       // fields of its own
+  kDestinationDescribed = 19,  // "
 };
 constexpr uint16_t kKnown[] = {kPodUid,
                                kNetnsCookie,
@@ -47,7 +52,9 @@ constexpr uint16_t kKnown[] = {kPodUid,
                                kOutbound,
                                kUp,
                                kDown,
-                               kTunnelFrom};
+                               kTunnelFrom,
+                               kSourceDescribed,
+                               kDestinationDescribed};
 enum OutboundTag : uint16_t {
   kOriginal = 1,
   kByNat = 2,
@@ -63,6 +70,22 @@ constexpr uint16_t kKnownOutbound[] = {kOriginal,        kByNat,        kKind,
                                        kOnePassWorkload, kOnePassTarget};
 enum WayTag : uint16_t { kPending = 1, kBytes = 2, kEof = 3, kDone = 4, kQuickAck = 5 };
 constexpr uint16_t kKnownWay[] = {kPending, kBytes, kEof, kDone, kQuickAck};
+
+using Description = SavedFlow::Description;
+// A description's texts; its tags are their places here, from 1 on, so none changes its place.
+constexpr std::array kTexts = {&Description::name,
+                               &Description::ns,
+                               &Description::cluster,
+                               &Description::canonical_name,
+                               &Description::canonical_revision,
+                               &Description::region,
+                               &Description::zone};
+constexpr auto kKnownTexts = [] {
+  std::array<uint16_t, kTexts.size()> out{};
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint16_t>(i + 1);
+  return out;
+}();
+constexpr size_t kMaxText = 256;  // of baggage no longer value is taken either (headers.cc)
 
 std::string Text(const net::SocketAddress& address) {
   return address.is_set() ? address.ToString() : std::string();
@@ -139,6 +162,57 @@ Result<SavedConnection::Outbound> DecodeOutbound(std::string_view bytes) {
   return out;
 }
 
+WipedString EncodeDescription(const Description& from) {
+  FieldWriter writer;
+  for (size_t i = 0; i < kTexts.size(); ++i) {
+    const std::string& text = from.*kTexts[i];
+    if (!text.empty()) writer.Bytes(kKnownTexts[i], text);
+  }
+  return writer.Take();
+}
+
+// Of one end of which there is that uid.
+Result<std::optional<Description>> DecodeDescription(const Fields& fields, uint16_t tag,
+                                                     const std::string& uid) {
+  if (!fields.Has(tag)) return std::nullopt;
+  QANAT_ASSIGN_OR_RETURN(const Fields texts, Fields::Parse(fields.Bytes(tag), kKnownTexts));
+  Description out;
+  bool fits = uid.empty();
+  for (size_t i = 0; i < kTexts.size(); ++i) {
+    out.*kTexts[i] = texts.Bytes(kKnownTexts[i]);
+    fits = fits && (out.*kTexts[i]).size() <= kMaxText;
+  }
+  if (!fits) return Fail(Code::kInvalidArgument, "a description that cannot be");
+  return out;
+}
+
+// A workload of this mesh goes by its uid.
+std::optional<Description> Describe(const model::WorkloadPtr& from) {
+  if (from == nullptr || !from->uid.empty()) return std::nullopt;
+  Description out{from->workload_name,      from->ns,
+                  from->cluster_id,         from->canonical_name,
+                  from->canonical_revision, from->locality.region,
+                  from->locality.zone};
+  // The labels of one connection are not worth that the next process refuses it.
+  const bool fits = std::all_of(kTexts.begin(), kTexts.end(),
+                                [&](auto text) { return (out.*text).size() <= kMaxText; });
+  return fits ? std::optional(std::move(out)) : std::nullopt;
+}
+
+model::WorkloadPtr Find(const std::string& uid, const std::optional<Description>& described,
+                        const state::MeshSnapshot& snapshot) {
+  if (!described) return snapshot.WorkloadByUid(uid);
+  auto out = std::make_shared<model::Workload>();
+  out->name = described->name;
+  out->workload_name = described->name;
+  out->ns = described->ns;
+  out->cluster_id = described->cluster;
+  out->canonical_name = described->canonical_name;
+  out->canonical_revision = described->canonical_revision;
+  out->locality = {described->region, described->zone, ""};
+  return out;
+}
+
 template <typename T>
 std::string Uid(const T& workload) {
   return workload == nullptr ? std::string() : workload->uid;
@@ -158,6 +232,8 @@ SavedFlow SaveFlow(const Flow& flow) {
   out.target = flow.target;
   out.source_workload = Uid(flow.source_workload);
   out.destination_workload = Uid(flow.destination_workload);
+  out.source_described = Describe(flow.source_workload);
+  out.destination_described = Describe(flow.destination_workload);
   if (flow.service != nullptr) out.service = flow.service->ns + "/" + flow.service->hostname;
   if (flow.source_identity) out.source_identity = flow.source_identity->ToString();
   if (flow.destination_identity) out.destination_identity = flow.destination_identity->ToString();
@@ -171,8 +247,9 @@ void RestoreFlow(const SavedFlow& saved, const state::MeshSnapshot& snapshot, Fl
   flow.tunnel = saved.tunnel;
   flow.destination = saved.destination;
   flow.target = saved.target;
-  flow.source_workload = snapshot.WorkloadByUid(saved.source_workload);
-  flow.destination_workload = snapshot.WorkloadByUid(saved.destination_workload);
+  flow.source_workload = Find(saved.source_workload, saved.source_described, snapshot);
+  flow.destination_workload =
+      Find(saved.destination_workload, saved.destination_described, snapshot);
   if (!saved.service.empty()) flow.service = snapshot.ServiceByKey(saved.service);
   flow.source_identity = ToIdentity(saved.source_identity);
   flow.destination_identity = ToIdentity(saved.destination_identity);
@@ -193,6 +270,12 @@ takeover::Parcel EncodeConnection(const SavedConnection& saved, const RelayState
   writer.Bytes(kTarget | kCritical, Text(flow.target));
   writer.Bytes(kSourceWorkload, flow.source_workload);
   writer.Bytes(kDestinationWorkload, flow.destination_workload);
+  if (flow.source_described) {
+    writer.Bytes(kSourceDescribed, EncodeDescription(*flow.source_described));
+  }
+  if (flow.destination_described) {
+    writer.Bytes(kDestinationDescribed, EncodeDescription(*flow.destination_described));
+  }
   writer.Bytes(kService, flow.service);
   writer.Bytes(kSourceIdentity | kCritical, flow.source_identity);
   writer.Bytes(kDestinationIdentity | kCritical, flow.destination_identity);
@@ -227,6 +310,11 @@ Result<ImportedConnection> DecodeConnection(takeover::Parcel parcel) {
   QANAT_RETURN_IF_ERROR(Read(fields, kTarget, flow.target));
   flow.source_workload = fields.Bytes(kSourceWorkload);
   flow.destination_workload = fields.Bytes(kDestinationWorkload);
+  QANAT_ASSIGN_OR_RETURN(flow.source_described,
+                         DecodeDescription(fields, kSourceDescribed, flow.source_workload));
+  QANAT_ASSIGN_OR_RETURN(
+      flow.destination_described,
+      DecodeDescription(fields, kDestinationDescribed, flow.destination_workload));
   flow.service = fields.Bytes(kService);
   flow.source_identity = fields.Bytes(kSourceIdentity);
   flow.destination_identity = fields.Bytes(kDestinationIdentity);

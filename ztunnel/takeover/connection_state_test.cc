@@ -4,8 +4,15 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <vector>
+
 #include "common/takeover/fields.h"
 #include "common/takeover/fields_for_test.h"
+#include "ztunnel/route/gateways.h"
+#include "ztunnel/route/mesh_for_test.h"
 #include "ztunnel/route/outbound.h"
 
 namespace qanat::ztunnel {
@@ -14,8 +21,6 @@ namespace {
 using testing::HasSubstr;
 
 Fd Null() { return Fd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
-
-net::SocketAddress At(const char* text) { return net::SocketAddress::Parse(text).value(); }
 
 SavedConnection Whole() {
   SavedConnection saved;
@@ -44,6 +49,47 @@ SavedConnection Whole() {
 takeover::Parcel Encode(const SavedConnection& saved, const RelayState::Way& up = {},
                         const RelayState::Way& down = {}) {
   return EncodeConnection(saved, up, down, Null(), Null());
+}
+
+// The same flow in the next process, which knows that mesh.
+Flow TakenOver(const Flow& from, TestMesh& mesh) {
+  SavedConnection saved = Whole();
+  saved.flow = SaveFlow(from);
+  auto out = DecodeConnection(Encode(saved));
+  EXPECT_TRUE(out.has_value()) << (out ? "" : out.error().message);
+  Flow to;
+  to.reporter = from.reporter;    // the kind of the connection says it
+  to.tunnelled = from.tunnelled;  // the tunnel
+  if (out) RestoreFlow(out->saved.flow, *mesh.Snapshot(), to);
+  return to;
+}
+
+// One through the gateway of another network, of which the far end told who it is.
+Flow Far() {
+  Flow flow;
+  flow.source = At("10.0.0.1:40000");
+  flow.destination = At("10.0.0.9:15008");
+  flow.target = At("10.96.0.1:80");
+  flow.tunnelled = flow.mutual_tls = true;
+  flow.destination_identity = model::Identity{"cluster.local", "shop", "back"};
+  flow.destination_workload =
+      Described("net-2",
+                "k8s.cluster.name=far,k8s.namespace.name=shop,k8s.deployment.name=back,"
+                "service.name=back-app,service.version=v2,cloud.region=r1,"
+                "cloud.availability_zone=z1");
+  return flow;
+}
+
+// Fields of one that has both ends described, and the place of a field among them.
+takeover::RawFields DescribedFields() {
+  SavedConnection saved = Whole();
+  saved.flow = SaveFlow(Far());
+  saved.flow.source_described = SavedFlow::Description{.name = "front", .ns = "shop"};
+  return takeover::TakeApart(Encode(saved).state);
+}
+std::string& FieldOf(takeover::RawFields& fields, uint16_t tag) {
+  return std::find_if(fields.begin(), fields.end(), [tag](auto& f) { return f.first == tag; })
+      ->second;
 }
 
 TEST(ConnectionState, ThereAndBack) {
@@ -83,6 +129,85 @@ TEST(ConnectionState, ThereAndBack) {
   SavedConnection inbound = Whole();
   inbound.outbound.reset();
   EXPECT_FALSE(DecodeConnection(Encode(inbound))->saved.outbound.has_value());
+}
+
+TEST(ConnectionState, WhoIsOnlyDescribedIsCalledTheSameAfterwards) {
+  TestMesh mesh, nobody;
+  mesh.Put(TestMesh::MakePod("front", "10.0.0.1"));
+  Flow flow = Far();
+  flow.source_workload = mesh.Snapshot()->WorkloadByUid("Kubernetes//Pod/shop/front");
+  ASSERT_NE(flow.source_workload, nullptr);
+  Flow incoming = Far();  // the other way round: a far source, by its gateway
+  incoming.reporter = Reporter::kDestination;
+  std::swap(incoming.source_workload, incoming.destination_workload);
+  std::swap(incoming.source_identity, incoming.destination_identity);
+  Flow proven;  // of which a certificate said the namespace, and nobody more
+  auto somebody = std::make_shared<model::Workload>();
+  somebody->ns = "shop";
+  proven.source_workload = somebody;
+  for (const Flow& from : {flow, incoming, proven}) {
+    const Flow to = TakenOver(from, mesh);
+    EXPECT_EQ(FlowLabels(to, model::Reason::kNone), FlowLabels(from, model::Reason::kNone));
+    EXPECT_EQ(AccessLine(to, {}, log::Format::kText, "T"),
+              AccessLine(from, {}, log::Format::kText, "T"));
+  }
+  const Flow to = TakenOver(flow, mesh);
+  EXPECT_THAT(AccessLine(to, {}, log::Format::kText, "T"),
+              HasSubstr("dst.workload=\"back\" dst.namespace=\"shop\" "
+                        "dst.identity=\"spiffe://cluster.local/ns/shop/sa/back\" "
+                        "dst.cluster=\"far\""));
+  EXPECT_THAT(FlowLabels(to, model::Reason::kNone),
+              testing::IsSupersetOf({"back-app", "v2", "z1"}));
+  // A name, and nothing to be judged by; who has a uid is looked up by it.
+  EXPECT_TRUE(to.destination_workload->uid.empty());
+  EXPECT_TRUE(to.destination_workload->service_account.empty());
+  EXPECT_TRUE(to.destination_workload->addresses.empty());
+  EXPECT_EQ(to.source_workload->uid, flow.source_workload->uid);
+  EXPECT_EQ(TakenOver(flow, nobody).source_workload, nullptr);
+  // What the next process would refuse is left out.
+  auto endless = std::make_shared<model::Workload>();
+  endless->ns = std::string(257, 'n');
+  flow.destination_workload = endless;
+  EXPECT_EQ(TakenOver(flow, mesh).destination_workload, nullptr);
+}
+
+TEST(ConnectionState, ADescriptionThatCannotBeIsRefused) {
+  const auto error = [](const takeover::RawFields& fields) {
+    takeover::Parcel parcel{WipedString(takeover::PutTogether(fields)), {}};
+    parcel.fds.push_back(Null());
+    parcel.fds.push_back(Null());
+    auto out = DecodeConnection(std::move(parcel));
+    return out ? std::string("taken") : out.error().message;
+  };
+  EXPECT_EQ(error(DescribedFields()), "taken");
+  for (const uint16_t tag : {18, 19}) {
+    const auto with = [&](const std::function<void(std::string&)>& change) {
+      takeover::RawFields fields = DescribedFields();
+      change(FieldOf(fields, tag));
+      return error(fields);
+    };
+    EXPECT_THAT(with([](std::string& d) { d.pop_back(); }), HasSubstr("cut off"));
+    EXPECT_THAT(with([](std::string& d) { d += "?"; }), HasSubstr("cut off"));
+    EXPECT_THAT(with([](std::string& d) {
+                  d = takeover::PutTogether({{uint16_t{3}, std::string(257, 'c')}});
+                }),
+                HasSubstr("a description"));
+    EXPECT_EQ(with([](std::string& d) {
+                d = takeover::PutTogether({{uint16_t{3}, std::string(256, 'c')}});
+              }),
+              "taken");
+    // Of a later version: besides, or so that it matters.
+    EXPECT_EQ(with([](std::string& d) { d += takeover::PutTogether({{uint16_t{99}, "more"}}); }),
+              "taken");
+    EXPECT_THAT(with([](std::string& d) {
+                  d += takeover::PutTogether({{uint16_t{99 | takeover::kCritical}, "more"}});
+                }),
+                HasSubstr("field 99"));
+    // Who is announced is not described.
+    takeover::RawFields both = DescribedFields();
+    FieldOf(both, tag == 18 ? 7 : 8) = "Kubernetes//Pod/shop/back";
+    EXPECT_THAT(error(both), HasSubstr("a description"));
+  }
 }
 
 TEST(ConnectionState, WhatCannotBeIsRefused) {
@@ -153,6 +278,18 @@ TEST(ConnectionState, OfAnotherVersion) {
   std::erase_if(fields, [](const auto& f) { return (f.first & takeover::kCritical) == 0; });
   fields.emplace_back(uint16_t{99}, "besides");
   EXPECT_TRUE(taken(takeover::PutTogether(fields)));
+}
+
+// A version from before descriptions knew the tags up to 17.
+TEST(ConnectionState, WhoKnowsNoDescriptionsPassesThemOver) {
+  std::vector<uint16_t> known(17);
+  std::iota(known.begin(), known.end(), uint16_t{1});
+  const std::string all = takeover::PutTogether(DescribedFields());
+  const auto fields = takeover::Fields::Parse(all, known);
+  ASSERT_TRUE(fields.has_value()) << fields.error().message;
+  EXPECT_FALSE(fields->Has(18) || fields->Has(19));
+  EXPECT_TRUE(fields->Has(8));
+  EXPECT_EQ(fields->Bytes(8), "");  // and so it reports nobody, as it always did
 }
 
 }  // namespace
