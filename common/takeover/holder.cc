@@ -62,13 +62,14 @@ Status Holder::Listen(const std::string& path, std::optional<gid_t> group) {
   if (setsockopt(fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) {
     return FailErrno("SO_PASSCRED");
   }
-  // The file's mode is the socket's, from the moment of its birth.
-  if (fchmod(fd.get(), group ? 0660 : 0600) != 0) return FailErrno("fchmod of " + path);
+  // The file's mode is the socket's, from the moment of its birth, without what the umask forbids.
+  if (fchmod(fd.get(), 0600) != 0) return FailErrno("fchmod of " + path);
   unlink(path.c_str());
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return FailErrno("bind " + path);
   }
-  if (group && chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {
+  if (group && (chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0 ||
+                chmod(path.c_str(), 0660) != 0)) {
     return FailErrno("open " + path + " to group " + std::to_string(*group) +
                      " (it must be one of our own)");
   }

@@ -95,6 +95,21 @@ TEST_F(HolderTest, KeptAcrossTheDeathOfWhoHadThem) {
   EXPECT_EQ(said.back(), "forgot pod-out");
 }
 
+// In a container the program is another user, of that group, and the umask is what a system has.
+TEST_F(HolderTest, ItsGroupMayWriteWhateverTheUmask) {
+  const mode_t before = umask(022);
+  const auto mode = [this](std::optional<gid_t> group) {
+    Holder one(loop, options);
+    EXPECT_TRUE(one.Listen(path, group));
+    struct stat about{};
+    EXPECT_EQ(stat(path.c_str(), &about), 0);
+    return about.st_mode & 0777;
+  };
+  EXPECT_EQ(mode(getegid()), 0660u);
+  EXPECT_EQ(mode({}), 0600u);
+  umask(before);
+}
+
 TEST_F(HolderTest, WhoGaveItLast) {
   Begin();
   const Fd one = NewSocket(), two = NewSocket();

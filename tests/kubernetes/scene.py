@@ -24,6 +24,7 @@ class Scene(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.bench = bench = MeshBench(cls.NAME).up()
+        cls.addClassCleanup(bench.down)  # also when one of the next steps fails
         bench.install()
         cls.add_applications()
 
@@ -35,10 +36,6 @@ class Scene(unittest.TestCase):
         cls.bench.wait("pods enrolled", lambda: cls.bench.enrolled("mesh"))
         cls.bench.wait("the policy holds", cls.is_as_it_was)
         cls.bench.wait("the policy has a status", lambda: "status" in cls.bench.get(POLICY))
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.bench.down()
 
     def said(self, *args, **more):
         """What qanatctl says when it must fail."""

@@ -2,18 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control planes of two versions side by side: it is said, one of them writes, the newer one first, nothing flaps and
 traffic goes on; a second installation, and another mesh's control plane, are refused at install."""
-import os
-import re
-import subprocess
-import sys
 import time
 import unittest
 
-from harness import BIN, ROOT, SYSTEM
+import editions
+from harness import SYSTEM
 from bed import outcome
 from prober import after
 from scene import ALLOW_CLIENT, POLICY, Scene
-from testbed import node
 
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/qanat-controlplane-leader"
 APP = "qanat-controlplane"
@@ -36,19 +32,7 @@ class Versions(Scene):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        said = subprocess.run([os.path.join(BIN, APP), "--version"], capture_output=True, text=True, check=True).stdout
-        cls.old = re.search(r"\d+\.\d+\.\d+", said)[0]
-        major, minor, patch = cls.old.split(".")
-        cls.new = f"{major}.{(int(minor) + 1) % 10}.{patch}"
-        # The same program that calls itself by another version: what differs is only what is looked at here.
-        with open(os.path.join(BIN, APP), "rb") as f:
-            program = f.read().replace(cls.old.encode(), cls.new.encode())
-        with open(os.path.join(cls.bench.folder, APP), "wb") as f:
-            f.write(program)
-        os.chmod(os.path.join(cls.bench.folder, APP), 0o755)
-        subprocess.run([sys.executable, os.path.join(ROOT, "deploy/images/build.py"), "--bin-dir", cls.bench.folder,
-                        "--out", cls.bench.folder, "--tag", cls.new, "controlplane"], check=True, stdout=subprocess.DEVNULL)
-        node.load(cls.bench.cluster, [os.path.join(cls.bench.folder, "controlplane.tar")])
+        cls.old, cls.new = editions.present(), editions.load_next(cls.bench, "controlplane")
 
     def run_version(self, version, pause=False):
         self.bench.kubectl("set", "image", f"deployment/{APP}", "-n", SYSTEM, f"controlplane=localhost/qanat/controlplane:{version}")

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// /config_dump and /debug/connections. Key names are stock ztunnel's, since other tools read them.
+// /config_dump, /debug/connections and /debug/dns. Key names are stock ztunnel's, since other tools
+// read them.
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
@@ -304,6 +305,21 @@ std::string ConfigDumpJson(const DumpInput& input) {
           {"trustDomain", known.workload ? known.workload->trust_domain : ""},
           {"serviceAccount", entry.pod->service_account}}}};
     if (!entry.error.empty()) out["workloadState"][uid]["error"] = entry.error;
+  }
+  return Print(out);
+}
+
+std::string DnsJson(const std::vector<std::pair<PodPtr, dns::PodDns>>& pods) {
+  ordered_json out = ordered_json::array();
+  for (const auto& [pod, dns] : pods) {
+    ordered_json one = {{"podUid", pod->uid}, {"namespace", pod->ns}, {"name", pod->name}};
+    one["nameservers"] = ordered_json::array();
+    for (const dns::NameServer& server : dns.servers) {
+      one["nameservers"].push_back(
+          {{"address", server.address.ToString()}, {"askedFrom", server.in_pod ? "pod" : "proxy"}});
+    }
+    one["search"] = dns.search;
+    out.push_back(std::move(one));
   }
   return Print(out);
 }

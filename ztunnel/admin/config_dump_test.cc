@@ -221,6 +221,22 @@ TEST_F(ConfigDumpTest, WhatIsNotUnderstoodIsSaidAside) {
   EXPECT_EQ(dump["policies"][0]["problems"].size(), 5u);
 }
 
+TEST(DnsJson, SaysWhoIsAskedAndFromWhere) {
+  dns::PodDns dns;
+  dns.servers = {{At("10.96.0.10:53"), true}, {At("127.0.0.53:53"), false}};
+  dns.search = {"shop.svc.cluster.local"};
+  const Json shown =
+      Json::parse(DnsJson({{TestMesh::LocalPod("frontend", "10.0.0.1"), dns},
+                           {TestMesh::LocalPod("backend", "10.0.0.2"), dns::PodDns()}}));
+  ASSERT_EQ(shown.size(), 2u);
+  EXPECT_EQ(shown[0]["name"], "frontend");
+  EXPECT_EQ(shown[0]["nameservers"], Json::parse(R"([{"address":"10.96.0.10:53","askedFrom":"pod"},
+                            {"address":"127.0.0.53:53","askedFrom":"proxy"}])"));
+  EXPECT_EQ(shown[0]["search"], Json::parse(R"(["shop.svc.cluster.local"])"));
+  EXPECT_EQ(shown[1]["nameservers"], Json::array());
+  EXPECT_EQ(shown[1]["search"], Json::array());
+}
+
 // The schema itself: the values that once stood there are what it refuses.
 TEST(IstioctlTypes, RefuseWhatGoRefuses) {
   const auto with = [](const char* match) {

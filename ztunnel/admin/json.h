@@ -4,12 +4,14 @@
 
 #include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/identity/secret_manager.h"
 #include "common/policy/policy.h"
 #include "common/state/snapshot.h"
 #include "ztunnel/config.h"
+#include "ztunnel/dns/pod_dns.h"
 #include "ztunnel/pods.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/route/inbound.h"
@@ -29,6 +31,9 @@ struct DumpInput {
 std::string ConfigDumpJson(const DumpInput& input);
 // /debug/connections: what goes on, with both identities and the path taken.
 std::string ConnectionsJson(const std::vector<ConnectionInfo>& connections);
+
+// /debug/dns: whom the DNS proxy asks for each pod, and with which search list it looks for names.
+std::string DnsJson(const std::vector<std::pair<PodPtr, dns::PodDns>>& pods);
 
 struct WhyOutbound {
   std::string source;  // uid of the workload

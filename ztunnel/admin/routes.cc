@@ -16,6 +16,7 @@ constexpr std::string_view kIndex =
     "qanat-ztunnel admin\n"
     "  GET  /config_dump                 workloads, services, policies, certificates, connections\n"
     "  GET  /debug/connections           what goes on now, with both identities\n"
+    "  GET  /debug/dns                   name servers and search list of each pod\n"
     "  GET  /debug/why/outbound          ?src=<pod uid or ns/name>&dst=<ip:port or host:port>\n"
     "  GET  /debug/why/inbound           ?dst=<ip>&port=<port>&src_identity=<spiffe>&src_ip=<ip>\n"
     "  GET  /debug/pprof/profile         ?seconds=10&frequency=100; CPU, for go tool pprof\n"
@@ -118,6 +119,17 @@ void App::AddAdminRoutes() {
                           return ConfigDumpJson({*snapshot_, environment_.config, pods_->entries(),
                                                  secrets_->Dump(), std::move(connections)});
                         }));
+  admin_->Route("GET", "/debug/dns", [this](const admin::Request&) {
+    // Read as the workers read it: each of them looks every few seconds.
+    const Config& config = environment_.config;
+    std::vector<std::pair<PodPtr, dns::PodDns>> pods;
+    for (const auto& [uid, entry] : pods_->entries()) {
+      dns::PodDnsSettings settings(dns::PodFilePath(config.inpod_uds, uid), config.resolv_conf,
+                                   entry.pod->ns, config.cluster_domain);
+      pods.emplace_back(entry.pod, settings.Get(loop_.now()));
+    }
+    return admin::Json(200, DnsJson(pods));
+  });
   AddProfileRoute();
   AddHeapRoutes();
   const auto context = [this] {
