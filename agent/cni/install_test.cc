@@ -8,8 +8,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
 #include <utility>
 
 #include "agent/files/files.h"
@@ -91,6 +95,45 @@ TEST_F(InstallTest, PutsEverythingInPlaceAndTakesExactlyThatAway) {
   EXPECT_FALSE(fs::exists(options_.bin_dir + "/qanat-cni"));
   EXPECT_THAT(Files(), ::testing::ElementsAre("10-lab.conflist", "99-other.conflist"));
   ASSERT_TRUE(Installer::Remove(options_)) << "again";
+}
+
+// A runtime reads the folder whenever it likes, also in the middle of a change: what it finds is
+// always the whole of a list with the primary plugin in it.
+TEST_F(InstallTest, WhoReadsMeanwhileFindsAWholeConfiguration) {
+  // Of many pages: a file that is written where it stands would be seen half written.
+  const std::string list = "{\"name\":\"lab\",\"note\":\"" + std::string(12000, 'x') +
+                           "\",\"plugins\":[{\"type\":\"ptp\"}]}\n";
+  Conf("10-lab.conflist", list);
+  const std::string path = options_.conf_dir + "/10-lab.conflist";
+  std::atomic<bool> over{false};
+  std::atomic<int> with{0}, without{0};
+  std::string bad;
+  std::thread runtime([&] {
+    while (!over) {
+      std::ifstream in(path);
+      std::stringstream text;
+      text << in.rdbuf();
+      const auto json = nlohmann::json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
+      const auto plugins = json.is_object() ? json.value("plugins", nlohmann::json()) : json;
+      if (!plugins.is_array() || plugins.empty() || plugins[0] != nlohmann::json{{"type", "ptp"}}) {
+        bad = in.is_open() ? std::to_string(text.str().size()) + " bytes" : "no file";
+        over = true;
+        return;
+      }
+      ++(plugins.size() == 2 ? with : without);
+    }
+  });
+  for (int i = 0; !over && i < 20000 && (i < 200 || with < 20 || without < 20); ++i) {
+    Start();
+    installer_.reset();
+    EXPECT_TRUE(Installer::Remove(options_));
+  }
+  over = true;
+  runtime.join();
+  EXPECT_EQ(bad, "");
+  EXPECT_GE(with, 20) << "the reader hardly looked";
+  EXPECT_GE(without, 20) << "the reader hardly looked";
+  EXPECT_EQ(Conf("10-lab.conflist"), list);
 }
 
 // As when all inotify instances of the node's root are in use: EMFILE too.

@@ -12,6 +12,7 @@
 
 #include "controlplane/ads/snapshot.h"
 #include "controlplane/envoy/translate.h"
+#include "controlplane/kube/kinds.h"
 #include "controlplane/source/folder.h"
 #include "controlplane/source/json.h"
 #include "controlplane/translate/status.h"
@@ -211,6 +212,7 @@ std::vector<json> SampleObjects() {
        {"shop.overlay", "traffic", "policies", "http-route", "virtual-service"}) {
     files.push_back(root + "/controlplane/envoy/testdata/" + name + ".yaml");
   }
+  files.push_back(root + "/controlplane/testdata/nodes_slices_entries.yaml");
   std::sort(files.begin(), files.end());
   std::map<std::string, json> objects;  // what several files say of one object is put together
   for (const std::string& file : files) {
@@ -275,6 +277,11 @@ TEST_F(KubeSourceTest, TheSameObjectsByFolderAndByApiServerGiveTheSameXds) {
   const std::string dir = ::mkdtemp(name);
   const std::vector<json> objects = SampleObjects();
   ASSERT_GT(objects.size(), 40u);
+  for (const kube::Resource& kind : WatchedKinds()) {
+    EXPECT_TRUE(std::any_of(objects.begin(), objects.end(),
+                            [&](const json& object) { return object["kind"] == kind.kind; }))
+        << "no " << kind.kind << ": how it is read from one of the sources is not compared";
+  }
   for (size_t i = 0; i < objects.size(); ++i) {
     std::ofstream(dir + "/" + std::to_string(1000 + i) + ".json") << objects[i].dump(2);
   }
@@ -304,8 +311,18 @@ TEST_F(KubeSourceTest, TheSameObjectsByFolderAndByApiServerGiveTheSameXds) {
     }
   }
   EXPECT_GT(resources, 50u);
+  EXPECT_EQ(by_folder.resources.size(), by_server.resources.size()) << "types of one side only";
   EXPECT_EQ(by_folder.conditions, by_server.conditions);
   EXPECT_GT(by_folder.conditions.size(), 20u);
+  // The comparison sees them: without them the configuration is another one.
+  const auto changes = [&](const char* what, const auto& take_away) {
+    Objects fewer = folder.Snapshot().objects;
+    take_away(fewer);
+    EXPECT_FALSE(Translate(std::move(fewer)).resources == by_folder.resources) << what;
+  };
+  changes("nodes", [](Objects& o) { o.nodes.clear(); });
+  changes("endpoint slices", [](Objects& o) { o.endpoint_slices.clear(); });
+  changes("service entries", [](Objects& o) { o.service_entries.clear(); });
   std::filesystem::remove_all(dir);
 }
 
