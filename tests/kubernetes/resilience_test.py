@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of ours deleted under load, a rolling restart, a node without power: nothing opens, all recovers."""
 import concurrent.futures
+import contextlib
 import http.client
 import os
 import signal
@@ -12,14 +13,20 @@ import unittest
 from harness import SYSTEM, MeshBench
 from bed import connect, outcome
 from fixture import APPS, NAMESPACES, authorization, pod
+from prober import Prober
 from testbed import control, life, node
 
 ALLOW_CLIENT = authorization("only-client", """
   action: ALLOW
-  selector: {matchLabels: {app: far}}
   rules:
   - from: [{source: {principals: ["cluster.local/ns/mesh/sa/client"]}}]
 """)
+# Who may call whom, and who may not: between the nodes, and by node what that node's own proxy alone has to
+# allow and to refuse, a caller without the mesh among them.
+FRIEND, STRANGER = ("mesh/client", "mesh/far"), ("mesh/near", "mesh/far")
+FRIENDS = {1: ("mesh/client", "mesh/near"), 2: ("mesh/client2", "mesh/far")}
+STRANGERS = {1: [("mesh/near", "mesh/client"), ("plain/outsider", "mesh/near")],
+             2: [("mesh/far", "mesh/client2"), ("plain/bystander", "mesh/far")]}
 ROLLING = """
 apiVersion: apps/v1
 kind: Deployment
@@ -47,19 +54,6 @@ spec:
   selector: {app: rolling}
   ports: [{port: 80, targetPort: 8080}]
 """
-
-
-def keep_trying(host, port, seconds, pause, payload=b"ping"):
-    """New connections all the time; the outcomes, counted, and the longest time between two that worked."""
-    counts, gap, last = {}, 0.0, time.monotonic()
-    end = last + seconds
-    while time.monotonic() < end or sum(counts.values()) < 3:
-        how = outcome(host, port, payload, 10)
-        counts[how] = counts.get(how, 0) + 1
-        if how == "ok":
-            gap, last = max(gap, time.monotonic() - last), time.monotonic()
-        time.sleep(pause)
-    return counts, gap
 
 
 def requests(host, seconds, workers):
@@ -122,7 +116,8 @@ class Resilience(unittest.TestCase):
         bench.apply(ALLOW_CLIENT)
         bench.wait_ready(mesh=4, plain=2)
         bench.wait("pods enrolled", lambda: bench.enrolled("mesh"))
-        bench.wait("the policy holds", lambda: cls.reaches("mesh/near") != "ok" and cls.reaches("mesh/client") == "ok")
+        bench.wait("the policy holds", lambda: cls.reaches("mesh/near") != "ok")
+        cls("all_is_well").all_is_well()
 
     @classmethod
     def tearDownClass(cls):
@@ -132,39 +127,54 @@ class Resilience(unittest.TestCase):
     def reaches(cls, source, target="mesh/far"):
         return cls.bench.call(source, outcome, cls.bench.ip(target), 9000, b"hello", 15)
 
-    def load(self, pool, source, seconds, payload=b"ping"):
-        return pool.submit(self.bench.call, source, keep_trying, self.bench.ip("mesh/far"), 9000, seconds, 0.02, payload, timeout=120)
-
     def ready(self, app, count):
         return lambda: len(self.bench.part(app)) == count and self.bench.ready(SYSTEM, f"app={app}", count)
 
+    def all_is_well(self):
+        for call in (FRIEND, *FRIENDS.values()):
+            self.assertEqual(self.reaches(*call), "ok", call)
+        for call in (STRANGER, *STRANGERS[1], *STRANGERS[2]):
+            self.assertNotEqual(self.reaches(*call), "ok", call)
+
+    def load(self, calls, secret, stack):
+        """Starts new connections all the time for each (source, target), until the stack ends."""
+        return {call: stack.enter_context(Prober(self.bench, call[0], outcome, self.bench.ip(call[1]), 9000, secret, 10,
+                                                 seconds=200, every=0.05)) for call in calls}
+
     def take_away(self, app, index, count, may_fail, hard=False):
-        """Deletes (or kills) our pods under load from a friend and from a stranger; the wire is watched."""
-        secret = "token" + os.urandom(12).hex()
-        old = self.bench.part(app, index)
-        with self.bench.capture(f"{app}.pcap") as seen, concurrent.futures.ThreadPoolExecutor() as pool:
-            good = self.load(pool, "mesh/client", 10, secret.encode())
-            bad = self.load(pool, "mesh/near", 10, secret.encode())
+        """Deletes (or kills) our pods under load from friends and strangers, which goes on until the new ones are ready
+        and three seconds more; the wire is watched."""
+        bench, secret = self.bench, "token" + os.urandom(12).hex()
+        old, restarts = bench.part(app, index), bench.restarts(SYSTEM)
+
+        def back():
+            now = bench.restarts(SYSTEM)
+            new = all(now[name] != restarts[name] for name in old) if hard else not set(old) & set(now)
+            return new and self.ready(app, count)()
+        with bench.capture(f"{app}.pcap") as seen, contextlib.ExitStack() as stack:
+            good = self.load([FRIEND, FRIENDS[index or 1]], secret.encode(), stack)
+            bad = self.load([STRANGER, *STRANGERS[index or 1]], secret.encode(), stack)
             time.sleep(1)
             for name in old:
                 if hard:
-                    os.kill(self.bench.container(f"{SYSTEM}/{name}")[0], signal.SIGKILL)
+                    os.kill(bench.container(f"{SYSTEM}/{name}")[0], signal.SIGKILL)
                 else:
-                    self.bench.kubectl("delete", "pod", "-n", SYSTEM, name, "--wait=false")
-            counts, gap = good.result()
-            refused, _ = bad.result()
-        print(f"{app} on {index or 'all nodes'} {'killed' if hard else 'deleted'}: {counts}, longest gap {gap:.1f} s; stranger {refused}", flush=True)
-        self.assertNotIn("ok", refused, "a refused identity got through")
-        self.assertGreater(sum(refused.values()), 2)
+                    bench.kubectl("delete", "pod", "-n", SYSTEM, name, "--wait=false")
+            taken = bench.wait(f"{app} is back", back)
+            time.sleep(3)
+        print(f"{app} on {index or 'all nodes'} {'killed' if hard else 'deleted'}, ready again after {taken:.1f} s", flush=True)
+        for (source, target), load in {**good, **bad}.items():
+            gap = f", longest gap {load.longest_gap():.1f} s" if (source, target) in good else ""
+            print(f"  {source} -> {target}: {dict(load.counts())}{gap}", flush=True)
+        for call, load in bad.items():
+            self.assertNotIn("ok", load.counts(), f"a refused identity got through: {call}")
+            self.assertGreater(len(load.seen()), 2, call)
         self.assertEqual(seen.holds(secret), 0, "payload in the clear between nodes")
-        self.bench.wait(f"{app} is back", self.ready(app, count))
-        if not hard:
-            self.assertFalse(set(old) & set(self.bench.part(app)))
-        if not may_fail:
-            self.assertEqual(set(counts), {"ok"}, f"the end of {app} cost a connection")
-        self.assertLess(gap, 10, "recovery takes too long")
-        self.assertEqual(self.reaches("mesh/client"), "ok")
-        self.assertNotEqual(self.reaches("mesh/near"), "ok")
+        for call, load in good.items():
+            if not may_fail:
+                self.assertEqual(set(load.counts()), {"ok"}, f"the end of {app} cost a connection: {call}")
+            self.assertLess(load.longest_gap(), 10, f"recovery takes too long: {call}")
+        self.all_is_well()
 
     def test_10_agents_deleted(self):
         for index in (1, 2):
