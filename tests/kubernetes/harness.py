@@ -8,6 +8,7 @@ one that was left up.
 """
 import base64
 import glob
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "netns")]
 
-from bed import cgroup2, run_inside  # noqa: E402
+from bed import cgroup2, http_get, run_inside  # noqa: E402
 from fixture import NAMESPACES  # noqa: E402
 from testbed import control, life, node  # noqa: E402
 from testbed.capture import Capture  # noqa: E402
@@ -108,6 +109,12 @@ class Bench:
         """{pod name: (uid, restarts of its containers)}: unchanged means that nothing was restarted."""
         return {p["metadata"]["name"]: (p["metadata"]["uid"], sum(c["restartCount"] for c in p["status"]["containerStatuses"]))
                 for p in self.pods(namespace)}
+
+    def probe_failures(self, namespace, names):
+        """{(pod, what its kubelet said of a probe that failed): how often} of the pods of these names."""
+        return {(e["involvedObject"]["name"], e["message"]): e.get("count") or 1
+                for e in self.get(f"/api/v1/namespaces/{namespace}/events")["items"]
+                if e["reason"] == "Unhealthy" and e["involvedObject"]["name"] in names}
 
     def secret_key(self, namespace, name, key):
         return base64.b64decode(self.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")["data"][key])
@@ -235,6 +242,11 @@ class MeshBench(Bench):
                 p["metadata"].get("labels", {}).get("istio.io/dataplane-mode") != "none"]
         return bool(pods) and all(
             p["metadata"].get("annotations", {}).get("ambient.istio.io/redirection") == "enabled" for p in pods)
+
+    def counters(self, pod):
+        """What the kernel programs of its node have done with the pod's connections, by event."""
+        uid, said = self.pod(pod)["metadata"]["uid"], self.call_node(self.index_of(pod), http_get, "127.0.0.1", 15030, "/pods")
+        return next(p for p in json.loads(said[2]) if p["uid"] == uid)["counters"]
 
     def part(self, app, index=None):
         """The names of the pods of a part of ours ("ztunnel", "qanat-agent", "qanat-controlplane"), on a node or on all."""

@@ -2,6 +2,7 @@
 """How soon a change takes hold: a process that runs in the pod before the change is made, tries every
 20 ms and notes when. What it takes to start such a process is then not counted, and nothing is hidden
 between two looks."""
+import collections
 import json
 import os
 import tempfile
@@ -62,6 +63,15 @@ class Prober:
             if self.error or time.monotonic() > last:
                 raise AssertionError(f"{problem}; last: {seen[-3:]}, {self.error}")
             time.sleep(0.01)
+
+    def counts(self):
+        return collections.Counter(how for _, _, how in self.seen())
+
+    def longest_gap(self):
+        """The longest time without an "ok", to the end of the last attempt: who never comes through again counts too."""
+        seen = self.seen()
+        moments = [seen[0][0], *(end for _, end, how in seen if how == "ok"), seen[-1][1]]
+        return max(late - early for early, late in zip(moments, moments[1:]))
 
     def takes_hold(self, what, wanted, since, stays=0.5):
         """Seconds from `since` to the end of the first attempt with the wanted outcome; every later one must have it."""

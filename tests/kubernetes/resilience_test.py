@@ -1,25 +1,36 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Parts of ours deleted under load, a rolling restart, a node without power: nothing opens, all recovers."""
+import collections
 import concurrent.futures
+import contextlib
 import http.client
+import json
 import os
+import re
 import signal
 import threading
 import time
 import unittest
 
 from harness import SYSTEM, MeshBench
-from bed import connect, outcome
+from bed import connect, http_get, outcome
 from fixture import APPS, NAMESPACES, authorization, pod
-from testbed import control, life, node
+from knock import Knock, addresses_of, dns_answers
+from prober import Prober
+from testbed import control, node
 
 ALLOW_CLIENT = authorization("only-client", """
   action: ALLOW
-  selector: {matchLabels: {app: far}}
   rules:
   - from: [{source: {principals: ["cluster.local/ns/mesh/sa/client"]}}]
 """)
+# Who may call whom, and who may not: between the nodes, and by node what that node's own proxy alone has to
+# allow and to refuse, a caller without the mesh among them.
+FRIEND, STRANGER = ("mesh/client", "mesh/far"), ("mesh/near", "mesh/far")
+FRIENDS = {1: ("mesh/client", "mesh/near"), 2: ("mesh/client2", "mesh/far")}
+STRANGERS = {1: [("mesh/near", "mesh/client"), ("plain/outsider", "mesh/near")],
+             2: [("mesh/far", "mesh/client2"), ("plain/bystander", "mesh/far")]}
 ROLLING = """
 apiVersion: apps/v1
 kind: Deployment
@@ -49,21 +60,9 @@ spec:
 """
 
 
-def keep_trying(host, port, seconds, pause, payload=b"ping"):
-    """New connections all the time; the outcomes, counted, and the longest time between two that worked."""
-    counts, gap, last = {}, 0.0, time.monotonic()
-    end = last + seconds
-    while time.monotonic() < end or sum(counts.values()) < 3:
-        how = outcome(host, port, payload, 10)
-        counts[how] = counts.get(how, 0) + 1
-        if how == "ok":
-            gap, last = max(gap, time.monotonic() - last), time.monotonic()
-        time.sleep(pause)
-    return counts, gap
-
-
 def requests(host, seconds, workers):
-    """HTTP load that repeats nothing: half on kept connections, half on new ones. (answered, failures)"""
+    """HTTP load that repeats nothing, half on kept connections, half on new ones; each answer has to be the one to its
+    request. (answered, failures)"""
     answered, failures, lock, end = 0, [], threading.Lock(), time.monotonic() + seconds
 
     def work(keep):
@@ -76,9 +75,9 @@ def requests(host, seconds, workers):
                 connection = connection or http.client.HTTPConnection(host, 80, timeout=10)
                 connection.request("GET", "/", headers={"x-id": str(number)})
                 answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    raise OSError(f"status {answer.status}")
+                said = json.loads(answer.read())
+                if answer.status != 200 or said["id"] != str(number):
+                    raise OSError(f"status {answer.status}, answer to {said['id']} instead of {number}")
                 with lock:
                     answered += 1
                 if not keep or answer.will_close:
@@ -89,6 +88,8 @@ def requests(host, seconds, workers):
                     failures.append(f"{'kept' if keep else 'new'}: {type(error).__name__} {error}")
                 connection = None
             time.sleep(0.01)
+        if connection:
+            connection.close()
 
     threads = [threading.Thread(target=work, args=(i % 2 == 0,)) for i in range(workers)]
     for each in threads:
@@ -122,7 +123,10 @@ class Resilience(unittest.TestCase):
         bench.apply(ALLOW_CLIENT)
         bench.wait_ready(mesh=4, plain=2)
         bench.wait("pods enrolled", lambda: bench.enrolled("mesh"))
-        bench.wait("the policy holds", lambda: cls.reaches("mesh/near") != "ok" and cls.reaches("mesh/client") == "ok")
+        cls.started = bench.restarts("mesh")
+        cls.failures_before = bench.probe_failures("mesh", cls.started)
+        bench.wait("the policy holds", lambda: cls.reaches("mesh/near") != "ok")
+        cls("all_is_well").all_is_well()
 
     @classmethod
     def tearDownClass(cls):
@@ -132,39 +136,54 @@ class Resilience(unittest.TestCase):
     def reaches(cls, source, target="mesh/far"):
         return cls.bench.call(source, outcome, cls.bench.ip(target), 9000, b"hello", 15)
 
-    def load(self, pool, source, seconds, payload=b"ping"):
-        return pool.submit(self.bench.call, source, keep_trying, self.bench.ip("mesh/far"), 9000, seconds, 0.02, payload, timeout=120)
-
     def ready(self, app, count):
         return lambda: len(self.bench.part(app)) == count and self.bench.ready(SYSTEM, f"app={app}", count)
 
+    def all_is_well(self):
+        for call in (FRIEND, *FRIENDS.values()):
+            self.assertEqual(self.reaches(*call), "ok", call)
+        for call in (STRANGER, *STRANGERS[1], *STRANGERS[2]):
+            self.assertNotEqual(self.reaches(*call), "ok", call)
+
+    def load(self, calls, secret, stack):
+        """Starts new connections all the time for each (source, target), until the stack ends."""
+        return {call: stack.enter_context(Prober(self.bench, call[0], outcome, self.bench.ip(call[1]), 9000, secret, 10,
+                                                 seconds=200, every=0.05)) for call in calls}
+
     def take_away(self, app, index, count, may_fail, hard=False):
-        """Deletes (or kills) our pods under load from a friend and from a stranger; the wire is watched."""
-        secret = "token" + os.urandom(12).hex()
-        old = self.bench.part(app, index)
-        with self.bench.capture(f"{app}.pcap") as seen, concurrent.futures.ThreadPoolExecutor() as pool:
-            good = self.load(pool, "mesh/client", 10, secret.encode())
-            bad = self.load(pool, "mesh/near", 10, secret.encode())
+        """Deletes (or kills) our pods under load from friends and strangers, which goes on until the new ones are ready
+        and three seconds more; the wire is watched."""
+        bench, secret = self.bench, "token" + os.urandom(12).hex()
+        old, restarts = bench.part(app, index), bench.restarts(SYSTEM)
+
+        def back():
+            now = bench.restarts(SYSTEM)
+            new = all(now[name] != restarts[name] for name in old) if hard else not set(old) & set(now)
+            return new and self.ready(app, count)()
+        with bench.capture(f"{app}.pcap") as seen, contextlib.ExitStack() as stack:
+            good = self.load([FRIEND, FRIENDS[index or 1]], secret.encode(), stack)
+            bad = self.load([STRANGER, *STRANGERS[index or 1]], secret.encode(), stack)
             time.sleep(1)
             for name in old:
                 if hard:
-                    os.kill(self.bench.container(f"{SYSTEM}/{name}")[0], signal.SIGKILL)
+                    os.kill(bench.container(f"{SYSTEM}/{name}")[0], signal.SIGKILL)
                 else:
-                    self.bench.kubectl("delete", "pod", "-n", SYSTEM, name, "--wait=false")
-            counts, gap = good.result()
-            refused, _ = bad.result()
-        print(f"{app} on {index or 'all nodes'} {'killed' if hard else 'deleted'}: {counts}, longest gap {gap:.1f} s; stranger {refused}", flush=True)
-        self.assertNotIn("ok", refused, "a refused identity got through")
-        self.assertGreater(sum(refused.values()), 2)
+                    bench.kubectl("delete", "pod", "-n", SYSTEM, name, "--wait=false")
+            taken = bench.wait(f"{app} is back", back)
+            time.sleep(3)
+        print(f"{app} on {index or 'all nodes'} {'killed' if hard else 'deleted'}, ready again after {taken:.1f} s", flush=True)
+        for (source, target), load in {**good, **bad}.items():
+            gap = f", longest gap {load.longest_gap():.1f} s" if (source, target) in good else ""
+            print(f"  {source} -> {target}: {dict(load.counts())}{gap}", flush=True)
+        for call, load in bad.items():
+            self.assertNotIn("ok", load.counts(), f"a refused identity got through: {call}")
+            self.assertGreater(len(load.seen()), 2, call)
         self.assertEqual(seen.holds(secret), 0, "payload in the clear between nodes")
-        self.bench.wait(f"{app} is back", self.ready(app, count))
-        if not hard:
-            self.assertFalse(set(old) & set(self.bench.part(app)))
-        if not may_fail:
-            self.assertEqual(set(counts), {"ok"}, f"the end of {app} cost a connection")
-        self.assertLess(gap, 10, "recovery takes too long")
-        self.assertEqual(self.reaches("mesh/client"), "ok")
-        self.assertNotEqual(self.reaches("mesh/near"), "ok")
+        for call, load in good.items():
+            if not may_fail:
+                self.assertEqual(set(load.counts()), {"ok"}, f"the end of {app} cost a connection: {call}")
+            self.assertLess(load.longest_gap(), 10, f"recovery takes too long: {call}")
+        self.all_is_well()
 
     def test_10_agents_deleted(self):
         for index in (1, 2):
@@ -196,10 +215,23 @@ class Resilience(unittest.TestCase):
             "/apis/security.istio.io/v1/namespaces/mesh/authorizationpolicies/later").get("status"), 20)
         self.bench.wait("two control planes", self.ready("qanat-controlplane", 2))
 
+    def tried_again(self):
+        """{what of which node proxy: how often it went on to another endpoint or sent a stream once more, unknown to the
+        application}"""
+        found = {}
+        for name in self.bench.part("ztunnel"):
+            said = self.bench.call_outside(http_get, self.bench.ip(f"{SYSTEM}/{name}"), 15020, "/metrics")[2].decode()
+            for metric in ("qanat_connect_retries", "qanat_pool_streams_retried"):
+                self.assertIn(f"# TYPE {metric}_total counter", said)
+            found.update({(name, series): float(value) for series, value in re.findall(
+                r"^(qanat_(?:connect_retries|pool_streams_retried)_total\S*) (\S+)", said, re.M) if float(value)})
+        return found
+
     def test_30_rolling_restart_without_a_failed_request(self):
         self.bench.apply(ROLLING)
         self.bench.wait("rolling is ready", lambda: self.bench.ready("mesh", "app=rolling", 3))
         before = {p["metadata"]["uid"] for p in self.bench.pods("mesh", "app=rolling")}
+        tried_again = self.tried_again()
         with concurrent.futures.ThreadPoolExecutor() as pool:
             load = pool.submit(self.bench.call, "mesh/client", requests, "rolling.mesh", 30, 6, timeout=120)
             time.sleep(2)
@@ -211,6 +243,7 @@ class Resilience(unittest.TestCase):
         print(f"rolling restart: {answered} requests answered, failed: {failures}", flush=True)
         self.assertEqual(failures, [])
         self.assertGreater(answered, 500)
+        self.assertEqual(self.tried_again(), tried_again, "failures were hidden behind retries")
 
     def test_31_a_terminating_pod_is_served_until_its_containers_are_gone(self):
         self.bench.apply(pod("mesh", "leaving", "client", "node2"))
@@ -260,48 +293,89 @@ class Resilience(unittest.TestCase):
         self.bench.wait("early runs", lambda: self.bench.ready("mesh", "app=early"))
         self.assertEqual(self.bench.redirection("mesh/early"), "enabled")
 
-    def test_50_a_node_starts_again_with_a_broken_agent(self):
+    def test_45_probes_stayed_green(self):
+        now = self.bench.restarts("mesh")
+        self.assertEqual({name: now[name] for name in self.started}, self.started)
+        self.assertEqual(self.bench.probe_failures("mesh", self.started), self.failures_before,
+                         "a probe failed while parts of ours came and went")
+
+    @contextlib.contextmanager
+    def knocking(self, pod):
+        """Meanwhile each 20 ms a friend and two strangers, who are there before, try every address that the pod has. Gives
+        what the friend has got in by so far."""
+        group = os.path.dirname(self.bench.container(pod)[1])
+        greeting = f"220 {pod.split('/')[1]} ready"
+        with contextlib.ExitStack() as stack:
+            friend, *strangers = (stack.enter_context(Prober(self.bench, source, Knock(group), seconds=400))
+                                  for source in ("mesh/client", "mesh/near", "plain/outsider"))
+
+            def tried(prober, since=0.0):
+                return [each for begin, _, ended in prober.seen() if begin >= since for each in ended]
+            yield lambda since: {address for address, how in tried(friend, since) if how == greeting}
+        for source, prober in (("a stranger", strangers[0]), ("one without the mesh", strangers[1]), ("a friend", friend)):
+            counts = collections.Counter(how for _, how in tried(prober))
+            print(f"{source} knocked at {sorted({address for address, _ in tried(prober)})}: {dict(counts)}", flush=True)
+            if prober is not friend:
+                self.assertFalse([how for how in counts if how.startswith("220")], f"open to {source}")
+                self.assertGreater(sum(counts.values()), 50)
+
+    def power_off(self):
+        """Node 2, after cluster DNS has been moved there. Returns when it last became ready."""
         bench = self.bench
-        bench.kubectl("scale", "-n", "kube-system", "deployment/coredns", "--replicas=2")
         bench.kubectl("patch", "deployment", "-n", "kube-system", "coredns", "--type=merge", "-p",
-                      '{"spec": {"template": {"spec": {"nodeName": "node2"}}}}')  # DNS lives on the node that starts again
+                      '{"spec": {"replicas": 2, "template": {"spec": {"nodeName": "node2"}}}}')
         bench.kubectl("rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=110s")
-        image = bench.get(f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/qanat-agent")["spec"]["template"]["spec"]["containers"][0]["image"]
-        far = bench.ip("mesh/far")
+        bench.wait("DNS is on node2 only", lambda: {p["spec"]["nodeName"] for p in bench.pods("kube-system", "k8s-app=kube-dns")} == {"node2"})
+        bench.wait("cluster DNS answers", lambda: bench.call_node(1, dns_answers))
         before = max(control.node_ready(bench.cluster, "node2"), default="")
         node.power_off(bench.cluster, 2)
-        bench.kubectl("set", "image", "-n", SYSTEM, "daemonset/qanat-agent", "agent=localhost/qanat/agent:broken")
-        bench.kubectl("delete", "pod", "-n", SYSTEM, *bench.part("qanat-agent", 2), "--grace-period=0", "--force")
-        node.power_on(bench.cluster, 2)
-        node.wait_until_ready(bench.cluster, 2, before)
-        try:
-            bench.wait("cluster DNS starts", lambda: life.dns_ready(bench.cluster))
-            bench.wait("a pod outside of the mesh answers", lambda: bench.call_outside(
-                outcome, bench.ip("plain/bystander"), 9000, b"x", 1) == "ok", 90)
-            bench.wait("the event says what holds far", lambda: self.why_held("far"))
-            print(f"held: {self.why_held('far')}", flush=True)
-            for address in {far, *(each["ip"] for each in bench.pod("mesh/far")["status"].get("podIPs", []))}:
-                self.assertNotEqual(bench.call_outside(outcome, address, 9000, b"x", 1), "ok", "an enrolled pod is open")
-        finally:
-            bench.kubectl("set", "image", "-n", SYSTEM, "daemonset/qanat-agent", f"agent={image}")
-        bench.wait("agents are back", self.ready("qanat-agent", 2), 120)
-        bench.wait("far is back in the mesh", lambda: self.reaches("mesh/client") == "ok")
-        self.assertNotEqual(self.reaches("mesh/near"), "ok")
+        self.assertFalse(bench.call_node(1, dns_answers), "who answers?")
+        return before
+
+    def power_on(self, before):
+        """Returns when, as soon as cluster DNS answers."""
+        start = time.monotonic()
+        node.power_on(self.bench.cluster, 2)
+        dns = self.bench.wait("cluster DNS answers", lambda: self.bench.call_node(1, dns_answers), 240)
+        node.wait_until_ready(self.bench.cluster, 2, before)
+        print(f"cluster DNS answered {dns:.1f} s after power-on, node ready after {time.monotonic() - start:.1f} s", flush=True)
+        return start
+
+    def back_in_the_mesh(self, friend, start):
+        """The friend gets in by both addresses, and nobody else for a while after that."""
+        self.bench.wait("far is back in the mesh", lambda: len(friend(start)) == 2, 120)
+        print(f"back in the mesh {time.monotonic() - start:.1f} s after power-on", flush=True)
+        time.sleep(1)
+        self.bench.wait("the API server knows its address", lambda: self.bench.ip("mesh/far") in friend(start))
+
+    def test_50_a_node_starts_again_with_a_broken_agent(self):
+        bench = self.bench
+        image = bench.get(f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/qanat-agent")["spec"]["template"]["spec"]["containers"][0]["image"]
+        group = os.path.dirname(bench.container("mesh/far")[1])
+        self.assertEqual(addresses_of(group), {bench.ip("mesh/far", version) for version in (4, 6)})
+        with self.knocking("mesh/far") as friend:
+            before = self.power_off()
+            bench.kubectl("set", "image", "-n", SYSTEM, "daemonset/qanat-agent", "agent=localhost/qanat/agent:broken")
+            bench.kubectl("delete", "pod", "-n", SYSTEM, *bench.part("qanat-agent", 2), "--grace-period=0", "--force")
+            start = self.power_on(before)
+            try:
+                bench.wait("a pod outside of the mesh answers", lambda: bench.call_outside(
+                    outcome, bench.ip("plain/bystander"), 9000, b"x", 1) == "ok", 90)
+                bench.wait("the event says what holds far", lambda: self.why_held("far"))
+                print(f"held: {self.why_held('far')}", flush=True)
+                self.assertEqual((friend(start), addresses_of(group)), (set(), set()), "an enrolled pod runs")
+            finally:
+                bench.kubectl("set", "image", "-n", SYSTEM, "daemonset/qanat-agent", f"agent={image}")
+            bench.wait("agents are back", self.ready("qanat-agent", 2), 120)
+            self.back_in_the_mesh(friend, start)
+        self.bench.wait_ready(mesh=4, plain=2)
+        self.all_is_well()
 
     def test_51_a_node_starts_again_with_all_parts_well(self):
-        life.reboot(self.bench.cluster, 2)
-        never_open = True
-
-        def back():
-            nonlocal never_open
-            try:
-                never_open = never_open and self.reaches("mesh/near") != "ok"
-                return self.reaches("mesh/client") == "ok"
-            except (KeyError, RuntimeError):
-                return False
-        taken = self.bench.wait("far is back in the mesh", back, 120)
-        print(f"back in the mesh {taken:.1f} s after the node was ready", flush=True)
-        self.assertTrue(never_open, "a refused identity got through while the node started")
+        with self.knocking("mesh/far") as friend:
+            self.back_in_the_mesh(friend, self.power_on(self.power_off()))
+        self.bench.wait_ready(mesh=4, plain=2)
+        self.all_is_well()
 
 
 if __name__ == "__main__":

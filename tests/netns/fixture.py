@@ -38,6 +38,11 @@ def application(name, version):
       httpGet: {{path: /status/200, port: 8080}}
       periodSeconds: 1
       timeoutSeconds: 5
+    livenessProbe:
+      tcpSocket: {{port: echo}}
+      initialDelaySeconds: 5
+      periodSeconds: 2
+      timeoutSeconds: 5
 """
 
 
