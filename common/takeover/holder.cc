@@ -62,8 +62,8 @@ Status Holder::Listen(const std::string& path, std::optional<gid_t> group) {
   if (setsockopt(fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) {
     return FailErrno("SO_PASSCRED");
   }
-  // The file's mode is the socket's, from the moment of its birth.
-  if (fchmod(fd.get(), group ? 0660 : 0600) != 0) return FailErrno("fchmod of " + path);
+  // The file's mode is the socket's less the umask, from the moment of its birth.
+  if (fchmod(fd.get(), 0600) != 0) return FailErrno("fchmod of " + path);
   unlink(path.c_str());
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return FailErrno("bind " + path);
@@ -72,6 +72,7 @@ Status Holder::Listen(const std::string& path, std::optional<gid_t> group) {
     return FailErrno("open " + path + " to group " + std::to_string(*group) +
                      " (it must be one of our own)");
   }
+  if (group && chmod(path.c_str(), 0660) != 0) return FailErrno("chmod of " + path);
   path_ = path;
   socket_ = std::move(fd);
   watch_ = std::make_unique<event::IoWatch>(loop_, socket_.get(), EPOLLIN,

@@ -95,6 +95,22 @@ TEST_F(HolderTest, KeptAcrossTheDeathOfWhoHadThem) {
   EXPECT_EQ(said.back(), "forgot pod-out");
 }
 
+// A container's umask takes the group's right to write, which is the right to connect.
+TEST_F(HolderTest, ItsGroupMayConnectWhateverTheUmask) {
+  holder = std::make_unique<Holder>(loop, options);
+  const mode_t before = umask(022);
+  const Status with_group = holder->Listen(path, getegid());
+  struct stat about{};
+  EXPECT_EQ(stat(path.c_str(), &about), 0);
+  ASSERT_TRUE(with_group) << with_group.error().message;
+  EXPECT_EQ(about.st_mode & 0777, 0660u);
+  holder.reset();
+  Begin();
+  EXPECT_EQ(stat(path.c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0600u);
+  umask(before);
+}
+
 TEST_F(HolderTest, WhoGaveItLast) {
   Begin();
   const Fd one = NewSocket(), two = NewSocket();
