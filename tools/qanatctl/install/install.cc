@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "tools/qanatctl/install/prerequisites.h"
+#include "tools/qanatctl/install/root_namespace.h"
 #include "tools/qanatctl/json_util.h"
 
 namespace qanat::ctl {
@@ -66,18 +67,6 @@ Status ApplyCrds(const Api& api, const InstallOptions& options, const Pace& pace
   return WaitFor(goals, options.timeout, pace);
 }
 
-// Where users put policies for the whole mesh. It is theirs: made without our label, never removed.
-Status EnsureRootNamespace(const Api& api, const InstallValues& values, const Pace& pace) {
-  QANAT_ASSIGN_OR_RETURN(const std::optional<Json> found,
-                         api.Find(kinds::Namespaces(), "", values.root_ns));
-  if (found) return {};
-  const Json object = {
-      {"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", {{"name", values.root_ns}}}};
-  QANAT_RETURN_IF_ERROR(api.Call(kube::Create(kinds::Namespaces(), "", object.dump())));
-  pace.say(fmt::format("  ok   Namespace {} made, for policies of the whole mesh", values.root_ns));
-  return {};
-}
-
 }  // namespace
 
 Result<std::set<std::string>> OthersCrds(const Api& api) {
@@ -112,7 +101,7 @@ Status Install(const Api& api, const InstallOptions& options, const Pace& pace) 
       if (workload) goals.push_back(WorkloadReady(api, object.resource, object.ns, object.name));
     }
     if (!nodes) {
-      QANAT_RETURN_IF_ERROR(EnsureRootNamespace(api, options.values, pace));
+      QANAT_RETURN_IF_ERROR(EnsureRootNamespace(api, options.values.root_ns, pace));
       goals.push_back(Exists(api, kinds::ConfigMaps(), options.values.ns, "istio-ca-root-cert"));
     }
     QANAT_RETURN_IF_ERROR(WaitFor(goals, options.timeout, pace));

@@ -29,7 +29,9 @@ Result<std::set<std::string>> OthersCrds(const Api& api);
 
 struct UninstallOptions {
   std::string ns = "qanat-system";
-  bool purge = false;  // the CA's key, our CRDs (and with them the users' policies), the namespace
+  // The CA's key, our CRDs (and with them the users' policies), the namespace, and the root
+  // namespace if we made it and nobody has put anything into it.
+  bool purge = false;
   bool force = false;  // go on although a node's agent does not work or does not end
   std::chrono::seconds timeout{180};
 };

@@ -24,6 +24,7 @@ constexpr char kNs[] = "/api/v1/namespaces/qanat-system";
 constexpr char kAgents[] = "/apis/apps/v1/namespaces/qanat-system/daemonsets/qanat-agent";
 constexpr char kZtunnels[] = "/apis/apps/v1/namespaces/qanat-system/daemonsets/ztunnel";
 constexpr char kControl[] = "/apis/apps/v1/namespaces/qanat-system/deployments/qanat-controlplane";
+constexpr char kRoot[] = "/api/v1/namespaces/istio-system";
 constexpr char kCrds[] = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 class InstallTest : public ::testing::Test {
@@ -49,6 +50,23 @@ class InstallTest : public ::testing::Test {
       if (!gateway_api_) return Fail(Code::kNotFound, "no such group");
       return kube::CallResponse{200, R"({"resources":[{"name":"gatewayclasses"},
           {"name":"gateways"},{"name":"httproutes"}]})"};
+    }
+    if (request.path == "/apis") {
+      if (!discovery_) return Fail(Code::kUnavailable, "no answer");
+      return kube::CallResponse{200,
+                                R"({"groups":[{"preferredVersion":{"groupVersion":"a.b/v2"}}]})"};
+    }
+    if (request.path == "/api/v1") {
+      return kube::CallResponse{200, R"({"resources":[
+          {"name":"namespaces","kind":"Namespace","namespaced":false,"verbs":["list"]},
+          {"name":"pods/exec","kind":"PodExecOptions","namespaced":true,"verbs":["list"]},
+          {"name":"bindings","kind":"Binding","namespaced":true,"verbs":["create"]},
+          {"name":"configmaps","kind":"ConfigMap","namespaced":true,"verbs":["get","list"]},
+          {"name":"events","kind":"Event","namespaced":true,"verbs":["list"]}]})"};
+    }
+    if (request.path == "/apis/a.b/v2") {
+      return kube::CallResponse{200, R"({"resources":[
+          {"name":"toys","kind":"Toy","namespaced":true,"verbs":["list"]}]})"};
     }
     if (request.path.ends_with("/selfsubjectaccessreviews")) {
       const Json review = Json::parse(request.body);
@@ -144,6 +162,7 @@ class InstallTest : public ::testing::Test {
   std::vector<std::string> asked_;
   std::string forbidden_;
   bool gateway_api_ = true;
+  bool discovery_ = true;
   bool nodes_work_ = true;
 };
 
@@ -156,7 +175,7 @@ TEST_F(InstallTest, InstallVerifyUninstallLeavesNothing) {
   // The control plane before the nodes' parts, which wait for its certificate.
   EXPECT_LT(Asked(std::string("PATCH ") + kControl), Asked(std::string("PATCH ") + kAgents));
   EXPECT_THAT(said_, HasSubstr("ok   DaemonSet ztunnel: 1/1 ready"));
-  const Json root = Json::parse(server_.Get("/api/v1/namespaces/istio-system"));
+  const Json root = Json::parse(server_.Get(kRoot));
   EXPECT_TRUE(Get(Get(root, "metadata"), "labels").is_null()) << root;
 
   ASSERT_TRUE(DoInstall()) << said_;  // again: an upgrade
@@ -169,7 +188,7 @@ TEST_F(InstallTest, InstallVerifyUninstallLeavesNothing) {
   ASSERT_TRUE(gone) << gone.error().message << "\n" << said_;
   EXPECT_EQ(server_.Get("/apis/apps/v1/namespaces/shop/deployments/waypoint"), "");
   EXPECT_NE(server_.Get("/apis/apps/v1/namespaces/shop/deployments/backend"), "");
-  EXPECT_NE(server_.Get("/api/v1/namespaces/istio-system"), "");
+  EXPECT_EQ(server_.Get(kRoot), "") << "made by us, and nothing of others in it";
   EXPECT_THAT(server_.List(kCrds), IsEmpty());
   EXPECT_EQ(server_.Get(kNs), "");
   // The agents have their account and roles until they have ended.
@@ -184,6 +203,43 @@ TEST_F(InstallTest, UninstallWithoutPurgeKeepsTheKeyAndPolicies) {
   EXPECT_EQ(server_.List(kCrds).size(), 6u);
   EXPECT_THAT(said_, HasSubstr("--purge removes these too"));
   EXPECT_EQ(server_.Get("/api/v1/namespaces/default/configmaps/istio-ca-root-cert"), "");
+}
+
+TEST_F(InstallTest, ARootNamespaceThatIsUsedOrWasThereStays) {
+  const std::string root = kRoot;
+  struct Case {
+    const char* what;
+    std::string put;  // what somebody puts into it
+    bool made_by_us, stays;
+  };
+  for (const Case& c :
+       {Case{"was there", "", false, true},
+        {"a kind of its own", "/apis/a.b/v2/namespaces/istio-system/toys/t", true, true},
+        {"a config map", root + "/configmaps/team", true, true},
+        {"one in another", "/api/v1/namespaces/shop/configmaps/team", true, false},
+        {"Kubernetes' own", root + "/configmaps/kube-root-ca.crt", true, false},
+        {"an event", root + "/events/e", true, false}}) {
+    SCOPED_TRACE(c.what);
+    if (!c.made_by_us) server_.Put(kRoot, "{}");
+    ASSERT_TRUE(DoInstall()) << said_;
+    if (!c.put.empty()) server_.Put(c.put, "{}");
+    ASSERT_TRUE(DoUninstall(false)) << said_;
+    EXPECT_NE(server_.Get(kRoot), "") << "only --purge takes it away";
+    ASSERT_TRUE(DoInstall()) << said_;
+    said_.clear();
+    ASSERT_TRUE(DoUninstall(true)) << said_;
+    EXPECT_EQ(server_.Get(kRoot) != "", c.stays) << said_;
+    EXPECT_THAT(server_.Get(kRoot), Not(HasSubstr("qanat.io")))
+        << "it says no longer that it is ours";
+    if (c.stays && c.made_by_us) EXPECT_THAT(said_, HasSubstr("istio-system stays, it is yours"));
+    server_.Remove(kRoot);
+    if (!c.put.empty()) server_.Remove(c.put);
+  }
+  ASSERT_TRUE(DoInstall()) << said_;
+  discovery_ = false;
+  ASSERT_TRUE(DoUninstall(true)) << said_;
+  EXPECT_NE(server_.Get(kRoot), "") << "nobody knows what is in it";
+  EXPECT_THAT(said_, HasSubstr("could not be read: no answer"));
 }
 
 TEST_F(InstallTest, UninstallStopsAtANodeThatDoesNotEnd) {

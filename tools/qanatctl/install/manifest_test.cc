@@ -59,6 +59,7 @@ TEST(Manifest, Rules) {
   auto objects = RenderObjects({});
   ASSERT_TRUE(objects) << objects.error().message;
   std::set<std::string> names;
+  int namespaces = 0;
   for (const KubeObject& object : *objects) {
     SCOPED_TRACE(object.Title());
     const Json json = Json::parse(object.json);
@@ -67,6 +68,15 @@ TEST(Manifest, Rules) {
     EXPECT_TRUE(names.insert(object.Title()).second);
     for (const Json& rule : Items(json, "rules")) {
       EXPECT_THAT(rule.dump(), Not(HasSubstr("*"))) << "no wildcard in RBAC";
+    }
+    if (object.resource.kind == "Namespace") {
+      // Where the cluster enforces "baseline", agents and proxies would not be let in.
+      for (const char* what : {"enforce", "audit", "warn"}) {
+        EXPECT_EQ(Str(Get(Get(json, "metadata"), "labels"),
+                      (std::string("pod-security.kubernetes.io/") + what).c_str()),
+                  "privileged");
+      }
+      ++namespaces;
     }
     const Json& pod = Get(Get(json, "spec"), "template");
     if (!pod.is_object()) continue;
@@ -83,6 +93,7 @@ TEST(Manifest, Rules) {
       EXPECT_TRUE(Get(Get(Get(container, "resources"), "limits"), "cpu").is_null());
     }
   }
+  EXPECT_EQ(namespaces, 1);
 }
 
 // A node proxy of which a thread is stuck is started anew; one that is not ready is left alone.

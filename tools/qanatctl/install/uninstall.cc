@@ -4,6 +4,7 @@
 #include <map>
 
 #include "tools/qanatctl/install/install.h"
+#include "tools/qanatctl/install/root_namespace.h"
 #include "tools/qanatctl/json_util.h"
 
 namespace qanat::ctl {
@@ -54,6 +55,7 @@ std::vector<kube::Resource> StatusKinds() {
           {networking, "v1", "virtualservices", "VirtualService", true},
           {networking, "v1", "destinationrules", "DestinationRule", true},
           {networking, "v1", "serviceentries", "ServiceEntry", true},
+          kinds::GatewayClasses(),  // one of somebody else's that names our controller
           kinds::Services()};
 }
 
@@ -212,6 +214,10 @@ Status Uninstall(const Api& api, const UninstallOptions& options, const Pace& pa
       WaitFor({{"nothing of ours is left",
                 [&api, purge = options.purge] { return LookForResidue(api, purge); }}},
               options.timeout, pace));
+  if (options.purge) {  // after our CRDs: policies that they took with them hold no namespace
+    QANAT_ASSIGN_OR_RETURN(const std::vector<Goal> goals, RemoveRootNamespaces(api, pace));
+    QANAT_RETURN_IF_ERROR(WaitFor(goals, options.timeout, pace));
+  }
   QANAT_RETURN_IF_ERROR(NameUnrestored(api));
   if (!options.purge) {
     pace.say(
