@@ -14,8 +14,8 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 REAL = ("bash", "env", "sed", "awk", "grep", "tee", "tail", "cat", "mkdir", "rm", "dirname", "realpath", "nproc", "sleep")
 STUBS = ("cmake", "ninja", "ctest", "python3", "apt-get", "npm")
 SCRIPTS = ("tools/scripts/cleanup.sh", "tools/scripts/demo.sh", "tools/scripts/demo_kubernetes.sh", "tests/interop/envoy.sh")
-# The report about times, and the one for people at the end, decide nothing.
-NO_STEP = ("test_report.py slow", "test_report.py failures")
+# The reports about times, and the one for people at the end, decide nothing.
+NO_STEP = ("test_report.py slow", "test_report.py cluster", "test_report.py failures")
 NOTE = r'''
 call="NAME $*"
 echo "$call" >>"$CALLS"
@@ -90,6 +90,12 @@ class Run(unittest.TestCase):
             self.assertFalse([call for call in calls if "images/build.py" in call or "-L ^kubernetes" in call], calls)
         _, calls, _ = self.run_with(["test"], "images/build.py")
         self.assertFalse([call for call in calls if "-L ^kubernetes" in call], calls)
+
+    def test_says_how_long_kubernetes_took(self):
+        self.assertIn("Kubernetes is there", self.run_with(["test"])[2])
+        self.assertIn("\n    from the cache\n", self.run_with(["test"])[2])
+        self.stub("bin/python3", 'case "$*" in *" build --idle") echo "     built in 700 s: 137 MB" ;; esac')
+        self.assertIn("built in 700 s", self.run_with(["test"])[2])
 
     def test_a_test_that_fails_alone_again_is_a_failure(self):
         status, calls, output = self.run_with(["test"], "/build/asan/results-unit")  # of ctest, which gets the whole path

@@ -3,6 +3,7 @@
 """What a person wants of ctest's JUnit files: the slow tests, and why the failed ones failed.
 
 test_report.py slow FILE         one line, after a stage
+test_report.py cluster FILE      one line, after the tests on clusters: how long a cluster took to be up
 test_report.py again FILE        which tests may be run once more, as a regular expression; ends with 1 if
                                  one has a sanitizer's report, which is never an accident, or too many failed
 test_report.py failures FILE...  at the end: for each failed test the lines that say why
@@ -49,6 +50,17 @@ def slow(path):
     print(f"    {len(cases)} tests, {total:.0f} s in all" + (f"; slowest: {named}" if named else ""))
 
 
+def cluster(path):
+    """Each test has a cluster of its own; the seconds are from nothing to a name server that answers."""
+    times, sources = [], set()
+    for case in ET.parse(path).iter("testcase"):
+        text = case.findtext("system-out") or ""
+        sources.update(re.findall(r"^ *[\d.]+ s  (Kubernetes \S+, .*)$", text, re.M))
+        times += [float(time) for time in re.findall(r"^ *([\d.]+) s  cluster DNS ready$", text, re.M)]
+    if times:
+        print(f"    {len(times)} clusters, up in {min(times):.0f} to {max(times):.0f} s; {'; '.join(sorted(sources))}")
+
+
 def failed(path):
     """The test cases that failed; none where the file was not written."""
     if not os.path.exists(path):
@@ -85,10 +97,12 @@ def failures(paths):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1] not in ("slow", "again", "failures"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("slow", "cluster", "again", "failures"):
         sys.exit(__doc__)
     if sys.argv[1] == "slow":
         slow(sys.argv[2])
+    elif sys.argv[1] == "cluster":
+        cluster(sys.argv[2])
     elif sys.argv[1] == "again":
         sys.exit(0 if again(sys.argv[2]) else 1)
     else:

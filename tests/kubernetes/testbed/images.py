@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import time
 
+from . import build
 from .names import CACHE, HERE
 
 PYTHON_LEFT_OUT = re.compile(r"/(test|tests|idlelib|lib2to3|ensurepip|distutils|turtledemo|tkinter|pydoc_data|config-[^/]*)(/|$)")
@@ -131,7 +132,7 @@ def tests():
 
 
 def standard():
-    """The archives that every cluster starts with, made when their files have changed."""
+    """The archives that every cluster starts with, made when their files have changed. Safe to call twice at once."""
     archives = []
     for make in (pause, tests):
         image = make()
@@ -144,10 +145,11 @@ def standard():
         folder = os.path.join(CACHE, "kubernetes-images")
         os.makedirs(folder, exist_ok=True)
         archive = os.path.join(folder, f"{make.__name__}-{digest.hexdigest()[:12]}.tar")
-        if not os.path.exists(archive):
-            for old in glob.glob(os.path.join(folder, f"{make.__name__}-*.tar")):
-                if os.path.getmtime(old) < time.time() - 86400:  # a newer one may be another checkout's
-                    os.unlink(old)
-            image.add_libraries().write(archive)
+        with build.locked(os.path.join(folder, make.__name__)):
+            if not os.path.exists(archive):
+                for old in glob.glob(os.path.join(folder, f"{make.__name__}-*.tar")):
+                    if os.path.getmtime(old) < time.time() - 86400:  # a newer one may be another checkout's
+                        os.unlink(old)
+                image.add_libraries().write(archive)
         archives.append(archive)
     return archives
