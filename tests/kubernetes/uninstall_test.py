@@ -68,6 +68,7 @@ class Uninstall(unittest.TestCase):
         bench.apply(UNLABELLED + "---\n" + APPS)
         bench.wait_ready(mesh=4, plain=2)
         before, started = inventory.take(bench), bench.restarts("mesh")
+        failed_probes = bench.probe_failures("mesh", started)
         bench.install()
         bench.label("mesh")
         bench.wait("pods enrolled", lambda: bench.enrolled("mesh"))
@@ -85,6 +86,7 @@ class Uninstall(unittest.TestCase):
         bench.wait("WEB is gone", lambda: len(bench.pods("mesh")) == 4)
         self.nothing_left(before, said)
         self.assertEqual(bench.restarts("mesh"), started, "a pod was restarted")
+        self.assertEqual(bench.probe_failures("mesh", started), failed_probes)
         for target in ("mesh/near", "mesh/far"):
             self.assertEqual(bench.call("mesh/client", outcome, bench.ip(target), 9000), "ok")
 

@@ -33,11 +33,12 @@ def make_switch(cluster, nodes):
 
 
 def plug_in(cluster, index, nodes):
-    """Makes node I's namespace and connects it to the switch as port I."""
-    node, port = cluster.netns(f"n{index}"), f"port{index}"
+    """Makes node I's namespace and connects it to the switch as port I. Its hardware address is the same each time, as
+    that of a machine is: others would send to the one of before for up to a minute."""
+    node, port, address = cluster.netns(f"n{index}"), f"port{index}", f"02:00:00:00:00:{index:02x}"
     run("ip", "netns", "add", node)
     sysctl(cluster.netns_path(f"n{index}"), NODE_SYSCTLS)
-    batch(node, ["link set lo up", f"link add eth0 type veth peer name {port} netns {cluster.netns('cp')}"])
+    batch(node, ["link set lo up", f"link add eth0 address {address} type veth peer name {port} netns {cluster.netns('cp')}"])
     batch(cluster.netns("cp"), [f"link set {port} master br0 up"])
     batch(node, [f"addr add {cluster.node_ip(index)}/24 dev eth0",
                  f"addr add {cluster.node_ip(index, 1)}/64 dev eth0 nodad", "link set eth0 up",
