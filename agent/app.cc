@@ -189,6 +189,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   if (InCluster(config)) {
     QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
     QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
+    QANAT_RETURN_IF_ERROR(CheckNetworkRights());
     if (config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0) QANAT_RETURN_IF_ERROR(CheckBpfFs());
   }
   p.features = bpf::ProbeFeatures();

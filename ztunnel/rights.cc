@@ -36,7 +36,7 @@ Status CheckRights(const Config& config) {
   if (Status status = MarkASocket(config.packet_mark); !status) {
     return Fail(status.error().Annotate(
         "sockets cannot be marked, and unmarked ones would be captured again (this needs the "
-        "capability NET_ADMIN)"));
+        "capability NET_RAW, or NET_ADMIN)"));
   }
   return {};
 }

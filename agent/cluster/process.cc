@@ -5,6 +5,7 @@
 #include <linux/openat2.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -43,6 +44,17 @@ Status MakeProcSysWritable() {
     return FailErrno(
         "make /proc/sys writable (needs the capability SYS_ADMIN, and an AppArmor profile that "
         "allows mount: unconfined)");
+  return {};
+}
+
+Status CheckNetworkRights() {
+  // What only this capability may do, and what nothing comes of: a socket that is closed again.
+  const Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd) return FailErrno("make a socket");
+  const int bytes = 4096;
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) != 0)
+    return FailErrno(
+        "rules and routes of pods cannot be changed (the agent needs the capability NET_ADMIN)");
   return {};
 }
 

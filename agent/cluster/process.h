@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a container takes from a process and the agent needs back, without being privileged: the
-// node's view of control groups and a writable /proc/sys/net. Called once, before any thread
-// starts.
+// node's view of control groups and a writable /proc/sys/net; and whether the rest is there. Called
+// once, before any thread starts.
 #pragma once
 
 #include <string>
@@ -17,6 +17,10 @@ Status EnterNodesCgroupNamespace();
 // Containers get /proc/sys read-only; remounts it in our own mount namespace. The sysctls that are
 // written are those of pods' network namespaces.
 Status MakeProcSysWritable();
+
+// Whether rules and routes of pods can be changed: else the agent would begin, and refuse every pod
+// on its own.
+Status CheckNetworkRights();
 
 // Pins outlive us only on the node's own bpffs: one mounted in here would end with the container.
 Status CheckBpfFs(const std::string& root = "/sys/fs/bpf");

@@ -55,11 +55,18 @@ class Waypoint(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.bench = bench = MeshBench("waypoint").up()
-        bench.install()
+        cls.install_by_kubectl()
         bench.apply(NAMESPACES + "---\n" + APPS + "\n---\n" + OURS)
         bench.wait_ready(mesh=7, plain=2)  # six and the waypoint
         bench.wait("pods enrolled", lambda: bench.enrolled("mesh"))
         bench.wait("web answers", lambda: cls.status() == 200)
+
+    @classmethod
+    def install_by_kubectl(cls):
+        """kubectl apply -f <(qanatctl manifests), once: nothing may lean on what only `qanatctl install` does."""
+        cls.bench.apply(cls.bench.ctl("manifests").stdout)
+        well = lambda: "all is well" in cls.bench.ctl("verify", check=False).stdout
+        print(f"installed by kubectl in {cls.bench.wait('all is well', well):.1f} s", flush=True)
 
     @classmethod
     def tearDownClass(cls):
@@ -80,6 +87,12 @@ class Waypoint(unittest.TestCase):
             owners = self.bench.get(f"{kind}/waypoint")["metadata"]["ownerReferences"]
             self.assertEqual([o["uid"] for o in owners], [gateway["metadata"]["uid"]], kind)
         self.assertEqual(gateway["status"]["listeners"][0]["name"], "mesh")
+
+    def test_01b_its_pods_keep_the_restricted_pod_security_standard(self):
+        said = self.bench.kubectl("label", "--dry-run=server", "namespace", "mesh", "pod-security.kubernetes.io/enforce=restricted").stderr
+        # of seven pods only the applications of this test do not: one line for all who have the same against them
+        self.assertIn("Warning: client (and 5 other pods): ", said)
+        self.assertEqual(len(said.splitlines()), 2, said)
 
     def test_02_canary_by_weight_and_by_header(self):
         self.bench.apply(CANARY)

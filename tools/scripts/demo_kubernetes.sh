@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
 . tools/scripts/tour.sh
 
-name=demo ambient=istio.io/dataplane-mode=ambient up=no kubeconfig='' programs=''
+name=${QANAT_DEMO_CLUSTER:-demo} ambient=istio.io/dataplane-mode=ambient up=no kubeconfig='' programs=''
 cluster() { python3 -B tests/kubernetes/cluster.py --name $name "$@"; }
 kubectl() { "$programs/kubectl" --kubeconfig "$kubeconfig" --cache-dir "$work/kubectl" "$@"; }
 qanatctl() { "$bin/qanatctl" "$1" --kubeconfig "$kubeconfig" "${@:2}"; }
@@ -59,7 +59,8 @@ ours_on_the_nodes() {
     cluster node $index sh -c "{ $look; } 2>/dev/null" | sed "s/^/node$index: /" || fail "node$index could not be searched"
   done
 }
-capture_between_nodes() { start_capture cluster capture "$1"; }
+become_cluster() { exec python3 -B tests/kubernetes/cluster.py --name $name "$@"; }
+capture_between_nodes() { start_capture become_cluster capture "$1"; }
 
 # --- before ------------------------------------------------------------------------------------
 begin_tour "$@"

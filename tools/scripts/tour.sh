@@ -103,7 +103,8 @@ both_nodes() {  # secret
 answers() { sed -n 's/^200 //p' <<<"$1"; }
 
 # --- the wire ----------------------------------------------------------------------------------
-start_capture() {  # a tcpdump of what passes between the nodes
+# A tcpdump of what passes between the nodes; a function has to exec it, to be what is told to end.
+start_capture() {
   "$@" 2>"$work/tcpdump.log" &
   capture=$!
   for _ in $(seq 300); do
@@ -118,7 +119,9 @@ stop_capture() {
   wait "$capture" 2>/dev/null || true
   capture=''
 }
-packets() { tcpdump -nn -r "$1" "${@:2}" 2>/dev/null | wc -l; }
+packets() {
+  tcpdump -nn -r "$1" "${@:2}" 2>"$work/packets.log" | wc -l || fail "the capture cannot be read: $(tail -n 1 "$work/packets.log")"
+}
 copies() { { LC_ALL=C grep -aoF "$2" "$1" || true; } | wc -l; }
 
 claim_in_the_clear() {  # capture, secret

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The user and the capabilities. SYS_ADMIN is for setns() into the pods' namespaces (the filter
-// lets nothing else of it through), NET_ADMIN for SO_MARK and transparent sockets, NET_RAW for
-// binding to a pod's device and foreign addresses.
+// lets nothing else of it through), NET_RAW for SO_MARK and transparent sockets. NET_ADMIN would do
+// for these too; it is kept where somebody gives it, which our manifest does not.
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
