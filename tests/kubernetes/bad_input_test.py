@@ -1,15 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What is wrong around the mesh is named, with the place and the remedy, and running traffic stays as it is."""
+import contextlib
 import json
 import os
 import subprocess
+import time
 import unittest
 
-from harness import BIN, SYSTEM, MeshBench
+from harness import BIN, GATEWAY, SYSTEM, MeshBench
 from bed import outcome
 from scene import ALLOW_CLIENT, Scene
 from testbed import control
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: far, namespace: mesh}
+spec:
+  parentRefs: [{group: "", kind: Service, name: far}]
+  rules: [{backendRefs: [{name: far, port: 80}]}]
+"""
 
 
 class BadInput(Scene):
@@ -37,15 +48,20 @@ class BadInput(Scene):
         self.assertRegex(done.stdout + done.stderr, "cluster-admin|ClusterRole")
         self.assertIsNone(self.bench.get(f"/api/v1/namespaces/{SYSTEM}"))
 
-    def test_2_install_without_the_gateway_api(self):
-        crd = "gateways.gateway.networking.k8s.io"
-        definition = self.bench.kubectl("get", "crd", crd, "-o", "json").stdout
+    @contextlib.contextmanager
+    def without_kind(self, crd):
+        definition = json.loads(self.bench.kubectl("get", "crd", crd, "-o", "json").stdout)
         self.bench.kubectl("delete", "crd", crd)
-        self.assertRegex(self.said("install"), "(?s)gateways.*kubectl apply")
-        definition = json.loads(definition)
-        definition["metadata"] = {k: definition["metadata"][k] for k in ("name", "annotations", "labels") if k in definition["metadata"]}
-        definition.pop("status")
-        self.bench.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(definition))
+        try:
+            yield
+        finally:
+            definition["metadata"] = {k: definition["metadata"][k] for k in ("name", "annotations", "labels") if k in definition["metadata"]}
+            definition.pop("status")
+            self.bench.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(definition))
+
+    def test_2_install_without_the_gateway_api(self):
+        with self.without_kind("gateways.gateway.networking.k8s.io"):
+            self.assertRegex(self.said("install"), "(?s)gateways.*kubectl apply")
 
     def test_3_install_with_an_image_that_no_node_has(self):
         text = self.said("install", "--image-tag", "0.0.0-none", "--timeout", "25")
@@ -88,6 +104,40 @@ class BadInput(Scene):
         finally:
             self.bench.install()
         self.traffic_is_as_it_was()
+
+    def test_7_an_image_that_no_node_has_under_a_mesh_that_runs(self):
+        none, missing = "0.0.0-none", "0.0.0-none.*(ctr -n k8s.io images import|--image-prefix)"
+        with self.unharmed():
+            self.assertRegex(self.said("install", "--image-tag", none, "--timeout", "10"), f"(?s){missing}")
+            self.assertTrue(self.bench.part("ztunnel") and self.bench.ready(SYSTEM, "app=ztunnel", 2), "the nodes come after the control plane")
+            # past the control plane: as who changes a DaemonSet by hand
+            for name, container, image in (("qanat-agent", "agent", "agent"), ("ztunnel", "ztunnel", "ztunnel")):
+                self.bench.kubectl("set", "image", f"daemonset/{name}", "-n", SYSTEM, f"{container}=localhost/qanat/{image}:{none}")
+            waiting = lambda app: [p["spec"]["nodeName"] for p in self.bench.pods(SYSTEM, f"app={app}") for s in
+                                   p["status"].get("containerStatuses", []) if "Image" in s["state"].get("waiting", {}).get("reason", "")]
+            self.bench.wait("both wait for their image", lambda: waiting("qanat-agent") and waiting("ztunnel"))
+            time.sleep(3)
+            self.assertEqual(len(waiting("qanat-agent")), 1, "one node at a time")
+            proxies = [p["spec"]["containers"][0]["image"] for p in self.bench.pods(SYSTEM, "app=ztunnel")]
+            self.assertEqual(len([image for image in proxies if not image.endswith(none)]), 2, "a proxy stays until the next one is there")
+            self.assertRegex(self.said("verify"), f"(?s){missing}")
+            self.bench.install()
+            self.bench.wait("all are ready", lambda: self.bench.ready(SYSTEM, count=6))
+        self.traffic_is_as_it_was()
+
+    def test_8_a_kind_goes_away_under_a_mesh_that_runs(self):
+        kind = "httproutes.gateway.networking.k8s.io"
+        self.bench.apply(ROUTE)
+        status = lambda: (self.bench.condition(f"{GATEWAY}/mesh/httproutes/far", "Accepted") or [""])[0]
+        self.bench.wait("the route has a status", status)
+        with self.unharmed():
+            with self.without_kind(kind):
+                self.wait_for_log("qanat-controlplane", "CRD .*missing.*HTTPRoute|HTTPRoute.*missing|httproutes.*missing")
+                self.assertTrue(self.bench.ready(SYSTEM, "app=qanat-controlplane", 2))
+                self.traffic_is_as_it_was()
+            self.bench.wait("the kind is served", lambda: self.bench.get(f"{GATEWAY}/mesh/httproutes"))
+            self.bench.apply(ROUTE)
+            self.bench.wait("the route has a status again", status)
 
 
 if __name__ == "__main__":
