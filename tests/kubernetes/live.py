@@ -28,7 +28,7 @@ class Live:
 
     def __init__(self, bench, ways, each):
         self.bench, self.each, self.failures, self.silences = bench, each, [], {}
-        self.ways = [(source, target, version) for source, target, version in ways]
+        self.ways = list(ways)
         self.count = each * len(self.ways)
         self.pool = concurrent.futures.ThreadPoolExecutor(32)
 

@@ -66,7 +66,10 @@ model::WorkloadPtr ForwardedSource(const state::MeshSnapshot& snapshot, const Se
 }
 
 model::WorkloadPtr Described(std::string_view network, std::string_view baggage) {
-  const Baggage said = ParseBaggage(baggage);
+  return Described(network, ParseBaggage(baggage));
+}
+
+model::WorkloadPtr Described(std::string_view network, const Baggage& said) {
   auto out = std::make_shared<model::Workload>();
   out->network = network;
   out->cluster_id = said.cluster;

@@ -8,6 +8,7 @@
 
 #include "common/model/identity.h"
 #include "common/state/snapshot.h"
+#include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
 
@@ -28,6 +29,7 @@ bool HasIdentity(const state::MeshSnapshot& snapshot, const model::GatewayAddres
 bool IsGateway(const state::MeshSnapshot& snapshot, std::string_view network, const Sender& sender);
 
 // A workload as baggage describes it: names for labels and the log, no identity and no address.
+model::WorkloadPtr Described(std::string_view network, const Baggage& said);
 model::WorkloadPtr Described(std::string_view network, std::string_view baggage);
 
 // The source that baggage describes, for labels and the log only, when it came over the gateway of

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "common/takeover/fields.h"
+#include "ztunnel/route/gateways.h"
 #include "ztunnel/route/outbound.h"
 
 namespace qanat::ztunnel {
@@ -71,21 +72,16 @@ constexpr uint16_t kKnownOutbound[] = {kOriginal,        kByNat,        kKind,
 enum WayTag : uint16_t { kPending = 1, kBytes = 2, kEof = 3, kDone = 4, kQuickAck = 5 };
 constexpr uint16_t kKnownWay[] = {kPending, kBytes, kEof, kDone, kQuickAck};
 
-using Description = SavedFlow::Description;
-// A description's texts; its tags are their places here, from 1 on, so none changes its place.
-constexpr std::array kTexts = {&Description::name,
-                               &Description::ns,
-                               &Description::cluster,
-                               &Description::canonical_name,
-                               &Description::canonical_revision,
-                               &Description::region,
-                               &Description::zone};
+// What of a description goes along; its tags are their places here, from 1 on, so none changes its
+// place.
+constexpr std::array kTexts = {&Baggage::workload, &Baggage::ns,      &Baggage::cluster,
+                               &Baggage::service,  &Baggage::version, &Baggage::region,
+                               &Baggage::zone};
 constexpr auto kKnownTexts = [] {
   std::array<uint16_t, kTexts.size()> out{};
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint16_t>(i + 1);
   return out;
 }();
-constexpr size_t kMaxText = 256;  // of baggage no longer value is taken either (headers.cc)
 
 std::string Text(const net::SocketAddress& address) {
   return address.is_set() ? address.ToString() : std::string();
@@ -162,7 +158,7 @@ Result<SavedConnection::Outbound> DecodeOutbound(std::string_view bytes) {
   return out;
 }
 
-WipedString EncodeDescription(const Description& from) {
+WipedString EncodeDescription(const Baggage& from) {
   FieldWriter writer;
   for (size_t i = 0; i < kTexts.size(); ++i) {
     const std::string& text = from.*kTexts[i];
@@ -172,45 +168,39 @@ WipedString EncodeDescription(const Description& from) {
 }
 
 // Of one end of which there is that uid.
-Result<std::optional<Description>> DecodeDescription(const Fields& fields, uint16_t tag,
-                                                     const std::string& uid) {
+Result<std::optional<Baggage>> DecodeDescription(const Fields& fields, uint16_t tag,
+                                                 const std::string& uid) {
   if (!fields.Has(tag)) return std::nullopt;
   QANAT_ASSIGN_OR_RETURN(const Fields texts, Fields::Parse(fields.Bytes(tag), kKnownTexts));
-  Description out;
+  Baggage out;
   bool fits = uid.empty();
   for (size_t i = 0; i < kTexts.size(); ++i) {
     out.*kTexts[i] = texts.Bytes(kKnownTexts[i]);
-    fits = fits && (out.*kTexts[i]).size() <= kMaxText;
+    fits = fits && (out.*kTexts[i]).size() <= kMaxBaggageValue;
   }
   if (!fits) return Fail(Code::kInvalidArgument, "a description that cannot be");
   return out;
 }
 
 // A workload of this mesh goes by its uid.
-std::optional<Description> Describe(const model::WorkloadPtr& from) {
+std::optional<Baggage> Describe(const model::WorkloadPtr& from) {
   if (from == nullptr || !from->uid.empty()) return std::nullopt;
-  Description out{from->workload_name,      from->ns,
-                  from->cluster_id,         from->canonical_name,
-                  from->canonical_revision, from->locality.region,
-                  from->locality.zone};
+  Baggage out{.cluster = from->cluster_id,
+              .ns = from->ns,
+              .workload = from->workload_name,
+              .service = from->canonical_name,
+              .version = from->canonical_revision,
+              .region = from->locality.region,
+              .zone = from->locality.zone};
   // The labels of one connection are not worth that the next process refuses it.
   const bool fits = std::all_of(kTexts.begin(), kTexts.end(),
-                                [&](auto text) { return (out.*text).size() <= kMaxText; });
+                                [&](auto text) { return (out.*text).size() <= kMaxBaggageValue; });
   return fits ? std::optional(std::move(out)) : std::nullopt;
 }
 
-model::WorkloadPtr Find(const std::string& uid, const std::optional<Description>& described,
+model::WorkloadPtr Find(const std::string& uid, const std::optional<Baggage>& described,
                         const state::MeshSnapshot& snapshot) {
-  if (!described) return snapshot.WorkloadByUid(uid);
-  auto out = std::make_shared<model::Workload>();
-  out->name = described->name;
-  out->workload_name = described->name;
-  out->ns = described->ns;
-  out->cluster_id = described->cluster;
-  out->canonical_name = described->canonical_name;
-  out->canonical_revision = described->canonical_revision;
-  out->locality = {described->region, described->zone, ""};
-  return out;
+  return described ? Described("", *described) : snapshot.WorkloadByUid(uid);
 }
 
 template <typename T>

@@ -12,20 +12,18 @@
 #include "common/takeover/session.h"
 #include "ztunnel/proxy/relay.h"
 #include "ztunnel/telemetry/flow.h"
+#include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
 
 struct SavedFlow {
-  // Of a workload that nobody announces here, because a gateway's far end or a certificate told of
-  // it: what labels and the log call it by. No identity and no address, so nothing is judged by it.
-  struct Description {
-    std::string name, ns, cluster, canonical_name, canonical_revision, region, zone;
-    bool operator==(const Description&) const = default;
-  };
   net::SocketAddress source, tunnel, destination, target;
   std::string source_workload, destination_workload, service;  // uids, "ns/hostname"; "" = none
-  std::optional<Description> source_described, destination_described;  // in place of a uid
-  std::string source_identity, destination_identity;                   // "" = none
+  // In place of a uid, of a workload that nobody announces here, because a gateway's far end or a
+  // certificate told of it: what labels and the log call it by. No identity and no address, so
+  // nothing is judged by it.
+  std::optional<Baggage> source_described, destination_described;
+  std::string source_identity, destination_identity;  // "" = none
   bool mutual_tls = false;
   uint64_t tries = 1;
 };

@@ -84,7 +84,7 @@ Flow Far() {
 takeover::RawFields DescribedFields() {
   SavedConnection saved = Whole();
   saved.flow = SaveFlow(Far());
-  saved.flow.source_described = SavedFlow::Description{.name = "front", .ns = "shop"};
+  saved.flow.source_described = Baggage{.ns = "shop", .workload = "front"};
   return takeover::TakeApart(Encode(saved).state);
 }
 std::string& FieldOf(takeover::RawFields& fields, uint16_t tag) {

@@ -57,7 +57,7 @@ Baggage ParseBaggage(std::string_view header) {
     const std::string_view key = Trim(member.substr(0, equals));
     std::string_view value = member.substr(equals + 1);
     value = Trim(value.substr(0, value.find(';')));  // properties are not ours
-    if (value.size() > 256) return;
+    if (value.size() > kMaxBaggageValue) return;
     if (key == "k8s.cluster.name") out.cluster = value;
     if (key == "k8s.namespace.name") out.ns = value;
     if (key == "service.name") out.service = value;

@@ -3,6 +3,7 @@
 // for decisions), forwarded, traceparent. Formats of stock ztunnel.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,7 +19,9 @@ std::string MakeBaggage(const model::Workload& workload);
 
 struct Baggage {
   std::string cluster, ns, workload, workload_type, service, version, region, zone;
+  bool operator==(const Baggage&) const = default;
 };
+constexpr size_t kMaxBaggageValue = 256;  // bytes; what is longer is skipped
 // Lenient: what is not understood is skipped. Bounded work whatever comes.
 Baggage ParseBaggage(std::string_view header);
 
