@@ -45,6 +45,7 @@ struct PodView {
   uint32_t id = 0;
   uint64_t cookie = 0;
   bool enforced = false, cut_off = false, leaving = false, blocked = false;
+  bool refused = false;   // by what the pod is: its labels ask for the mesh, and it cannot be in it
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;

@@ -192,7 +192,7 @@ void Enroller::Save(const Entry& entry) {
 void Enroller::Explain(Entry& entry, std::string reason) {
   if (entry.reason == reason) return;
   entry.reason = std::move(reason);
-  if (!entry.reason.empty() && entry.membership.in_mesh)
+  if (!entry.reason.empty() && (entry.membership.in_mesh || entry.membership.refused))
     LOG_INFO("enrol", "{}: {}", entry.pod.FullName(), entry.reason);
 }
 
@@ -209,10 +209,11 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.cut_off = e.cut_off;
   v.leaving = e.leaving;
   const bool leaves = !e.membership.in_mesh && !e.gone;
-  v.redirection = e.enforced() && !leaves ? "enabled"
-                  : e.membership.in_mesh  ? "pending"
-                                          : "disabled";
-  v.blocked = e.step == Step::kBlocked || e.refused;
+  v.refused = e.membership.refused;
+  v.redirection = e.enforced() && !leaves             ? "enabled"
+                  : e.membership.in_mesh || v.refused ? "pending"
+                                                      : "disabled";
+  v.blocked = e.step == Step::kBlocked || e.refused || v.refused;
   v.published = PublishedOf(e.pod);
   v.reason = e.reason;
   v.step = StepName(e.step);

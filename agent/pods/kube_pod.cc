@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/kube/sidecar.h"
+
 namespace qanat::agent {
 namespace {
 
@@ -71,6 +73,7 @@ Result<Pod> ParseKubePod(std::string_view text) {
   if (pod.service_account.empty()) pod.service_account = "default";
   auto host = spec.find("hostNetwork");
   pod.host_network = host != spec.end() && host->is_boolean() && host->get<bool>();
+  pod.sidecar = kube::SidecarOf(json);
   pod.dns = kube::ReadPodDns(spec);
   pod.phase = String(status, "phase");
   auto add = [&](const std::string& address) {

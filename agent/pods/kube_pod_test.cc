@@ -40,6 +40,18 @@ TEST(KubePodTest, AbsentAndNullReadTheSame) {
   EXPECT_FALSE(DecideMembership(*pod).in_mesh);
 }
 
+TEST(KubePodTest, ASidecarIsSeenByItsContainerToo) {
+  std::string text = kPod;
+  const std::string containers = R"("containers":[{"name":"web"}])";
+  text.replace(text.find(containers), containers.size(),
+               R"("containers":[{"name":"web"},{"name":"istio-proxy"}])");
+  auto pod = ParseKubePod(text);
+  ASSERT_TRUE(pod) << pod.error().message;
+  const Membership membership = DecideMembership(*pod);
+  EXPECT_FALSE(membership.in_mesh);
+  EXPECT_TRUE(membership.refused) << membership.reason;
+}
+
 TEST(KubePodTest, ObjectsWithoutIdentityAreRefused) {
   for (const char* text : {"", "[]", "{", "{}", R"({"metadata":{"name":"a","namespace":"b"}})",
                            R"({"metadata":{"name":"a","namespace":"b","uid":"../x"}})",

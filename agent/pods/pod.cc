@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/kube/sidecar.h"
+
 namespace qanat::agent {
 namespace {
 
@@ -13,7 +15,6 @@ using Json = nlohmann::json;
 
 constexpr std::string_view kModeLabel = "istio.io/dataplane-mode";
 constexpr std::string_view kRedirectionAnnotation = "ambient.istio.io/redirection";
-constexpr std::string_view kSidecarAnnotation = "sidecar.istio.io/status";
 
 Result<std::string> String(const Json& object, const char* key, bool required) {
   auto it = object.find(key);
@@ -105,6 +106,7 @@ Result<Pod> ParsePod(std::string_view text) {
   QANAT_ASSIGN_OR_RETURN(pod.phase, String(json, "phase", false));
   QANAT_ASSIGN_OR_RETURN(pod.labels, Strings(json, "labels"));
   QANAT_ASSIGN_OR_RETURN(pod.annotations, Strings(json, "annotations"));
+  pod.sidecar = kube::SidecarOf({{"metadata", {{"annotations", pod.annotations}}}});
   QANAT_ASSIGN_OR_RETURN(pod.namespace_labels, Strings(json, "namespaceLabels"));
   QANAT_ASSIGN_OR_RETURN(pod.ips, Ips(json));
   auto host = json.find("hostNetwork");
@@ -136,7 +138,7 @@ Membership DecideMembership(const Pod& pod) {
   if (mode == "none") return {false, "opted out by its label istio.io/dataplane-mode=none"};
   if (mode != "ambient" && value(pod.namespace_labels, kModeLabel) != "ambient")
     return {false, "neither pod nor namespace has the label istio.io/dataplane-mode=ambient"};
-  if (!value(pod.annotations, kSidecarAnnotation).empty()) return {false, "the pod has a sidecar"};
+  if (!pod.sidecar.empty()) return {false, kube::SidecarProblem(pod.sidecar), /*refused=*/true};
   return {true, {}};
 }
 

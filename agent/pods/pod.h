@@ -25,6 +25,7 @@ struct Pod {
   std::map<std::string, std::string> annotations;
   std::map<std::string, std::string> namespace_labels;
   bool host_network = false;
+  std::string sidecar;              // what shows that it has one (kube::SidecarOf); "" without
   bool excluded = false;            // its namespace is kept out of the mesh on this node
   std::string netns;                // path
   std::vector<net::IpAddress> ips;  // at most one per family, as status.podIPs has it
@@ -48,7 +49,8 @@ bool IsSafeUid(std::string_view uid);
 
 struct Membership {
   bool in_mesh = false;
-  std::string reason;  // why not
+  std::string reason;    // why not
+  bool refused = false;  // its labels ask for it: who set them should hear why it is not
 };
 // Stock agents' rule: (pod or namespace) labelled istio.io/dataplane-mode=ambient, the pod not
 // opted out by "none", no sidecar, not hostNetwork, not finished. Ours: not in an excluded

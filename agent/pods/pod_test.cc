@@ -57,9 +57,6 @@ TEST(PodTest, MembershipIsTheStockRule) {
   pod.labels["istio.io/dataplane-mode"] = "ambient";
   pod.namespace_labels.clear();
   EXPECT_TRUE(DecideMembership(pod).in_mesh);
-  pod.annotations["sidecar.istio.io/status"] = "{}";
-  EXPECT_FALSE(DecideMembership(pod).in_mesh);
-  pod.annotations.clear();
   pod.host_network = true;
   EXPECT_FALSE(DecideMembership(pod).in_mesh);
   pod.host_network = false;
@@ -71,6 +68,27 @@ TEST(PodTest, MembershipIsTheStockRule) {
   const Membership out = DecideMembership(pod);
   EXPECT_FALSE(out.in_mesh);
   EXPECT_THAT(out.reason, HasSubstr("label"));
+  EXPECT_FALSE(out.refused) << "nobody asked";
+}
+
+TEST(PodTest, ASidecarIsARefusalOnlyOfWhatWasAskedFor) {
+  std::string text = kPod;
+  text.replace(text.find("\"annotations\":{}"), 16,
+               R"("annotations":{"sidecar.istio.io/status":"{}"})");
+  Pod pod = *ParsePod(text);
+  const Membership refused = DecideMembership(pod);
+  EXPECT_FALSE(refused.in_mesh);
+  EXPECT_TRUE(refused.refused);
+  EXPECT_THAT(refused.reason, HasSubstr("annotation sidecar.istio.io/status"));
+  EXPECT_THAT(refused.reason, HasSubstr("sidecar.istio.io/inject")) << "a remedy";
+  pod.labels["istio.io/dataplane-mode"] = "none";
+  EXPECT_FALSE(DecideMembership(pod).refused);
+  pod.labels.clear();
+  pod.phase = "Failed";
+  EXPECT_FALSE(DecideMembership(pod).refused);
+  pod.phase = "Running";
+  pod.namespace_labels.clear();
+  EXPECT_FALSE(DecideMembership(pod).refused);
 }
 
 }  // namespace

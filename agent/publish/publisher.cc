@@ -36,7 +36,8 @@ std::string RedirectionPatch(const std::string& uid, const std::string& value) {
 PodEvent EventOf(const PodView& pod) {
   if (pod.cut_off) return {"Warning", "QanatRefused", pod.reason};
   if (pod.redirection == "enabled") return {"Normal", "QanatEnrolled", "captured and proven"};
-  if (pod.redirection != "pending" || pod.reason.empty() || pod.netns.empty()) return {};
+  if (pod.redirection != "pending" || pod.reason.empty()) return {};
+  if (pod.netns.empty() && !pod.refused) return {};
   if (pod.blocked)
     return {"Warning", "QanatRefused", "not in the mesh, left as it was: " + pod.reason};
   return {"Warning", "QanatPending", "not in the mesh yet: " + pod.reason};
@@ -78,8 +79,9 @@ struct Publisher::Told {
 
   std::string Wanted() const {
     if (view.redirection == "disabled") return "";
-    // Nothing to be said of a pod without a sandbox: its runtime has not come to it yet.
-    if (view.redirection == "pending" && view.netns.empty()) return "";
+    // Nothing to be said of a pod without a sandbox: its runtime has not come to it yet. That of a
+    // refused one is not looked for.
+    if (view.redirection == "pending" && view.netns.empty() && !view.refused) return "";
     // Another mesh may have written what is there, and serve the pod.
     if (view.blocked && !view.enforced && !shown.empty()) return shown;
     return view.redirection;

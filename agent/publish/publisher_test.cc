@@ -115,6 +115,26 @@ TEST_F(PublisherTest, ARefusedPodKeepsWhatAnotherMeshWrote) {
   EXPECT_EQ(Patches(), 0u);
 }
 
+TEST_F(PublisherTest, APodThatAsksForTheMeshAndCannotBeInItHearsWhy) {
+  PodView view = View("pending", "it has a sidecar: restart it without");
+  view.blocked = view.refused = true;
+  view.netns.clear();  // never looked for
+  publisher_->OnPod(view);
+  ASSERT_TRUE(Until([&] { return Events().size() == 1 && Annotation() == "pending"; }));
+  EXPECT_EQ(Events()[0]["reason"], "QanatRefused");
+  EXPECT_EQ(Events()[0]["type"], "Warning");
+  EXPECT_THAT(Events()[0]["message"].get<std::string>(),
+              ::testing::HasSubstr("restart it without"));
+  view.published = "pending";
+  publisher_->OnPod(view);
+  RunFor(loop_, milliseconds(300));
+  EXPECT_EQ(Events().size(), 1u) << "once";
+  // Its label was taken away.
+  publisher_->OnPod(View("disabled", "no label", "pending"));
+  ASSERT_TRUE(Until([&] { return Annotation().empty(); }));
+  EXPECT_EQ(Events().size(), 1u);
+}
+
 TEST_F(PublisherTest, WhatAnEarlierAgentToldIsNotToldAgain) {
   publisher_->OnPod(View("enabled", "", "enabled"));
   RunFor(loop_, milliseconds(150));

@@ -39,13 +39,17 @@ BASE = {
 }
 
 
+SOURCE = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+CACHE = os.environ.get("QANAT_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "qanat")  # as tools/deps/lib.sh
+
+
 class Problem(Exception):
     pass
 
 
 def project_version():
-    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "CMakeLists.txt")
-    with open(root) as file:
+    with open(os.path.join(SOURCE, "CMakeLists.txt")) as file:
         return re.search(r"project\(qanat VERSION ([0-9.]+)", file.read()).group(1)
 
 
@@ -57,6 +61,25 @@ def stripped(path):
         subprocess.run(["strip", "--strip-all", "-o", out, path], check=True)
         with open(out, "rb") as file:
             return file.read()
+
+
+def named(data, folders):
+    """The first string in a program that begins with one of these folders, or "". With one in it another
+    folder, machine or user gives other bytes, and an image another digest."""
+    for folder in folders:
+        found = re.search(rb"(?<![\w./-])" + re.escape(folder.encode()) + rb"/[\x20-\x7e]*", data)
+        if found:
+            return found[0].decode()
+    return ""
+
+
+def program(path, options):
+    data = stripped(path)
+    found = named(data, (SOURCE, CACHE, os.path.realpath(options.bin_dir)))
+    if found:
+        raise Problem(f"{path} names a path of this machine: {found}; a release has none "
+                      "(qanat_map_paths in tools/cmake): ./run build --preset release")
+    return data
 
 
 def libraries(path):
@@ -103,8 +126,8 @@ def build(image, options):
     target = os.path.join(options.out, f"{image}.tar")
     # Libraries below, programs above: a new version of ours shares the lower layer with the last.
     layers = [library_layer(paths),
-              {f"{BIN}/{program}": oci.File(stripped(path), 0o755)
-               for program, path in zip(programs, paths)}]
+              {f"{BIN}/{os.path.basename(path)}": oci.File(program(path, options), 0o755)
+               for path in paths}]
     annotations = {"org.opencontainers.image.title": f"qanat {image}",
                    "org.opencontainers.image.version": options.tag,
                    "org.opencontainers.image.licenses": "Apache-2.0"}

@@ -15,6 +15,9 @@ import tempfile
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import build as build_images  # noqa: E402
 
 
 def build(programs, out, *more):
@@ -90,6 +93,17 @@ class Images(unittest.TestCase):
         done = subprocess.run(["chroot", root, "/usr/local/bin/qanatctl", "/etc"],
                               capture_output=True, text=True)
         self.assertEqual(done.stdout.split(), ["group", "nsswitch.conf", "passwd"], done.stderr)
+
+    def test_refuses_a_program_that_names_where_it_was_built(self):
+        for folder, refused in ((build_images.SOURCE, True), (build_images.CACHE, True), (self.bin, True),
+                                (build_images.SOURCE + "-else", False), ("/x" + build_images.SOURCE, False)):
+            code = f'#include <stdio.h>\nint main(void) {{ return puts("{folder}/a.cc"); }}\n'
+            subprocess.run(["clang-19", "-x", "c", "-", "-o", os.path.join(self.bin, "qanatctl")], input=code,
+                           text=True, check=True)
+            done = build(self.bin, self.path("out"), "ctl")
+            self.assertEqual(done.returncode, 1 if refused else 0, folder + done.stderr)
+            if refused:
+                self.assertIn(f"names a path of this machine: {folder}/a.cc", done.stderr)
 
     def test_says_what_is_missing(self):
         done = build(self.bin, self.path("out"), "waypoint")

@@ -164,7 +164,7 @@ void Bed::DeletePodNs(const PodInfo& pod) {
   System("ip netns del " + pod.netns);
 }
 
-void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_path) {
+void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_path, bool sidecar) {
   nlohmann::json json = {{"uid", pod.uid},
                          {"name", pod.name},
                          {"namespace", "shop"},
@@ -177,6 +177,7 @@ void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_pat
                          {"ips", {pod.ip4, pod.ip6}},
                          {"phase", "Running"}};
   if (in_mesh) json["namespaceLabels"]["istio.io/dataplane-mode"] = "ambient";
+  if (sidecar) json["annotations"]["sidecar.istio.io/status"] = "{}";
   WriteFile(dir_ + "/tmp.json", json.dump());
   fs::rename(dir_ + "/tmp.json", dir_ + "/pods/" + pod.uid + ".json");
 }

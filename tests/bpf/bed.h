@@ -47,7 +47,8 @@ class Bed {
   PodInfo MakePod(const std::string& name, int last_byte);
   void DeletePodNs(const PodInfo& pod);
   // Writes the pod file; labelled into the mesh or not.
-  void ShowPod(const PodInfo& pod, bool in_mesh = true, const std::string& netns_path = "");
+  void ShowPod(const PodInfo& pod, bool in_mesh = true, const std::string& netns_path = "",
+               bool sidecar = false);
   void HidePod(const PodInfo& pod);
 
   void StartAgent(std::vector<std::string> extra = {});

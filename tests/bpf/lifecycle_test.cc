@@ -285,6 +285,19 @@ TEST_F(LifecycleTest, RunningPodStaysAsItWasUntilItsProofPasses) {
   ::close(ends[0]);
 }
 
+TEST_F(LifecycleTest, APodWithASidecarIsLeftAsItIsAndSaysWhy) {
+  bed_.ShowPod(a_, true, "", /*sidecar=*/true);
+  bed_.StartAgent();
+  bed_.StartPeer();
+  ASSERT_TRUE(bed_.WaitFor([&] { return bed_.Redirection(a_) == "pending"; }))
+      << bed_.StatusText(a_);
+  EXPECT_THAT(bed_.StatusText(a_), HasSubstr("it has a sidecar"));
+  EXPECT_THAT(bed_.Log(), HasSubstr("it has a sidecar"));
+  ExpectPlain();
+  bed_.ShowPod(a_);  // the next pod is without
+  EXPECT_TRUE(bed_.WaitEnabled(a_)) << bed_.StatusText(a_);
+}
+
 TEST_F(LifecycleTest, NamespaceOfAnotherPodIsNotEnrolled) {
   const Bed::PodInfo other = bed_.MakePod("other", 20);
   bed_.ShowPod(a_, true, "/run/netns/" + other.netns);

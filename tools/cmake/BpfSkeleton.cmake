@@ -11,6 +11,7 @@ function(bpf_skeleton name)
     set(o ${CMAKE_CURRENT_BINARY_DIR}/${name}.${stem}.o)
     add_custom_command(OUTPUT ${o}
       COMMAND ${BPF_CLANG} -g -O2 -mcpu=v3 -target bpf -Wall -Werror
+        -ffile-prefix-map=${CMAKE_SOURCE_DIR}=. -ffile-prefix-map=${CMAKE_BINARY_DIR}=build
         -D__TARGET_ARCH_x86 -I${CMAKE_SOURCE_DIR} -MMD -MF ${o}.d -MT ${o}
         -c ${CMAKE_CURRENT_SOURCE_DIR}/${src} -o ${o}
       DEPENDS ${src} DEPFILE ${o}.d COMMENT "BPF ${src}" VERBATIM)

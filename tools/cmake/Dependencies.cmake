@@ -74,6 +74,10 @@ target_include_directories(envoy_api SYSTEM INTERFACE ${ENVOY_API_ROOT}/include)
 target_link_libraries(envoy_api INTERFACE ${ENVOY_API_ROOT}/libenvoy_api.a protobuf::libprotobuf)
 set(ENVOY_API_DIR ${ENVOY_API_ROOT}/include)  # ads.grpc.pb.cc and envoy_api.binpb lie here
 
+# Their headers lie in a cache that is elsewhere on each machine.
+qanat_map_paths(${BORINGSSL_ROOT} boringssl)
+qanat_map_paths(${ENVOY_API_ROOT} envoy-api)
+
 # llhttp comes as C source with Debian's node-llhttp.
 set(LLHTTP_DIR /usr/share/llhttp)
 find_path(LLHTTP_INCLUDE llhttp.h PATHS /usr/share/include/llhttp /usr/include/llhttp

@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # How the project's own targets are made: warnings, sanitizers, include root.
 
+# A released program is the same bytes wherever it is built: __FILE__, debug information and with it
+# the build id name files from the source and the build directory on. (Others keep the paths, which
+# debuggers and editors find.)
+function(qanat_map_paths directory name)
+  if(CMAKE_BUILD_TYPE STREQUAL "Release")
+    add_compile_options(-ffile-prefix-map=${directory}=${name})
+  endif()
+endfunction()
+qanat_map_paths(${CMAKE_SOURCE_DIR} .)
+qanat_map_paths(${CMAKE_BINARY_DIR} build)  # the last one that fits counts
+
 add_library(qanat_options INTERFACE)
 target_include_directories(qanat_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(qanat_options INTERFACE QANAT_VERSION="${PROJECT_VERSION}")

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 
+#include "common/kube/sidecar.h"
 #include "tools/qanatctl/install/health.h"
 #include "tools/qanatctl/install/versions.h"
 #include "tools/qanatctl/json_util.h"
@@ -118,6 +119,19 @@ Json ProgramOf(const Json& pod, const std::string& name) {
           {"restarts", RestartsOf(pod)}};
 }
 
+// Pods that ask for the mesh and have a sidecar: their node's agent says of them "pending".
+Json SidecarFindings(const std::vector<Json>& pods) {
+  Json out = Json::array();
+  for (const Json& pod : pods) {
+    const Json& metadata = Get(pod, "metadata");
+    const std::string sidecar = kube::SidecarOf(pod);
+    if (sidecar.empty() || Str(Get(metadata, "annotations"), kRedirection) != "pending") continue;
+    out.push_back(fmt::format("{}/{} is not in the mesh: {}", Str(metadata, "namespace"),
+                              Str(metadata, "name"), kube::SidecarProblem(sidecar)));
+  }
+  return out;
+}
+
 // "IP NAME" for the ready endpoints of every service, as a headless name resolves.
 std::string HostsOf(const std::vector<Json>& slices) {
   std::string out;
@@ -191,7 +205,7 @@ Result<MeshView> ViewOfCluster(const std::string& name, const ClusterObjects& ob
     parts.services.push_back(std::move(ref));
   }
   parts.hosts = HostsOf(objects.endpoint_slices);
-  Json findings = Json::array();
+  Json findings = SidecarFindings(objects.pods);
   for (const std::string& text :
        {SeveralControlPlanes(objects.pods), OtherNodeVersions(objects.pods)}) {
     if (!text.empty()) findings.push_back(text);

@@ -128,6 +128,20 @@ TEST(ClusterView, PodsAndNames) {
   EXPECT_EQ(target->address, "10.244.2.9");
 }
 
+TEST(ClusterView, APodWithASidecarIsNamedWithTheRemedy) {
+  ClusterObjects objects = Cluster();
+  Json& pod = objects.pods[6];
+  pod["spec"]["containers"].push_back({{"name", "istio-proxy"}});
+  pod["metadata"]["annotations"] = Json::object();
+  EXPECT_EQ(Items(ViewOfCluster("x", objects, nullptr)->raw(), "findings").dump(), "[]")
+      << "its labels do not ask for the mesh, else its agent had said so";
+  pod["metadata"]["annotations"] = {{"ambient.istio.io/redirection", "pending"}};
+  const std::string findings =
+      Items(ViewOfCluster("x", objects, nullptr)->raw(), "findings").dump();
+  EXPECT_THAT(findings, HasSubstr("shop/frontend-7f-abc is not in the mesh: it has a sidecar"));
+  EXPECT_THAT(findings, HasSubstr("restart it"));
+}
+
 TEST(ClusterView, NoMeshThere) {
   ClusterObjects objects;
   objects.pods = {Pod("shop", "a-b", "n1", {{"app", "a"}})};
