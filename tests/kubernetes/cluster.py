@@ -65,6 +65,8 @@ def main():
             several = [each for each in life.all_clusters() if asked.all or each.name.startswith(TEST_PREFIX)]
             for each in several if asked.all or asked.tests else [cluster]:
                 life.down(each)
+                if left := life.leftovers(each):
+                    raise Failed(f"cluster {each.name!r} could not be removed, still there: {', '.join(left)}")
         case "status":
             life.status(cluster)
         case "load":

@@ -40,6 +40,9 @@ class Bench:
     def up(self):
         if not (os.environ.get("QANAT_KEEP") and self.cluster.exists()):
             life.up(self.cluster, self.node_count, self.images)
+        return self.attach()
+
+    def attach(self):
         self.api = control.Api(self.cluster)
         self.kubeconfig = self.cluster.kubeconfig
         self.bin = self.cluster.load()["bin"]
@@ -189,6 +192,14 @@ class Bench:
             name = pod["metadata"]["name"]
             out.append(f"--- {name}\n" + "\n".join(self.events_of(name, 1000).splitlines()[-15:]))
         return "\n".join(out)
+
+
+class Onlooker(Bench):
+    """At a cluster that somebody else has made, by its whole name."""
+
+    def __init__(self, name):
+        self.cluster = Cluster(name)
+        self.attach()
 
 
 def product_images():

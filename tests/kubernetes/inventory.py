@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What there is in a cluster, as lines of text, so that before and after can be compared: files and
-mounts of the nodes, rules, routes and tables of their and their pods' network namespaces, BPF programs
+"""What there is in a cluster, as lines of text, so that before and after can be compared
+(`inventory.py NAME` prints those of a cluster that is up): files and mounts of the nodes, rules, routes and tables of their and their pods' network namespaces, BPF programs
 by what they are attached to, processes, and every object in the API.
 
 Lines hold names, not contents, numbers or times: a thing that comes and goes by itself (a counter, a
@@ -9,8 +10,9 @@ import json
 import os
 import re
 import subprocess
+import sys
 
-from harness import cgroup2
+from harness import Onlooker, cgroup2
 from testbed.cgroups import members
 from testbed.tools import read
 
@@ -105,3 +107,7 @@ def take(bench):
     for index in bench.cluster.nodes():
         found |= node_files(bench, index) | network(bench, index) | programs(bench, index)
     return found
+
+
+if __name__ == "__main__":
+    print("\n".join(sorted(take(Onlooker(sys.argv[1])))))

@@ -198,6 +198,8 @@ class Resilience(unittest.TestCase):
 
     def test_13_node_proxy_killed(self):
         self.take_away("ztunnel", 2, 2, may_fail=True, hard=True)
+        # with the queues in which connections waited
+        self.assertRegex(self.bench.events_of(self.bench.part("ztunnel", 2)[0], 3000), r"[1-9]\d* kept listeners came back")
 
     def test_14_agent_killed(self):
         self.take_away("qanat-agent", 1, 2, may_fail=False, hard=True)

@@ -4,9 +4,11 @@
 does nothing and notes its call, it succeeds; then each of these calls fails in turn, and so must the run,
 without going on with what that step should have made."""
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -96,6 +98,21 @@ class Run(unittest.TestCase):
         self.assertIn("\n    from the cache\n", self.run_with(["test"])[2])
         self.stub("bin/python3", 'case "$*" in *" build --idle") echo "     built in 700 s: 137 MB" ;; esac')
         self.assertIn("built in 700 s", self.run_with(["test"])[2])
+
+    def test_says_how_long_each_stage_took(self):
+        self.stub("bin/ctest", 'case "$*" in *results-netns.xml*) sleep 2 ;; *results-tsan*) exit 7 ;; esac')
+        started = time.monotonic()
+        status, _, output = self.run_with(["test", "--nightly"])
+        took = time.monotonic() - started
+        self.assertEqual(status, 1)  # and all the same
+        stages = re.findall(r"^ +(\d+) s  (.+)$", output, re.M)
+        self.assertEqual([name for _, name in stages], [
+            "packages and peers", "build asan", "unit", "netns", "fuzz", "build release", "nightly", "build tsan", "tsan",
+            "release build and images", "waiting for the build of Kubernetes", "kubernetes"], output)
+        self.assertGreaterEqual(int(stages[3][0]), 2, output)
+        self.assertLessEqual(sum(int(seconds) for seconds, _ in stages), took + 1, output)  # none has another's time
+        output = self.run_with(["test", "--quick"])[2]
+        self.assertEqual(re.findall(r"^ +\d+ s  (.+)$", output, re.M), ["packages and peers", "build asan", "unit", "netns"])
 
     def test_a_test_that_fails_alone_again_is_a_failure(self):
         status, calls, output = self.run_with(["test"], "/build/asan/results-unit")  # of ctest, which gets the whole path

@@ -28,9 +28,10 @@ bring_up() {  # options of local up...
   up=yes
   qanatctl local up "$shop" --name "$mesh" "$@" >"$work/up.log" 2>&1 || { cat "$work/up.log"; fail "the shop did not come up"; }
 }
-# Every link between the nodes meets at the fabric's bridge.
+# Every link between the nodes meets at the fabric's bridge. In immediate mode each packet takes as much of the
+# buffer as the longest could.
 capture_between_nodes() {
-  start_capture ip netns exec "qanat-$mesh-fabric" tcpdump -i underlay --immediate-mode -U -w "$1" -s 0 -Z root
+  start_capture ip netns exec "qanat-$mesh-fabric" tcpdump -i underlay --immediate-mode -U -w "$1" -s 65600 -B 131072 -Z root
 }
 
 begin_tour "$@"

@@ -47,17 +47,20 @@ wait_enrolled() {  # namespace
   kubectl wait pod --all -n "$1" -l app --timeout=60s >"$work/wait.log" 2>&1 \
     --for=jsonpath='{.metadata.annotations.ambient\.istio\.io/redirection}'=enabled || fail "not enrolled: $(cat "$work/wait.log")"
 }
-ours_in_the_api() {
-  local kinds
-  kinds=$(kubectl api-resources --verbs=list -o name | paste -sd,)
-  kubectl get "$kinds" -A -l app.kubernetes.io/part-of=qanat -o name 2>"$work/get.log" || fail "kubectl get: $(cat "$work/get.log")"
+# All that there is in the cluster, one line a thing: objects in the API; of the nodes and their pods files,
+# pins, rules, routes, tables, programs in the kernel and processes.
+inventory() { python3 -B tests/kubernetes/inventory.py $name >"$1" || fail "what there is in the cluster could not be read"; }
+# What was not there before the mesh and is not of the user's own YAML: that stays, with its labels.
+new_things() {  # inventory
+  local own='object /apis/gateway\.networking\.k8s\.io/v1/(gateways|httproutes) shop/'
+  own+='|object /api/v1/namespaces /(shop|shop-data|monitoring) carries istio\.io/dataplane-mode$'
+  own+='|object [^ ]+ shop/[^ ]+ carries istio\.io/use-waypoint$'  # a Service's labels are its EndpointSlices' too
+  LC_ALL=C comm -13 <(LC_ALL=C sort "$work/before") <(LC_ALL=C sort "$1") | { grep -vE "$own" || true; }
 }
-ours_on_the_nodes() {
-  local index look='ls -d /sys/fs/bpf/qanat /opt/cni/bin/qanat-cni /var/lib/qanat /run/qanat /run/ztunnel
-    grep -l qanat /etc/cni/net.d/*; nft list tables | grep -i qanat; ip rule | grep -i 15001; true'
-  for index in 1 2; do
-    cluster node $index sh -c "{ $look; } 2>/dev/null" | sed "s/^/node$index: /" || fail "node$index could not be searched"
-  done
+nothing_new() {  # what others do about things that are gone takes them a moment
+  inventory "$work/after"
+  new_things "$work/after"
+  [ -z "$(new_things "$work/after")" ]
 }
 become_cluster() { exec python3 -B tests/kubernetes/cluster.py --name $name "$@"; }
 capture_between_nodes() { start_capture become_cluster capture "$1"; }
@@ -102,6 +105,7 @@ stop_capture
 claim_in_the_clear "$work/plain.pcap" "$secret"
 
 chapter "Installing the mesh: no running pod is touched"
+inventory "$work/before"
 run_shown qanatctl install
 note "installed in $(took); the same as text: kubectl apply -f <(qanatctl manifests)"
 run_shown qanatctl verify
@@ -175,14 +179,14 @@ if [ $keep = yes ]; then
 fi
 
 chapter "Uninstalling: the same pods, plain again"
-[ "$(ours_in_the_api | wc -l)" -gt 20 ] && [ "$(ours_on_the_nodes | wc -l)" -ge 6 ] ||
-  fail "the search for what is ours must find what is installed: $(ours_in_the_api) $(ours_on_the_nodes)"
+inventory "$work/meshed"
+for what in 'object /' 'node1 ' 'node2 '; do
+  [ "$(new_things "$work/meshed" | grep -c "^$what")" -ge 10 ] || fail "of the mesh too little is found, in what begins with '$what': $(new_things "$work/meshed")"
+done
 run_shown qanatctl uninstall --purge
 note "uninstalled in $(took)"
-left=$(ours_in_the_api)
-left+=$(ours_on_the_nodes)
-[ -z "$left" ] || fail "left behind: $left"
-proved "nothing with our label in the API; on the nodes no plugin, CNI entry, pin, table, rule or file"
+eventually 60 nothing_new || fail "left behind: $said"
+proved "of $(new_things "$work/meshed" | wc -l) new things nothing is left: no object, file, CNI entry, pin, rule, route, table, program, process"
 for namespace in shop shop-data monitoring; do same_pods $namespace "since the beginning"; done
 secret=$(new_secret)
 capture_between_nodes "$work/again.pcap"
@@ -194,9 +198,10 @@ proved "the same $(cat "$work"/pods-* | wc -l) pods, not one restarted since the
 headline "Taking the cluster down"
 show "tests/kubernetes/cluster.py down --name $name"
 next=$(try_next)
-result "$(cluster down 2>&1)"
+cluster down >"$work/said" 2>&1 || fail "$(cat "$work/said")"
 up=no
-left=$(ip netns list | grep "^qk-$name-" || true)
+result "$(cat "$work/said")"
+left=$(compgen -G "/run/netns/qk-$name-*" || true)
 [ -z "$left" ] || fail "namespaces were left behind: $left"
 [ ! -e "$(dirname "$kubeconfig")" ] || fail "$(dirname "$kubeconfig") was left behind"
 proved "no namespace, process or file left ($((SECONDS - started)) s in all)"

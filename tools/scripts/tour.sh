@@ -136,6 +136,7 @@ claim_in_the_clear() {  # capture, secret
 claim_encrypted() {  # capture, secret, which packets are between pods of the mesh
   local seen stray records record='tcp port 15008 and tcp[((tcp[12] & 0xf0) >> 2):2] = 0x1703'
   show "tcpdump between the nodes | grep $2"
+  grep -q '^0 packets dropped by kernel' "$work/tcpdump.log" || fail "the capture is not complete: $(cat "$work/tcpdump.log")"
   seen=$(copies "$1" "$2")
   [ "$seen" = 0 ] || fail "the token was seen $seen times between the nodes"
   stray=$(packets "$1" "$3 and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn and not dst port 15008")
