@@ -158,6 +158,11 @@ void AddMetrics(metrics::Registry& registry, Shown shown) {
                 {{{"result", "protocol_error"}}, static_cast<double>(s.protocol_errors)},
                 {{{"result", "timeout"}}, static_cast<double>(s.timeouts)}};
       });
+  // The stock agent's name for it.
+  registry.AddCallback(Kind::kGauge, "ztunnel_connected", "Proxies that are connected",
+                       [shown]() -> std::vector<Sample> {
+                         return {{{}, static_cast<double>(shown.zds->connections())}};
+                       });
   registry.AddCallback(Kind::kCounter, "qanat_repairs",
                        "Parts of the capture that were missing and put back",
                        [shown]() -> std::vector<Sample> {

@@ -155,12 +155,7 @@ Status App::Start() {
   if (config.mode == Config::Mode::kShared) {
     zds_ = std::make_unique<zds::Client>(loop_, config.inpod_uds, *pods_);
   }
-  registry_.AddCallback(metrics::Kind::kCounter, "qanat_zds_protocol_errors",
-                        "Messages of the node agent that were not understood", [this] {
-                          const double errors =
-                              zds_ ? static_cast<double>(zds_->counters().protocol_errors) : 0;
-                          return std::vector<metrics::Sample>{{{}, errors}};
-                        });
+  AddZdsMetrics();
   const bool restored = LoadSaved();
   if (!config.local_xds_path.empty() || !config.local_xds.empty()) {
     local_ = std::make_unique<LocalSource>(
@@ -290,54 +285,7 @@ void App::SweepSeries() {
   }
 }
 
-// ---- readiness and the end
-
-void App::UpdateReadiness() {
-  std::string pending;
-  const auto add = [&pending](std::string_view what) {
-    pending.append(pending.empty() ? "" : ", ").append(what);
-  };
-  if (draining_) add("draining");
-  if (xds_ && !xds_->synced()) {
-    add(snapshot_->freshness() == state::Freshness::kLive
-            ? "xds"
-            : fmt::format("xds ({} state of {})", ToString(snapshot_->freshness()),
-                          TimeText(snapshot_->current_at())));
-  }
-  if (zds_ && !zds_->snapshot_received()) add("zds");
-  if (!pods_served_ && !zds_) add("the pod");
-  if (pods_ && pods_->HasPending()) add("pending pods");
-  // Whoever waits for us ends the process before us, and with it what is not here yet.
-  if (predecessor_ && !taken_over_) add("connections of the process before");
-  if (pending.empty() && keeper_) keeper_->Ready();
-  workers_.front()->loop().Post([this, pending] { not_ready_ = pending; });
-}
-
-Status App::StartReadiness() {
-  QANAT_ASSIGN_OR_RETURN(const auto address,
-                         net::SocketAddress::Parse(environment_.config.readiness_address));
-  // On a data-plane thread on purpose: one that is stuck is not ready.
-  std::promise<Result<net::SocketAddress>> bound;
-  workers_.front()->loop().Post([this, address, &bound] {
-    readiness_server_ = std::make_unique<admin::Server>(workers_.front()->loop());
-    readiness_server_->Route("GET", "/healthz/ready", [this](const admin::Request&) {
-      if (not_ready_.empty()) return admin::Text(200, "ready\n");
-      return admin::Text(500, fmt::format("not ready, pending: {}\n", not_ready_));
-    });
-    // A worker that answers this may still have neighbours that do not turn.
-    readiness_server_->Route("GET", "/healthz/live", [this](const admin::Request&) {
-      const std::string stuck = watchdog_->Stuck();
-      if (stuck.empty()) return admin::Text(200, "live\n");
-      return admin::Text(500, fmt::format("stuck: {}\n", stuck));
-    });
-    net::ListenOptions options;
-    options.address = address;
-    options.dual_stack = address.ip().is_v6() && address.ip().is_unspecified();
-    bound.set_value(readiness_server_->Listen(options));
-  });
-  QANAT_ASSIGN_OR_RETURN(readiness_address_, bound.get_future().get());
-  return {};
-}
+// ---- the end
 
 void App::StartWatchdog() {
   std::vector<Watchdog::Watched> loops = {{"main", &loop_}};

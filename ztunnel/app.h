@@ -29,6 +29,7 @@
 #include "ztunnel/pods.h"
 #include "ztunnel/profile/cpu.h"
 #include "ztunnel/proxy/worker.h"
+#include "ztunnel/readiness.h"
 #include "ztunnel/saved_state.h"
 #include "ztunnel/takeover/predecessor.h"
 #include "ztunnel/takeover/stock.h"
@@ -77,6 +78,7 @@ class App {
   void ServePods();
   void AddTakeoverMetrics();
   void AddLoopMetrics();
+  void AddZdsMetrics();
   Status StartAdmin();
   Status StartReadiness();
   void StartMemory();
@@ -150,7 +152,7 @@ class App {
   std::unique_ptr<admin::Server> admin_;
   std::unique_ptr<admin::Server> metrics_server_;
   std::unique_ptr<admin::Server> readiness_server_;  // lives on worker 0's loop
-  std::string not_ready_ = "xds, zds";               // worker 0's thread
+  Readiness readiness_{.pending = "xds, zds"};       // worker 0's thread
   net::SocketAddress admin_address_, metrics_address_, readiness_address_;
 
   event::Timer drain_poll_;

@@ -113,18 +113,21 @@ class BadInput(Scene):
             # past the control plane: as who changes a DaemonSet by hand
             waiting = lambda app: [p["spec"]["nodeName"] for p in self.bench.pods(SYSTEM, f"app={app}") for s in
                                    p["status"].get("containerStatuses", []) if "Image" in s["state"].get("waiting", {}).get("reason", "")]
-            for name, part in (("ztunnel", "ztunnel"), ("qanat-agent", "agent")):
+            parts = {"ztunnel": "ztunnel", "qanat-agent": "agent"}
+            for name, part in parts.items():
                 self.bench.kubectl("set", "image", f"daemonset/{name}", "-n", SYSTEM, f"{part}=localhost/qanat/{part}:{none}")
-                self.bench.wait(f"{name} waits for its image", lambda: waiting(name))
-                time.sleep(8)  # longer than the probes take to call a part unready
-                if name == "ztunnel":
-                    proxies = [p["spec"]["containers"][0]["image"] for p in self.bench.pods(SYSTEM, "app=ztunnel")]
-                    self.assertEqual(len([image for image in proxies if not image.endswith(none)]), 2, "a proxy stays until the next one is there")
-                else:
-                    self.assertEqual(len(waiting(name)), 1, "one node at a time")
-                self.assertRegex(self.said("verify"), f"wrong +DaemonSet {name} ")
-                self.bench.install()
-                self.bench.wait("all are ready", lambda: self.bench.ready(SYSTEM, count=6))
+            self.bench.wait("both wait for their image", lambda: all(map(waiting, parts)))
+            time.sleep(15)  # longer than the probes take to call a part unready, and Kubernetes to act on it
+            self.assertEqual(len(waiting("qanat-agent")), 1, "one node at a time")
+            # also where the agent is away: a proxy that serves stays ready, or Kubernetes would end it for one that cannot start
+            proxies = [p for p in self.bench.pods(SYSTEM, "app=ztunnel") if not p["spec"]["containers"][0]["image"].endswith(none)]
+            self.assertEqual(len({p["spec"]["nodeName"] for p in proxies}), 2, "a proxy stays until the next one is there")
+            self.assertEqual([p["metadata"]["name"] for p in proxies if p["metadata"].get("deletionTimestamp")], [])
+            verdict = self.said("verify")
+            for name, part in parts.items():
+                self.assertRegex(verdict, f"wrong +DaemonSet {name} .*localhost/qanat/{part}:{missing}")
+            self.bench.install()
+            self.bench.wait("all are ready", lambda: self.bench.ready(SYSTEM, count=6))
         self.traffic_is_as_it_was()
 
     def test_8_a_kind_goes_away_under_a_mesh_that_runs(self):

@@ -60,14 +60,23 @@ class Resilience(MeshCase):
         self.assertNotIn("ok", counts, f"a refused identity got through: {counts}")
         self.assertGreater(sum(counts.values()), 2, f"too few attempts to say anything: {counts}")
 
+    def readiness(self):
+        status, _, body = self.mesh.admin("node1", "/healthz/ready", 15021)
+        return status, body.decode()
+
     def test_agent_killed(self):
         with concurrent.futures.ThreadPoolExecutor() as pool:
             good, bad = self.load(pool), self.load(pool, "mesh/near")
             time.sleep(1)
-            old = self.mesh.kill("agent-node1")
+            with self.mesh.supervisor_stopped():
+                old = self.mesh.kill("agent-node1")
+                status, text = self.mesh.until("its proxy tells", self.readiness, lambda seen: "away" in seen[1])
+                self.assertEqual((status, text.partition("\n")[0]), (200, "ready"), "who serves stays ready")
             self.all_ok(good, "the death of the agent cost a connection")
             self.never_open(bad)
         self.recovered("agent-node1", old)
+        self.mesh.until("its proxy tells no more", self.readiness, (200, "ready\n"))
+        self.mesh.until("the agent counts it", lambda: "\nztunnel_connected 1\n" in self.mesh.admin("node1", "/metrics", 15030)[2].decode(), True)
 
     def test_ztunnel_killed(self):
         for program in ("ztunnel-node1", "ztunnel-node2"):

@@ -64,7 +64,6 @@ void Client::Start() { Connect(); }
 
 void Client::Connect() {
   ++connection_;
-  snapshot_received_ = false;
   const auto fail = [this](const std::string& why) {
     if (why != last_failure_) {
       LOG_WARN("zds", "cannot reach the node agent at {}: {}; trying again", path_, why);
@@ -128,13 +127,14 @@ void Client::Handle(std::string_view bytes, Fd netns, bool has_netns) {
   }
   if (has_netns) return ProtocolError("a file descriptor beside a message that takes none");
   if (const auto* keep = std::get_if<Keep>(&*request)) {
-    if (snapshot_received_) return ProtocolError("KeepWorkload after the snapshot");
+    if (agent_ == Agent::kHere) return ProtocolError("KeepWorkload after the snapshot");
     sink_.OnKeep(keep->uid);
   } else if (const auto* del = std::get_if<Del>(&*request)) {
     sink_.OnDel(del->uid);
   } else {
-    if (snapshot_received_) return ProtocolError("a second SnapshotSent");
-    snapshot_received_ = true;
+    if (agent_ == Agent::kHere) return ProtocolError("a second SnapshotSent");
+    if (agent_ == Agent::kAway) LOG_INFO("zds", "the node agent is back and has told all its pods");
+    agent_ = Agent::kHere;
     sink_.OnSnapshotSent();
   }
   Answer("");
@@ -169,11 +169,12 @@ void Client::ProtocolError(const std::string& what) {
 }
 
 void Client::Disconnect(const std::string& why) {
-  LOG_WARN("zds", "connection to the node agent lost: {}", why);
+  LOG_WARN("zds", "connection to the node agent lost: {}{}", why,
+           agent_ == Agent::kHere ? "; the pods that are served go on, others wait for it" : "");
   ++connection_;
   watch_.reset();
   fd_.Reset();
-  snapshot_received_ = false;
+  if (agent_ == Agent::kHere) agent_ = Agent::kAway;
   sink_.OnDisconnected();
   retry_.Start(backoff_.Next());
 }

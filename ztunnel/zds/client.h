@@ -34,6 +34,13 @@ class PodSink {
   ~PodSink() = default;
 };
 
+// What the proxy has of its node agent.
+enum class Agent {
+  kAwaited,  // none has told all of its pods yet
+  kHere,     // the one that is connected has
+  kAway,     // one has; now there is none, or it has not told all of them again
+};
+
 class Client {
  public:
   struct Counters {
@@ -47,7 +54,7 @@ class Client {
 
   void Start();
   bool connected() const { return fd_.valid(); }
-  bool snapshot_received() const { return snapshot_received_; }
+  Agent agent() const { return agent_; }
   const Counters& counters() const { return counters_; }
 
  private:
@@ -66,7 +73,7 @@ class Client {
   std::unique_ptr<event::IoWatch> watch_;
   event::Timer retry_;
   grpc::Backoff backoff_;
-  bool snapshot_received_ = false;
+  Agent agent_ = Agent::kAwaited;
   uint64_t connection_ = 0;  // so that the answer to an older connection's Add is dropped
   std::string last_failure_;
   Counters counters_;

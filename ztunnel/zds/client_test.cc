@@ -141,10 +141,10 @@ TEST_F(ZdsTest, Snapshot) {
   EXPECT_EQ(ReadAck(), "");
   SendBytes(Message([](auto& r) { r.mutable_keep()->set_uid("u2"); }));
   EXPECT_EQ(ReadAck(), "");
-  EXPECT_FALSE(client->snapshot_received());
+  EXPECT_EQ(client->agent(), Agent::kAwaited);
   SendBytes(Message([](auto& r) { r.mutable_snapshot_sent(); }));
   EXPECT_EQ(ReadAck(), "");
-  EXPECT_TRUE(client->snapshot_received());
+  EXPECT_EQ(client->agent(), Agent::kHere);
   SendBytes(Message([](auto& r) { r.mutable_del()->set_uid("u1"); }));
   EXPECT_EQ(ReadAck(), "");
   EXPECT_THAT(sink.log, ElementsAre("connected", "add u1 shop/frontend front", "keep u2",
@@ -255,7 +255,7 @@ TEST_F(ZdsTest, ProtocolErrorsEndTheConnectionAndItComesBack) {
   }
   SendBytes(snapshot);
   EXPECT_EQ(ReadAck(), "");
-  EXPECT_TRUE(client->snapshot_received());
+  EXPECT_EQ(client->agent(), Agent::kHere);
 }
 
 TEST_F(ZdsTest, AnAnswerForAnOlderConnectionIsDropped) {
@@ -273,8 +273,30 @@ TEST_F(ZdsTest, TheAgentMayBeAwayForAWhile) {
   listener.Reset();
   for (int i = 0; i < 20; ++i) loop.RunOnce(std::chrono::milliseconds(5));
   EXPECT_FALSE(client->connected());
-  EXPECT_FALSE(client->snapshot_received());
+  EXPECT_EQ(client->agent(), Agent::kAwaited) << "it has told nothing, so it is not away";
   EXPECT_EQ(sink.log.back(), "disconnected");
+}
+
+// Away until it has told everything again: a connection alone is not enough.
+TEST_F(ZdsTest, AnAgentThatWasHereIsAwayUntilItHasToldItsPodsAgain) {
+  const auto snapshot = Message([](auto& r) { r.mutable_snapshot_sent(); });
+  SendBytes(snapshot);
+  EXPECT_EQ(ReadAck(), "");
+  for (int round = 0; round < 2; ++round) {
+    agent.Reset();
+    AcceptOne();
+    EXPECT_EQ(client->agent(), Agent::kAway);
+    SendBytes(Message([](auto& r) { r.mutable_keep()->set_uid("u1"); }));
+    EXPECT_EQ(ReadAck(), "") << "what comes before the snapshot is taken as on a first connection";
+    EXPECT_EQ(client->agent(), Agent::kAway);
+    SendBytes("\xff\xfe garbage");
+    EXPECT_THAT(ReadAck(), HasSubstr("failure to read message"));
+    AcceptOne();
+    EXPECT_EQ(client->agent(), Agent::kAway);
+    SendBytes(snapshot);
+    EXPECT_EQ(ReadAck(), "");
+    EXPECT_EQ(client->agent(), Agent::kHere);
+  }
 }
 
 }  // namespace

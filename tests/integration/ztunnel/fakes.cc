@@ -352,12 +352,19 @@ std::set<std::string> FakeControlPlane::IssuedFor() {
 
 // ---- the node agent
 
-FakeAgent::FakeAgent(const std::string& path) : path_(path) {
-  unlink(path.c_str());
+FakeAgent::FakeAgent(const std::string& path) : path_(path) { ComeBack(); }
+
+void FakeAgent::GoAway() {
+  listener_.Reset();
+  connection_.Reset();
+}
+
+void FakeAgent::ComeBack() {
+  unlink(path_.c_str());
   listener_.Reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+  std::strncpy(address.sun_path, path_.c_str(), sizeof address.sun_path - 1);
   EXPECT_EQ(bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   EXPECT_EQ(listen(listener_.get(), 4), 0);
 }

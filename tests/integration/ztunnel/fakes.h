@@ -95,6 +95,9 @@ class FakeAgent {
   std::string SnapshotSent();
   std::string SendRaw(const std::string& bytes, int fd = -1);
   void Hangup() { connection_.Reset(); }
+  // No process listens meanwhile.
+  void GoAway();
+  void ComeBack();
 
  private:
   std::string path_;

@@ -133,11 +133,55 @@ TEST_F(RobustnessTest, GarbageFromTheAgent) {
   ASSERT_TRUE(n1->agent().Accept());  // it comes back
   EXPECT_TRUE(n1->Counts("qanat_zds_protocol_errors_total", {}, Eq(1)));
   EXPECT_TRUE(Talks());  // the pods were kept meanwhile
-  EXPECT_THAT(n1->Ready(), HasSubstr("pending: zds"));
+  EXPECT_THAT(n1->Ready(), testing::AllOf(HasSubstr(" 200 "), HasSubstr("agent is away")));
   // What the new connection does not name is removed at its end.
   EXPECT_EQ(n1->agent().SnapshotSent(), "");
   EXPECT_TRUE(Eventually([&] { return n1->Metric("workload_manager_active_proxy_count") == 0; }));
-  EXPECT_THAT(n1->Ready(), HasSubstr("ready"));
+  EXPECT_THAT(n1->Ready(), testing::EndsWith("\r\n\r\nready\n"));
+}
+
+// Kubernetes ends a proxy that is not ready as soon as a newer one exists, even if that one cannot
+// start: while its agent is away, the pods that it serves need it the more.
+TEST_F(RobustnessTest, WhoServesStaysReadyWithoutItsAgent) {
+  const auto says = [](Node* node, const std::string& status, const std::string& text) {
+    return Eventually([&] {
+      const std::string answer = node->Ready();
+      return answer.starts_with("HTTP/1.1 " + status) && answer.ends_with(text);
+    });
+  };
+  const std::string away =
+      "the node agent is away (zds): pods that are served go on, others wait for it\n";
+  EXPECT_TRUE(says(n1, "200", "\r\n\r\nready\n"));
+  EXPECT_TRUE(n1->Counts("qanat_zds_connected", {}, Eq(1)));
+  n1->agent().GoAway();
+  EXPECT_TRUE(says(n1, "200", "\r\n\r\nready\n" + away));
+  EXPECT_TRUE(n1->Counts("qanat_zds_connected", {}, Eq(0)));
+  EXPECT_TRUE(Talks());
+  // A connection is not enough, it has to tell its pods.
+  n1->agent().ComeBack();
+  ASSERT_TRUE(n1->agent().Accept());
+  ASSERT_EQ(n1->Enrol("frontend", *frontend), "");
+  EXPECT_TRUE(says(n1, "200", "\r\n\r\nready\n" + away));
+  EXPECT_EQ(n1->Metric("qanat_zds_connected"), 0);
+  ASSERT_EQ(n1->agent().SnapshotSent(), "");
+  EXPECT_TRUE(says(n1, "200", "\r\n\r\nready\n"));
+  EXPECT_TRUE(n1->Counts("qanat_zds_connected", {}, Eq(1)));
+  EXPECT_TRUE(Talks());
+  // One that was never told its pods serves nobody: it is not ready.
+  Node& n4 = AddNode("n4");
+  EXPECT_TRUE(says(&n4, "500", "not ready, pending: zds\n"));
+  n4.agent().GoAway();
+  ASSERT_EQ(usleep(300000), 0);
+  EXPECT_TRUE(says(&n4, "500", "not ready, pending: zds\n"));
+  EXPECT_EQ(n4.Metric("qanat_zds_connected"), 0);
+  // Nor is one that ends.
+  Tcp tcp = ConnectFrom(frontend->netns(), backend->At(8080));
+  ASSERT_TRUE(tcp.Send("x"));
+  ASSERT_EQ(tcp.Read(1), "x");
+  n2->agent().GoAway();
+  EXPECT_TRUE(says(n2, "200", away));
+  n2->Drain();
+  EXPECT_TRUE(says(n2, "500", "not ready, pending: draining\n" + away));
 }
 
 TEST_F(RobustnessTest, GarbageOnTheAdminPort) {

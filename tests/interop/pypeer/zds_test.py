@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node proxy against an agent written from the reference, section 2."""
+import re
 import time
 import unittest
 
@@ -98,30 +99,57 @@ class Zds(Case):
         until("ready", self.bed.ready)
         before = self.inodes("client"), self.inodes("server")
         session.close()
-        until("not ready without an agent", lambda: not self.bed.ready())
+        until("it tells that the agent is away", lambda: "agent is away" in self.readiness()[1])
         session = self.begin()
+        self.assertEqual(self.readiness()[0], 200, "stock is not ready, ours goes on")
         self.assertEqual((self.inodes("client"), self.inodes("server")), before)
         self.assertEqual(session.keep("uid-client"), "")
         self.assertEqual(self.listeners("server"), self.ALL, "not before the snapshot")
         self.assertEqual(session.snapshot(), "")
         until("the one that was not named is drained", lambda: not self.listeners("server"))
         self.assertEqual(self.inodes("client"), before[0])
-        until("ready again", self.bed.ready)
+        until("the agent is back", lambda: self.readiness() == (200, "ready\n"))
+
+    def readiness(self):
+        return self.bed.get(15021, "/healthz/ready")
+
+    def connected(self):
+        return re.search(r"^qanat_zds_connected (\d)$", self.bed.get(15020, "/metrics")[1], re.M)[1]
 
     def test_agent_restart(self):
         session = self.begin()
         self.assertEqual(self.add(session, "client"), "")
+        self.assertEqual(self.connected(), "0", "not before the snapshot")
         self.assertEqual(session.snapshot(), "")
+        until("ready", lambda: self.readiness() == (200, "ready\n"))
+        self.assertEqual(self.connected(), "1")
         self.bed.agent.close()
-        time.sleep(1)
+        for _ in range(10):  # longer than a probe's patience is not needed: it never says anything else
+            time.sleep(0.1)
+            self.assertEqual(self.readiness()[0], 200)
+        self.assertRegex(self.readiness()[1], "^ready\nthe node agent is away")
+        self.assertEqual(self.connected(), "0")
         before = self.inodes("client")
         self.assertTrue(before, "pods go on without an agent")
         self.bed.agent.listen()
         session = self.begin()
         self.assertEqual(self.add(session, "client"), "")
         self.assertEqual(session.snapshot(), "")
-        until("ready again", self.bed.ready)
+        until("the agent is back", lambda: self.readiness() == (200, "ready\n"))
+        self.assertEqual(self.connected(), "1")
         self.assertEqual(self.inodes("client"), before)
+        for line in ("connection to the node agent lost: .*; the pods that are served go on", "the node agent is back"):
+            self.assertEqual(len(re.findall(line, self.bed.logged())), 1, line)
+
+    def test_no_agent_from_the_start(self):
+        """Nobody is served, so it is not ready, however often an agent comes and goes."""
+        session = self.begin()
+        self.assertEqual(self.add(session, "client"), "")
+        session.close()
+        session = self.begin()
+        self.bed.agent.close()
+        time.sleep(0.5)
+        self.assertEqual(self.readiness(), (500, "not ready, pending: zds\n"))
 
     def expect_violation(self, session, request, fds=(), raw=None):
         """Refused, and the pods that run stay. Stock then exits; ours reconnects, which the agent sees as the same."""

@@ -113,7 +113,13 @@ std::string ContainerProblem(const Json& status) {
         Str(ended, "message").empty() ? "" : ": ", LastLine(Str(ended, "message")));
   }
   if (reason.empty() || reason == "ContainerCreating" || reason == "PodInitializing") return {};
-  return Said(reason, Str(waiting, "message"));
+  std::string message = Str(waiting, "message");
+  // A runtime does not always say which image.
+  const std::string image = Str(status, "image");
+  if (reason.find("Image") != std::string::npos && message.find(image) == std::string::npos) {
+    message = image + (message.empty() ? "" : ": ") + message;
+  }
+  return Said(reason, message);
 }
 
 }  // namespace

@@ -389,6 +389,44 @@ TEST_F(InstallTest, AWaitSaysWhy) {
   EXPECT_THAT(Verdict(), HasSubstr("node n1: qanat-agent has no pod here; ztunnel ErrImage"));
 }
 
+// Of each part, in install's words; also where an old pod still serves beside the one that waits.
+TEST_F(InstallTest, VerifyNamesTheImageThatIsMissing) {
+  ASSERT_TRUE(DoInstall()) << said_;
+  ASSERT_EQ(Verdict(), "");
+  nodes_work_ = false;
+  const auto waits = [this](const std::string& app, const std::string& pod,
+                            const std::string& image) {
+    server_.Put(std::string(kNs) + "/pods/" + pod,
+                Json{{"metadata", {{"labels", {{"app", app}}}, {"uid", pod}}},
+                     {"spec", {{"nodeName", "n1"}}},
+                     {"status",
+                      {{"containerStatuses",
+                        {{{"name", app},
+                          {"image", image},
+                          {"state",
+                           {{"waiting",
+                             {{"reason", "ImagePullBackOff"},
+                              {"message", "Back-off pulling image \"" + image + "\""}}}}}}}}}}}
+                    .dump());
+  };
+  Patch(kZtunnels, {{"status", {{"updatedNumberScheduled", 0}}}});
+  waits("ztunnel", "ztunnel-2", "localhost/qanat/ztunnel:9");  // ztunnel-1 is ready
+  Patch(kAgents, {{"status", {{"numberAvailable", 0}}}});
+  waits("qanat-agent", "qanat-agent-1", "localhost/qanat/agent:9");
+  Patch(kControl, {{"status", {{"availableReplicas", 1}}}});
+  waits("qanat-controlplane", "cp-1", "localhost/qanat/controlplane:9");
+  const std::string verdict = Verdict();
+  for (const std::string& what :
+       {std::string("DaemonSet ztunnel: 0/1 ready; n1: ImagePullBackOff: Back-off pulling image "
+                    "\"localhost/qanat/ztunnel:9\" - the node has no such image: load "),
+        std::string("DaemonSet qanat-agent: 0/1 ready; n1: ImagePullBackOff: Back-off pulling "
+                    "image \"localhost/qanat/agent:9\" - the node has no such image: load "),
+        std::string("Deployment qanat-controlplane: 1/2 ready; n1: ImagePullBackOff: Back-off "
+                    "pulling image \"localhost/qanat/controlplane:9\" - the node has")}) {
+    EXPECT_THAT(verdict, HasSubstr(what));
+  }
+}
+
 TEST_F(InstallTest, NoPermissionEndsTheWait) {
   server_.AddFault({.method = "GET",
                     .path_part = "/pods",

@@ -20,6 +20,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 TEST(Manifest, TheCommittedFileIsWhatTheSourceGives) {
   std::ifstream file(QANAT_SOURCE_DIR "/deploy/qanat.yaml");
@@ -260,6 +261,21 @@ TEST(Health, PodProblems) {
               HasSubstr("FailedMount: configmap \"istio-ca-root-cert\" not found - the control"));
   EXPECT_EQ(problem(R"({"conditions":[{"type":"Ready","status":"True"}]})", {mount}), "");
   EXPECT_EQ(problem("[]"), "is starting");
+}
+
+// Which image is missing is said once, whether the runtime says it or not.
+TEST(Health, TheImageThatIsMissing) {
+  const auto problem = [](const Json& waiting) {
+    const Json container = {
+        {"name", "agent"}, {"image", "local/agent:9"}, {"state", {{"waiting", waiting}}}};
+    return PodProblem({{"status", {{"containerStatuses", Json::array({container})}}}}, {});
+  };
+  EXPECT_THAT(problem({{"reason", "ErrImagePull"}}),
+              StartsWith("ErrImagePull: local/agent:9 - the node has no such image: load"));
+  EXPECT_THAT(problem({{"reason", "ErrImagePull"}, {"message", "not found"}}),
+              StartsWith("ErrImagePull: local/agent:9: not found - the node has no such image"));
+  EXPECT_THAT(problem({{"reason", "ErrImagePull"}, {"message", "pull of local/agent:9: no"}}),
+              StartsWith("ErrImagePull: pull of local/agent:9: no - the node has no such image"));
 }
 
 TEST(Prerequisites, Network) {

@@ -7,6 +7,7 @@
 #include "tools/qanatctl/install/health.h"
 #include "tools/qanatctl/install/install.h"
 #include "tools/qanatctl/install/versions.h"
+#include "tools/qanatctl/install/wait.h"
 #include "tools/qanatctl/json_util.h"
 
 namespace qanat::ctl {
@@ -34,10 +35,9 @@ Status CheckObjects(const Api& api, const std::string& ns, std::vector<Check>& o
     }
     ++there;
     if (object.resource.kind != "Deployment" && object.resource.kind != "DaemonSet") continue;
-    const Health health =
-        object.resource.kind == "Deployment" ? DeploymentHealth(*found) : DaemonSetHealth(*found);
-    out.push_back({health.ready ? State::kFine : State::kWrong, object.Title(),
-                   health.ToString() + " ready"});
+    QANAT_ASSIGN_OR_RETURN(const Step step,
+                           LookAtWorkload(api, object.resource, object.ns, object.name, *found));
+    out.push_back({step.done ? State::kFine : State::kWrong, object.Title(), step.detail});
   }
   if (!missing.empty()) {
     out.push_back(

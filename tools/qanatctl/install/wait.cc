@@ -16,34 +16,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-Result<Step> LookAtWorkload(const Api& api, const kube::Resource& resource, const std::string& ns,
-                            const std::string& name) {
-  QANAT_ASSIGN_OR_RETURN(const std::optional<Json> object, api.Find(resource, ns, name));
-  if (!object) return Step{false, "does not exist"};
-  const bool per_node = resource.kind == "DaemonSet";
-  const Health health = per_node ? DaemonSetHealth(*object) : DeploymentHealth(*object);
-  Step out{health.ready, fmt::format("{} ready", health.ToString())};
-  if (health.ready) return out;
-  QANAT_ASSIGN_OR_RETURN(const std::vector<Json> pods, api.List(kinds::Pods(), ns, "app=" + name));
-  QANAT_ASSIGN_OR_RETURN(const std::vector<Json> events,
-                         api.List(kinds::Events(), ns, "", "type=Warning"));
-  std::set<std::string> told;  // the same reason on many nodes is one reason
-  for (const Json& pod : pods) {
-    const std::string problem = PodProblem(pod, events);
-    if (problem.empty() || !told.insert(problem).second || told.size() > 3) continue;
-    const std::string node = Str(Get(pod, "spec"), "nodeName");
-    out.detail += fmt::format("; {}: {}", node.empty() ? "no node" : node, problem);
-  }
-  if (pods.empty()) {
-    std::string problem = WorkloadProblem(name, events);
-    if (problem.empty()) {
-      problem = per_node ? "no node for it yet" : "no pod yet";
-    }
-    out.detail += "; " + problem;
-  }
-  return out;
-}
-
 }  // namespace
 
 Pace Pace::Real() {
@@ -91,10 +63,39 @@ Status WaitFor(const std::vector<Goal>& goals, std::chrono::seconds timeout, con
                           timeout.count(), missing));
 }
 
+Result<Step> LookAtWorkload(const Api& api, const kube::Resource& resource, const std::string& ns,
+                            const std::string& name, const Json& object) {
+  const bool per_node = resource.kind == "DaemonSet";
+  const Health health = per_node ? DaemonSetHealth(object) : DeploymentHealth(object);
+  Step out{health.ready, fmt::format("{} ready", health.ToString())};
+  if (health.ready) return out;
+  QANAT_ASSIGN_OR_RETURN(const std::vector<Json> pods, api.List(kinds::Pods(), ns, "app=" + name));
+  QANAT_ASSIGN_OR_RETURN(const std::vector<Json> events,
+                         api.List(kinds::Events(), ns, "", "type=Warning"));
+  std::set<std::string> told;  // the same reason on many nodes is one reason
+  for (const Json& pod : pods) {
+    const std::string problem = PodProblem(pod, events);
+    if (problem.empty() || !told.insert(problem).second || told.size() > 3) continue;
+    const std::string node = Str(Get(pod, "spec"), "nodeName");
+    out.detail += fmt::format("; {}: {}", node.empty() ? "no node" : node, problem);
+  }
+  if (pods.empty()) {
+    std::string problem = WorkloadProblem(name, events);
+    if (problem.empty()) {
+      problem = per_node ? "no node for it yet" : "no pod yet";
+    }
+    out.detail += "; " + problem;
+  }
+  return out;
+}
+
 Goal WorkloadReady(const Api& api, const kube::Resource& resource, const std::string& ns,
                    const std::string& name) {
-  return {resource.kind + " " + name,
-          [&api, resource, ns, name] { return LookAtWorkload(api, resource, ns, name); }};
+  return {resource.kind + " " + name, [&api, resource, ns, name]() -> Result<Step> {
+            QANAT_ASSIGN_OR_RETURN(const std::optional<Json> object, api.Find(resource, ns, name));
+            if (!object) return Step{false, "does not exist"};
+            return LookAtWorkload(api, resource, ns, name, *object);
+          }};
 }
 
 Goal CrdReady(const Api& api, const std::string& name) {

@@ -34,6 +34,10 @@ struct Pace {
 // server refuses (401, 403) ends the wait, other errors are details.
 Status WaitFor(const std::vector<Goal>& goals, std::chrono::seconds timeout, const Pace& pace);
 
+// How far a Deployment or DaemonSet is, and why no further: what each of its pods waits for.
+// `object` is the workload as the server has it.
+Result<Step> LookAtWorkload(const Api& api, const kube::Resource& resource, const std::string& ns,
+                            const std::string& name, const nlohmann::json& object);
 Goal WorkloadReady(const Api& api, const kube::Resource& resource, const std::string& ns,
                    const std::string& name);
 Goal CrdReady(const Api& api, const std::string& name);
