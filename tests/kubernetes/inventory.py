@@ -17,8 +17,7 @@ from testbed.tools import read
 # What the cluster itself writes all the time. A thing of ours would not be looked for there alone.
 BUSY_FILES = re.compile(r"^(/var/lib/(containerd|kubelet|cni)|/var/log|/run/(containerd|netns|calico|systemd)|/testbed|/proc|/tmp"
                         r"|/var/tmp|/root/\.cache)(/|$)")
-BUSY_KINDS = {"events", "leases", "endpoints", "endpointslices", "componentstatuses", "pods", "replicasets",
-              "controllerrevisions", "serviceaccounts", "csinodes", "nodes", "ipaddresses"}
+BUSY_KINDS = {"events", "endpointslices"}
 OURS = re.compile(r"qanat|istio|ztunnel|waypoint", re.I)
 
 
@@ -78,7 +77,8 @@ def programs(bench, index):
 
 
 def objects(bench):
-    """Every object in the API by kind, namespace and name; of busy kinds those that carry our label or name."""
+    """Every object in the API by kind, namespace and name, and what of ours it carries; of busy kinds those that
+    carry our label or name."""
     found = set()
     groups = [("/api/v1", bench.get("/api/v1"))]
     for group in bench.get("/apis")["groups"]:
@@ -97,6 +97,9 @@ def objects(bench):
                 for key in [*meta.get("annotations", {}), *meta.get("labels", {}), *meta.get("finalizers", [])]:
                     if OURS.search(key):
                         found.add(f"{line} carries {key}")
+                for entry in meta.get("managedFields", []):
+                    if OURS.search(entry["manager"]):
+                        found.add(f"{line} has fields of {entry['manager']} in its {entry.get('subresource', 'self')}")
     return {line for line in found if not line.startswith("object /api/v1/events") and "events.k8s.io" not in line}
 
 
