@@ -19,6 +19,8 @@ BUSY_FILES = re.compile(r"^(/var/lib/(containerd|kubelet|cni)|/var/log|/run/(con
                         r"|/var/tmp|/root/\.cache)(/|$)")
 BUSY_KINDS = {"events", "endpointslices"}
 OURS = re.compile(r"qanat|istio|ztunnel|waypoint", re.I)
+# Whose status is ours to write, among others: what it says is looked at as well.
+WITH_STATUS = re.compile(r"\.istio\.io/|gateway\.networking\.k8s\.io/|^/api/v1/services$")
 
 
 def node_files(bench, index):
@@ -76,6 +78,16 @@ def programs(bench, index):
     return found
 
 
+def said(status):
+    """A status without its times and what is empty: as a text, "" if that is nothing."""
+    def kept(value):
+        if isinstance(value, dict):
+            inside = {key: kept(each) for key, each in value.items() if not key.endswith("Time")}
+            return {key: each for key, each in inside.items() if each not in ({}, [], None)}
+        return [kept(each) for each in value] if isinstance(value, list) else value
+    return json.dumps(kept(status), sort_keys=True) if kept(status) else ""
+
+
 def objects(bench):
     """Every object in the API by kind, namespace and name, and what of ours it carries; of busy kinds those that
     carry our label or name."""
@@ -97,6 +109,8 @@ def objects(bench):
                 for key in [*meta.get("annotations", {}), *meta.get("labels", {}), *meta.get("finalizers", [])]:
                     if OURS.search(key):
                         found.add(f"{line} carries {key}")
+                if WITH_STATUS.search(f"{path}/{resource['name']}") and said(item.get("status") or {}):
+                    found.add(f"{line} has the status {said(item['status'])}")
                 for entry in meta.get("managedFields", []):
                     if OURS.search(entry["manager"]):
                         found.add(f"{line} has fields of {entry['manager']} in its {entry.get('subresource', 'self')}")

@@ -42,6 +42,7 @@ IN_A_POD = {
     "a table of nftables": ("mesh/near network table inet left", "nft add table inet left", "nft delete table inet left"),
 }
 LEFT = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "left", "namespace": "default"}}
+LEFT_CONDITION = {"type": "istio.io/WaypointBound", "status": "True", "reason": "WaypointAccepted", "message": ""}
 BY_US = {"app.kubernetes.io/part-of": "qanat"}
 IN_THE_API = {
     "a ConfigMap": LEFT,
@@ -145,6 +146,10 @@ class Uninstall(unittest.TestCase):
             "apply", "--server-side", "--field-manager=qanat-controlplane", "-f", "-", input=json.dumps(
                 {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", **labels}}))
         self.finds(before, "a field that we own", "has fields of qanat-controlplane", lambda: field(labels={"left": "1"}), field)
+        status = lambda conditions: bench.kubectl("patch", "service", "kubernetes", "--subresource=status", "--type=merge", "-p", json.dumps(
+            {"status": {"conditions": conditions}}))
+        self.finds(before, "a status that nobody owns", "services default/kubernetes has the status .*Bound", lambda: status(
+            [{**LEFT_CONDITION, "lastTransitionTime": "2026-01-01T00:00:00Z"}]), lambda: status([]))
         self.assertEqual(inventory.take(bench) - before, set(), "still found")
 
     def make_others_crd(self):
@@ -162,13 +167,13 @@ class Uninstall(unittest.TestCase):
         self.assertEqual(audit.unused(rules, seen), set(), "a role gives what nobody has asked for")
 
     def use_everything(self):
-        """What makes the control plane use each of its rights: a status of each kind, and a Gateway that stops being
-        a waypoint."""
+        """What makes our accounts use each of their rights: a status of each kind, a Gateway that stops being
+        a waypoint, an agent that is replaced."""
         bench = self.bench
         bench.apply(OTHER_KINDS)
         for path in (f"{SECURITY}/mesh/peerauthentications", f"{SECURITY}/mesh/requestauthentications", f"{SECURITY}/mesh/authorizationpolicies",
                      *(f"/apis/networking.istio.io/v1/namespaces/mesh/{kind}" for kind in
-                       ("virtualservices", "destinationrules")), f"{GATEWAY}/mesh/httproutes"):
+                       ("virtualservices", "destinationrules", "serviceentries")), f"{GATEWAY}/mesh/httproutes"):
             bench.wait(f"{path} has a status", lambda: all("status" in each for each in bench.get(path)["items"]), 30)
         second = waypoint("mesh", "qanat-waypoint").replace("name: waypoint", "name: second")
         bench.apply(second)
@@ -177,6 +182,9 @@ class Uninstall(unittest.TestCase):
         bench.apply(second.replace("qanat-waypoint", "somebody-elses"))
         bench.wait("it is none any more", lambda: deployment() is None)
         bench.delete(second)
+        agent, = bench.part("qanat-agent", 1)
+        bench.kubectl("delete", "pod", "-n", SYSTEM, agent)
+        bench.wait("the next agent is ready", lambda: bench.part("qanat-agent", 1) and bench.ready(SYSTEM, "app=qanat-agent", 2))
 
     def test_2_uninstall_leaves_nothing(self):
         bench = self.bench
