@@ -201,7 +201,8 @@ class Uninstall(unittest.TestCase):
         self.use_everything()
         found = "\n".join(inventory.take(bench) - before)
         for part in ("namespaces /istio-system$", "mesh/near network", "bpf .*qanat_connect4", "httproutes mesh/web has fields of qanat-controlplane",
-                     "gateways mesh/waypoint has fields", "services mesh/web has fields", "authorizationpolicies mesh/some has fields"):
+                     "gateways mesh/waypoint has fields", "services mesh/web has fields", "authorizationpolicies mesh/some has fields",
+                     "serviceentries mesh/each has the status .*Understood"):
             self.assertRegex(found, f"(?m){part}", "the search must find what is installed")
         self.assertEqual(bench.get(CRD_PATH), crd, "somebody else's definition was changed")
         rules = audit.granted(bench)
