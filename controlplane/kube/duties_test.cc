@@ -94,6 +94,37 @@ spec: {hosts: [web], http: [{timeout: soon, route: [{destination: {host: web}}]}
   EXPECT_EQ(Condition(policy, "ZtunnelAccepted")["observedGeneration"], 3);
 }
 
+TEST_F(DutiesTest, AServiceEntrySaysWhyItIsNotUnderstoodAsLongAsItIsNot) {
+  const std::string path = "/apis/networking.istio.io/v1/namespaces/shop/serviceentries/";
+  PutYaml(R"(
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bad, namespace: shop, generation: 1}
+spec: {hosts: [far.example], resolution: STATIC, endpoints: [{address: 10.9.9.9, weight: 2000000}]}
+status: {addresses: [{value: 240.240.0.1, host: far.example}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: others, namespace: shop, generation: 1}
+spec: {hosts: [good.example], resolution: STATIC, endpoints: [{address: 10.9.9.8}]}
+status: {conditions: [{type: istio.io/WaypointBound, status: "True", reason: A, message: theirs}]}
+)");
+  Lead();
+  ASSERT_TRUE(Is(path + "bad", "qanat.io/Understood", "Invalid"));
+  EXPECT_THAT(Condition(path + "bad", "qanat.io/Understood")["message"].get<std::string>(),
+              HasSubstr("weight"));
+  EXPECT_EQ(Get(path + "bad")["status"]["addresses"][0]["value"], "240.240.0.1");
+  ExpectQuiet();
+  json mended = Get(path + "bad");
+  mended["spec"]["endpoints"][0]["weight"] = 2;
+  mended["metadata"]["generation"] = 2;
+  Put(mended);
+  ASSERT_TRUE(Until([&] { return Condition(path + "bad", "qanat.io/Understood").is_null(); }));
+  EXPECT_EQ(Get(path + "bad")["status"]["addresses"][0]["value"], "240.240.0.1");
+  EXPECT_EQ(server.CountRequests("PATCH", "serviceentries/others"), 0u);
+  ExpectQuiet();
+}
+
 TEST_F(DutiesTest, RoutesKeepWhatOtherControllersSay) {
   PutYaml(R"(
 apiVersion: gateway.networking.k8s.io/v1

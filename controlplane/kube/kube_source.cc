@@ -22,7 +22,7 @@ constexpr std::chrono::seconds kPassing{3};
 // Kinds whose status somebody here writes, and so must know.
 constexpr auto kWithStatus = std::to_array<std::string_view>(
     {"AuthorizationPolicy", "DestinationRule", "Gateway", "GatewayClass", "HTTPRoute",
-     "PeerAuthentication", "RequestAuthentication", "Service", "VirtualService"});
+     "PeerAuthentication", "RequestAuthentication", "Service", "ServiceEntry", "VirtualService"});
 
 // Of a Node's status, which changes every few minutes, only this is read.
 constexpr std::string_view kNodeAddresses = "addresses";

@@ -15,10 +15,13 @@ namespace {
 
 using nlohmann::json;
 
-// Their status is a list of conditions, and nobody else writes it.
+constexpr std::string_view kUnderstood = "qanat.io/Understood";
+
+// Their status is a list of conditions, and nobody else writes it. Of a ServiceEntry others give it
+// addresses, and ours says only whether it was understood: no waypoint serves one yet.
 constexpr auto kPlainKinds =
     std::to_array<std::string_view>({"AuthorizationPolicy", "DestinationRule", "PeerAuthentication",
-                                     "RequestAuthentication", "VirtualService"});
+                                     "RequestAuthentication", "ServiceEntry", "VirtualService"});
 
 bool IsPlain(std::string_view kind) {
   return std::find(kPlainKinds.begin(), kPlainKinds.end(), kind) != kPlainKinds.end();
@@ -56,6 +59,16 @@ class Builder {
     json status = {{"conditions", std::move(wanted)}};
     if (generation > 0 && IsPlain(target.kind)) status["observedGeneration"] = generation;
     Add(target, std::move(status));
+  }
+
+  // It can be read now: what was said before goes, and nothing is written where nothing was.
+  void Understood(const Target& target, int64_t generation) {
+    const YamlNode* there = At(observed_(target.kind, target.key), "conditions");
+    if (there == nullptr) return;
+    const bool said = std::any_of(there->items.begin(), there->items.end(), [](const auto& item) {
+      return TextAt(&item, "type") == kUnderstood;
+    });
+    if (said) Conditions(target, generation, {});
   }
 
   void Route(const HttpRoute& route, const ObjectStatus& status) {
@@ -177,7 +190,7 @@ std::map<std::string, StatusCondition> NotUnderstood(const std::vector<Issue>& i
     const std::string text =
         issue.remedy.empty() ? issue.message : fmt::format("{} ({})", issue.message, issue.remedy);
     const auto [it, fresh] = out.try_emplace(
-        issue.object, StatusCondition{"qanat.io/Understood", false, "Invalid", text});
+        issue.object, StatusCondition{std::string(kUnderstood), false, "Invalid", text});
     if (!fresh) it->second.message += "; " + text;
   }
   return out;
@@ -212,6 +225,10 @@ Writes StatusWrites(const World& world, const std::vector<ObjectStatus>& statuse
       whole.conditions = std::move(conditions);
       if (route != routes.end()) builder.Route(*route->second, whole);
     }
+  }
+  for (const ServiceEntry& entry : world.objects().service_entries) {
+    const Target target{"ServiceEntry", entry.meta.key()};
+    if (!broken.contains(target.Place())) builder.Understood(target, entry.meta.generation);
   }
   // Objects that never were understood are not in the World.
   for (const auto& [place, condition] : broken) {

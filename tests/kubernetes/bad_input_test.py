@@ -13,6 +13,26 @@ from bed import outcome
 from scene import ALLOW_CLIENT, Scene
 from testbed import control
 
+# An istio-cni that does nothing: what counts is that the node's network plugin calls one.
+ISTIO_CNI = """#!/usr/bin/python3
+import json, os, sys
+asked = json.load(sys.stdin)
+if os.environ["CNI_COMMAND"] == "VERSION":
+    print(json.dumps({"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}))
+elif os.environ["CNI_COMMAND"] == "ADD":
+    print(json.dumps(asked["prevResult"]))
+"""
+CHAIN = """
+import json, os, sys
+path = "/etc/cni/net.d/10-testbed.conflist"
+with open(path) as f:
+    chain = json.load(f)
+plugins = [each for each in chain["plugins"] if each["type"] != "istio-cni"]
+chain["plugins"] = plugins + [{"type": "istio-cni"}] * (sys.argv[1] == "in")
+with open(path + ".new", "w") as f:
+    json.dump(chain, f)
+os.rename(path + ".new", path)
+"""
 ROUTE = """
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -27,6 +47,7 @@ class BadInput(Scene):
     @classmethod
     def setUpClass(cls):
         cls.bench = MeshBench("badinput").up()
+        cls.addClassCleanup(cls.bench.down)
 
     def as_stranger(self, *args):
         """qanatctl as a service account that may do nothing."""
@@ -143,6 +164,31 @@ class BadInput(Scene):
             self.bench.wait("the kind is served", lambda: self.bench.get(f"{GATEWAY}/mesh/httproutes"))
             self.bench.apply(ROUTE)
             self.bench.wait("the route has a status again", status)
+
+    def test_9_another_mesh_in_the_chain_of_a_node(self):
+        """Its pods are left as they are and say why; those that are in the mesh stay so, and the other node is as ever."""
+        bench = self.bench
+        refused = lambda: bench.kubectl("get", "events", "-n", "plain", "-o", "jsonpath={range .items[?(@.reason==\"QanatRefused\")]}"
+                                        "{.involvedObject.name} {.message}{end}").stdout
+        bench.on_node(1, "sh", "-c", f"cat >/opt/cni/bin/istio-cni <<'END'\n{ISTIO_CNI}END\nchmod 755 /opt/cni/bin/istio-cni")
+        with self.unharmed():
+            bench.on_node(1, "python3", "-c", CHAIN, "in")
+            try:
+                agent, = bench.part("qanat-agent", 1)
+                bench.wait("the agent says it", lambda: "no pod is enrolled on this node: istio-cni is in" in bench.events_of(agent, 1000))
+                bench.label("plain")
+                bench.wait("the other node's is enrolled", lambda: bench.redirection("plain/bystander") == "enabled")
+                bench.wait("an event says why not", lambda: "outsider" in refused())
+                self.assertRegex(refused(), r"istio-cni is in /etc/cni/net\.d/10-testbed\.conflist.*helm uninstall istio-cni")
+                self.assertEqual(bench.redirection("plain/outsider"), "pending", "asked for, and not in it")
+                self.assertNotIn("bystander", refused())
+                self.assertEqual(bench.call("plain/outsider", outcome, bench.ip("plain/bystander"), 9000), "ok", "left as it was, open")
+            finally:
+                bench.on_node(1, "python3", "-c", CHAIN, "out")
+            bench.wait("it is enrolled when the other is gone", lambda: bench.redirection("plain/outsider") == "enabled")
+            bench.on_node(1, "rm", "/opt/cni/bin/istio-cni")
+            bench.label("plain", None)
+            bench.wait("they are out again", lambda: not any(map(bench.redirection, ("plain/outsider", "plain/bystander"))))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from testbed.tools import read
 # What the cluster itself writes all the time. A thing of ours would not be looked for there alone.
 BUSY_FILES = re.compile(r"^(/var/lib/(containerd|kubelet|cni)|/var/log|/run/(containerd|netns|calico|systemd)|/testbed|/proc|/tmp"
                         r"|/var/tmp|/root/\.cache)(/|$)")
-BUSY_KINDS = {"events", "leases", "endpoints", "endpointslices", "componentstatuses", "pods", "replicasets",
-              "controllerrevisions", "serviceaccounts", "csinodes", "nodes", "ipaddresses"}
+BUSY_KINDS = {"events", "endpointslices"}
 OURS = re.compile(r"qanat|istio|ztunnel|waypoint", re.I)
+# Whose status is ours to write, among others: what it says is looked at as well.
+WITH_STATUS = re.compile(r"\.istio\.io/|gateway\.networking\.k8s\.io/|^/api/v1/services$")
 
 
 def node_files(bench, index):
@@ -79,8 +80,19 @@ def programs(bench, index):
     return found
 
 
+def said(status):
+    """A status without its times and what is empty: as a text, "" if that is nothing."""
+    def kept(value):
+        if isinstance(value, dict):
+            inside = {key: kept(each) for key, each in value.items() if not key.endswith("Time")}
+            return {key: each for key, each in inside.items() if each not in ({}, [], None)}
+        return [kept(each) for each in value] if isinstance(value, list) else value
+    return json.dumps(kept(status), sort_keys=True) if kept(status) else ""
+
+
 def objects(bench):
-    """Every object in the API by kind, namespace and name; of busy kinds those that carry our label or name."""
+    """Every object in the API by kind, namespace and name, and what of ours it carries; of busy kinds those that
+    carry our label or name."""
     found = set()
     groups = [("/api/v1", bench.get("/api/v1"))]
     for group in bench.get("/apis")["groups"]:
@@ -99,6 +111,11 @@ def objects(bench):
                 for key in [*meta.get("annotations", {}), *meta.get("labels", {}), *meta.get("finalizers", [])]:
                     if OURS.search(key):
                         found.add(f"{line} carries {key}")
+                if WITH_STATUS.search(f"{path}/{resource['name']}") and said(item.get("status") or {}):
+                    found.add(f"{line} has the status {said(item['status'])}")
+                for entry in meta.get("managedFields", []):
+                    if OURS.search(entry["manager"]):
+                        found.add(f"{line} has fields of {entry['manager']} in its {entry.get('subresource', 'self')}")
     return {line for line in found if not line.startswith("object /api/v1/events") and "events.k8s.io" not in line}
 
 

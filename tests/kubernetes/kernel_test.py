@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A node whose kernel lacks what capture needs, or whose agent may not use it: it says which, and the remedy; nobody
-is enrolled, new pods of the mesh wait, and what is enrolled stays as it is."""
+"""A node whose kernel lacks what capture needs, or whose agent or proxy may not use it: it says which, and the remedy;
+nobody is enrolled, new pods of the mesh wait, and what is enrolled stays as it is. So each capability that our manifests
+give is one that is missed."""
 import copy
 import json
 import unittest
@@ -35,8 +36,25 @@ def no_bpffs(spec):
             volume["emptyDir"] = {}
 
 
-def no_sys_admin(spec):
-    container(spec)["securityContext"]["capabilities"]["add"].remove("SYS_ADMIN")
+def without_capability(name):
+    return lambda spec: container(spec)["securityContext"]["capabilities"]["add"].remove(name)
+
+
+def given(daemon_set):
+    return container(daemon_set["spec"])["securityContext"]["capabilities"]["add"]
+
+
+# What who lacks one says of it.
+OF_THE_AGENT = {
+    "SYS_ADMIN": r"capability SYS_ADMIN",
+    "SYS_PTRACE": r"capability SYS_PTRACE",
+    "NET_ADMIN": r"rules and routes of pods cannot be changed.*capability NET_ADMIN",
+}
+OF_THE_PROXY = {
+    "SYS_ADMIN": r"network namespaces of pods cannot be entered.*capability SYS_ADMIN",
+    "NET_RAW": r"sockets cannot be marked.*capability NET_RAW",
+    "SETUID": r"become user 1337:1337.*CAP_SETUID",
+}
 
 
 class Kernel(Scene):
@@ -58,9 +76,12 @@ class Kernel(Scene):
         self.bench.kubectl("replace", "-f", "-", input=json.dumps(daemon_set))
 
     def broken_agents(self):
-        """{node: what its agent said when it ended} of those that are not ready."""
+        return self.broken("qanat-agent")
+
+    def broken(self, app):
+        """{node: what its agent or proxy said when it ended} of those that are not ready."""
         found = {}
-        for each in self.bench.pods(SYSTEM, "app=qanat-agent"):
+        for each in self.bench.pods(SYSTEM, f"app={app}"):
             for status in each["status"].get("containerStatuses", []):
                 ended = status.get("lastState", {}).get("terminated") or status.get("state", {}).get("terminated")
                 if not status["ready"] and ended and "deletionTimestamp" not in each["metadata"]:
@@ -100,8 +121,28 @@ class Kernel(Scene):
     def test_3_no_bpffs(self):
         self.without(no_bpffs, r"/sys/fs/bpf is not the node's bpffs.*mount -t bpf")
 
-    def test_4_a_capability_is_missing(self):
-        self.without(no_sys_admin, r"capability SYS_ADMIN")
+    def test_4_each_capability_of_the_agent(self):
+        self.assertEqual(set(given(self.good)), set(OF_THE_AGENT))
+        for name, pattern in OF_THE_AGENT.items():
+            with self.subTest(name):
+                self.without(without_capability(name), pattern)
+
+    def test_5_each_capability_of_the_proxy(self):
+        """The next proxy of a node ends at once and says why; the one that is there goes on."""
+        self.path = f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/ztunnel"
+        self.good = self.bench.get(self.path)
+        self.assertEqual(set(given(self.good)), set(OF_THE_PROXY))
+        with self.unharmed():
+            for name, pattern in OF_THE_PROXY.items():
+                bad = copy.deepcopy(self.good)
+                without_capability(name)(bad["spec"])
+                self.replace(bad)
+                try:
+                    self.bench.wait(f"without {name} it ends", lambda: self.broken("ztunnel"))
+                    self.assertRegex("".join(self.broken("ztunnel").values()), pattern)
+                finally:
+                    self.replace(self.good)
+                self.bench.wait("two are ready", lambda: len(self.bench.part("ztunnel")) == 2 and self.bench.ready(SYSTEM, "app=ztunnel", 2))
 
 
 if __name__ == "__main__":

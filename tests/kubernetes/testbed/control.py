@@ -21,6 +21,11 @@ from .pki import SERVER_NAMES, Pki, kubeconfig
 from .tools import alive, kill, tail, wait_for
 
 API = f"https://{NODE_NET[0]}1:6443"
+# What programs in pods asked of the API server, and what came of it, a line each: log/audit.log.
+AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
+    {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+    {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    {"level": "None"}]}
 
 
 def make_certificates(cluster, nodes):
@@ -56,6 +61,7 @@ def commands(cluster, bin_folder, port):
             f"--service-account-key-file={pki.path('sa.key')}", f"--service-account-signing-key-file={pki.path('sa.key')}",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
             "--enable-aggregator-routing=true",  # webhooks go to pod addresses: there is no kube-proxy here
+            f"--audit-policy-file={cluster.path('audit-policy.json')}", f"--audit-log-path={cluster.path('log', 'audit.log')}",
             "--shutdown-delay-duration=0s", "--profiling=false"],
         "kube-controller-manager": [
             program("kube-controller-manager"), *of_component("controller-manager"), f"--root-ca-file={pki.authority}",
@@ -82,6 +88,8 @@ def free_port():
 def prepare(cluster, bin_folder):
     """Chooses the entry's port, notes the command lines, and writes the kubeconfig for everybody outside."""
     port = free_port()
+    with open(cluster.path("audit-policy.json"), "w") as f:
+        json.dump(AUDIT_POLICY, f)
     facts = cluster.load()
     facts.update(port=port, bin=bin_folder, commands=commands(cluster, bin_folder, port), pids={})
     cluster.store(facts)
