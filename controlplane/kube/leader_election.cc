@@ -126,8 +126,8 @@ void LeaderElection::Got(Result<kube::CallResponse> response) {
       metadata.contains("annotations") && metadata["annotations"].is_object()
           ? Text(metadata["annotations"], kVersion)
           : "";
-  const std::string record = fmt::format("{} {} {}", holder, Text(spec, "renewTime"),
-                                         Text(metadata, "resourceVersion"));
+  const std::string record =
+      fmt::format("{} {} {}", holder, Text(spec, "renewTime"), Text(metadata, "resourceVersion"));
   // Clocks of replicas differ: what counts is how long we ourselves saw no change.
   if (record != observed_record_) {
     if (holder != observed_holder_ && holder != options_.identity && !holder.empty()) {
