@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The proxy's sockets, read back from the kernel: each one that is in a pod's namespace carries the
 // mark by which the capture knows the proxy, and the keepalive that was set.
-#include <fmt/format.h>
 #include <gmock/gmock.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
 
-#include <filesystem>
-#include <functional>
 #include <map>
 
 #include "tests/integration/ztunnel/bed.h"
+#include "tests/integration/ztunnel/open_sockets.h"
 
 namespace qanat::ztunnel::test {
 namespace {
@@ -23,52 +18,8 @@ using testing::IsEmpty;
 using testing::Not;
 using testing::Pair;
 
-template <typename T>
-T Option(int fd, int level, int name) {
-  T value{};
-  socklen_t size = sizeof value;
-  return getsockopt(fd, level, name, &value, &size) == 0 ? value : T{};
-}
-
-struct Socket {
-  int fd = -1;
-  uint64_t netns = 0;
-  bool tcp = false, listens = false;
-  net::SocketAddress local, peer;  // no peer: listening, or UDP
-
-  uint32_t mark() const { return Option<uint32_t>(fd, SOL_SOCKET, SO_MARK); }
-  // On or not, then as TCP_KEEP*.
-  std::vector<int> keepalive() const {
-    return {Option<int>(fd, SOL_SOCKET, SO_KEEPALIVE), Option<int>(fd, IPPROTO_TCP, TCP_KEEPIDLE),
-            Option<int>(fd, IPPROTO_TCP, TCP_KEEPINTVL), Option<int>(fd, IPPROTO_TCP, TCP_KEEPCNT)};
-  }
-};
-
 class SocketsTest : public Bed {
  protected:
-  // Those of this process that fit: of both proxies, of their fakes and of the test.
-  static std::vector<Socket> Find(const std::function<bool(const Socket&)>& fits) {
-    constexpr int kSoNetnsCookie = 71;
-    std::vector<Socket> out;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-      Socket socket;
-      socket.fd = std::stoi(entry.path().filename());
-      const int family = Option<int>(socket.fd, SOL_SOCKET, SO_DOMAIN);
-      if (family != AF_INET && family != AF_INET6) continue;
-      socket.netns = Option<uint64_t>(socket.fd, SOL_SOCKET, kSoNetnsCookie);
-      socket.tcp = Option<int>(socket.fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
-      socket.listens = Option<int>(socket.fd, SOL_SOCKET, SO_ACCEPTCONN) != 0;
-      socket.local = net::SocketAddress::OfLocal(socket.fd).value_or(net::SocketAddress());
-      socket.peer = net::SocketAddress::OfPeer(socket.fd).value_or(net::SocketAddress());
-      if (fits(socket)) out.push_back(socket);
-    }
-    return out;
-  }
-  static std::vector<uint32_t> Marks(const std::vector<Socket>& sockets) {
-    std::vector<uint32_t> out;
-    for (const Socket& socket : sockets) out.push_back(socket.mark());
-    return out;
-  }
   static uint64_t In(const PodNet& pod) { return pod.netns().Cookie().value(); }
 };
 
@@ -95,7 +46,7 @@ TEST_F(SocketsTest, CarryTheMarkAndTheKeepAlive) {
   // protocols.
   const auto listeners = [&](const PodNet& pod) {
     std::map<std::pair<uint16_t, uint32_t>, int> out;
-    for (const Socket& socket : Find([&](const Socket& s) {
+    for (const OpenSocket& socket : FindSockets([&](const OpenSocket& s) {
            return s.netns == In(pod) && (s.listens || !s.tcp) && s.local.port() >= 15000;
          })) {
       ++out[{socket.local.port(), socket.mark()}];
@@ -122,7 +73,7 @@ TEST_F(SocketsTest, CarryTheMarkAndTheKeepAlive) {
     ASSERT_TRUE(calls.back().Send("x") && calls.back().Read(1) == "x") << to;
   }
   const auto connected = [&](const PodNet& in, uint16_t local, const PodNet& peer, uint16_t port) {
-    return Find([&](const Socket& s) {
+    return FindSockets([&](const OpenSocket& s) {
       return s.netns == In(in) && s.peer.is_set() && s.fd != calls[0].fd() &&
              s.fd != calls[1].fd() && (local == 0 || s.local.port() == local) &&
              (port == 0 || s.peer.port() == port) &&
@@ -138,16 +89,17 @@ TEST_F(SocketsTest, CarryTheMarkAndTheKeepAlive) {
   EXPECT_THAT(connected(frontend, 0, outside, 8081).front().keepalive(),
               ElementsAre(1, 180, 180, 9));
   // Tunnels: from whatever namespace they are.
-  const auto tunnels = Find([&](const Socket& s) {
+  const auto tunnels = FindSockets([&](const OpenSocket& s) {
     return s.peer.port() == 15008 && s.peer.ip().ToString() == backend.ip();
   });
   EXPECT_THAT(Marks(tunnels), testing::AllOf(Not(IsEmpty()), Each(kMark)));
-  for (const Socket& socket : tunnels) EXPECT_THAT(socket.keepalive(), ElementsAre(1, 180, 180, 9));
+  for (const OpenSocket& socket : tunnels)
+    EXPECT_THAT(socket.keepalive(), ElementsAre(1, 180, 180, 9));
   // Of the backend: what came by the tunnel and plainly, and what goes to the two servers.
   for (const uint16_t port : {15006, 15008}) {
     const auto accepted = connected(backend, port, backend, 0);
     EXPECT_THAT(Marks(accepted), testing::AllOf(Not(IsEmpty()), Each(kOtherMark))) << port;
-    for (const Socket& socket : accepted) {
+    for (const OpenSocket& socket : accepted) {
       EXPECT_THAT(socket.keepalive(), ElementsAreArray(kKept)) << port;
     }
   }
@@ -165,13 +117,13 @@ TEST_F(SocketsTest, TheControlPlaneIsProbed) {
   ASSERT_EQ(n1.Enrol("frontend", frontend), "");
   const std::string endpoint = control_plane_.endpoint();  // http://address:port
   const auto channels = [&] {
-    return Find([&](const Socket& s) {
+    return FindSockets([&](const OpenSocket& s) {
       return s.peer.is_set() && "http://" + s.peer.ToString() == endpoint;
     });
   };
   // One for resources and one for certificates.
   ASSERT_TRUE(Eventually([&] { return channels().size() == 2; })) << endpoint;
-  for (const Socket& socket : channels()) {
+  for (const OpenSocket& socket : channels()) {
     EXPECT_THAT(socket.keepalive(), ElementsAre(1, 300, 75, 9));
   }
 }
