@@ -17,11 +17,15 @@ namespace qanat::test {
 namespace {
 
 constexpr const char* kReports[] = {
-    "ERROR: AddressSanitizer",    "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer",
-    "UndefinedBehaviorSanitizer", "runtime error:",       "Segmentation fault",
-    "terminate called",           "Assertion `",
+    "ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer",
+    "UndefinedBehaviorSanitizer", "runtime error:", "Segmentation fault", "terminate called",
+    "Assertion `",
     "was refused (said once",  // a system call: ztunnel/sandbox
-};
+    // PEM of a private key, and base64 of that; DER of one of P-256 in base64 and hex (PKCS#8,
+    // SEC 1).
+    "BEGIN PRIVATE KEY", "BEGIN EC PRIVATE KEY", "BEGIN RSA PRIVATE KEY",
+    "LS0tLS1CRUdJTiBQUklWQVRFIEtFW", "LS0tLS1CRUdJTiBFQyBQUklWQVRFIEtFW", "MIGHAgEAMBMGByqGSM49",
+    "MHcCAQEEI", "308187020100301306072a8648ce3d0201", "30770201010420"};
 constexpr size_t kExcerpt = 4000;
 
 std::vector<char*> Pointers(std::vector<std::string>& texts) {

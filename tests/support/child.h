@@ -10,8 +10,8 @@
 
 namespace qanat::test {
 
-// The first report of a sanitizer or of a crash in a program's output, with the lines that follow;
-// "" when there is none. tests/support/reports.py looks for the same.
+// The first report of a sanitizer or of a crash in a program's output, or the first private key,
+// with the lines that follow; "" when there is none. tests/support/reports.py looks for the same.
 std::string FindReport(const std::string& output);
 
 class Child {

@@ -23,6 +23,8 @@ TEST(FindReport, NamesTheLineAndWhatFollows) {
   EXPECT_THAT(FindReport("==7==ERROR: LeakSanitizer: detected memory leaks\n"), HasSubstr("leaks"));
   EXPECT_THAT(FindReport("WARNING: ThreadSanitizer: data race (pid=7)\n"), HasSubstr("data race"));
   EXPECT_THAT(FindReport("Segmentation fault (core dumped)\n"), HasSubstr("Segmentation"));
+  EXPECT_THAT(FindReport("debug ca key: -----BEGIN PRIVATE KEY-----\n"), HasSubstr("key"));
+  EXPECT_EQ(FindReport("debug ca root: -----BEGIN CERTIFICATE-----\n"), "");
 }
 
 TEST(Child, RunsAndEnds) {

@@ -16,7 +16,7 @@ class Reports(unittest.TestCase):
         self.assertEqual(reports.find("before\n" + report), report)
         for line in ("a.cc:3:5: runtime error: signed integer overflow", "==7==ERROR: LeakSanitizer: detected memory leaks",
                      "WARNING: ThreadSanitizer: data race (pid=7)", "Segmentation fault (core dumped)",
-                     "terminate called after throwing an instance of 'x'"):
+                     "terminate called after throwing an instance of 'x'", "debug ca key: -----BEGIN PRIVATE KEY-----", "key=MHcCAQEEIFu"):
             self.assertEqual(reports.find("before\n" + line), line)
 
     def test_what_is_written_after_the_file_is_gone_counts(self):

@@ -7,7 +7,9 @@
 #include <csignal>
 #include <fstream>
 
+#include "common/net/datagram.h"
 #include "tests/integration/dns/fixture.h"
+#include "tests/integration/ztunnel/open_sockets.h"
 
 namespace qanat::ztunnel::test {
 namespace {
@@ -160,6 +162,33 @@ TEST_F(DnsRelayTest, TheNextServerHelps) {
   EXPECT_LT(std::min({took("a.other.test"), took("b.other.test"), took("c.other.test")}),
             std::chrono::milliseconds(1000));
   EXPECT_EQ(AskTcp(pod->netns(), kServer, {Ask("big.test", type::kTxt)}).size(), 1u);
+}
+
+// Without it the capture would bring the question back to the proxy.
+TEST_F(DnsRelayTest, QuestionsToTheServerCarryTheMark) {
+  Make();
+  server->Signal(SIGSTOP);
+  net::DatagramOptions options;
+  options.connect = *net::SocketAddress::Parse(kServer);
+  options.netns = &pod->netns();
+  const Fd udp = std::move(*net::OpenDatagram(options));
+  const Message question = Ask("plain.test", type::kA);
+  ASSERT_GT(send(udp.get(), question.data(), question.size(), 0), 0);
+  Tcp tcp = ConnectFrom(pod->netns(), kServer);
+  const std::string text(question.begin(), question.end());
+  ASSERT_TRUE(tcp.Send(std::string{'\0', static_cast<char>(text.size())} + text));
+  for (const bool by_tcp : {false, true}) {
+    const auto asking = [&] {
+      return FindSockets([&](const OpenSocket& s) {
+        return s.netns == pod->netns().Cookie().value() && s.tcp == by_tcp &&
+               s.peer == options.connect && s.fd != udp.get() && s.fd != tcp.fd();
+      });
+    };
+    std::vector<uint32_t> marks;
+    EXPECT_TRUE(Eventually([&] { return !(marks = Marks(asking())).empty(); })) << by_tcp;
+    EXPECT_THAT(marks, testing::Each(0x539u)) << by_tcp;
+  }
+  server->Signal(SIGCONT);
 }
 
 TEST_F(DnsRelayTest, ForgedAnswersAreLeftAside) {

@@ -42,7 +42,9 @@ class Stream:
             out.append({"name": name, "version": version, "resource": {"type_url": url, "value": raw}})
         nonce = self.ads.new_nonce()
         response = {"type_url": url, "nonce": nonce, "system_version_info": nonce, "resources": out, "removed_resources": list(removed)}
-        self.call.send(proto.encode("DeltaDiscoveryResponse", response))
+        raw = proto.encode("DeltaDiscoveryResponse", response)
+        self.ads.bytes[url] = self.ads.bytes.get(url, 0) + len(raw)
+        self.call.send(raw)
         return nonce
 
 
@@ -50,6 +52,7 @@ class Ads:
     def __init__(self, auto=True):
         self.auto, self.cond, self.streams, self.nonces, self.violations = auto, threading.Condition(), [], 0, []
         self.resources = {ADDRESS: {}, AUTHORIZATION: {}}  # name -> message
+        self.bytes = {}  # of messages that were sent, by type
         self.settle = lambda: time.sleep(1)  # the bed knows better
 
     def new_nonce(self):

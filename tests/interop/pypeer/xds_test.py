@@ -180,6 +180,7 @@ class Xds(Case):
         counted = self.bed.get(15020, "/metrics")[1]
         self.assertIn('istio_xds_connection_terminations_total{reason="Complete"} 7\n', counted)
         self.assertIn(f'istio_xds_message_total{{url="{ADDRESS}"}} 8\n', counted)
+        self.assertIn(f'istio_xds_message_bytes_total{{url="{ADDRESS}"}} {self.bed.ads.bytes[ADDRESS]}\n', counted)
 
     def test_unauthenticated_then_well(self):
         """Errors that come instead of a stream: tried again, with the state of the file by then."""
