@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <set>
 
 namespace qanat::takeover {
@@ -18,6 +19,17 @@ struct Item {
 
 struct World {
   std::map<uint64_t, Item> items;
+  // How many stand still, and at most did; how many have moved, and while one stood still at most.
+  size_t still = 0, most_still = 0, moved = 0, most_waited_for = 0;
+  std::map<uint64_t, size_t> moved_before;
+  void Stands(uint64_t key) {
+    moved_before[key] = moved;
+    most_still = std::max(most_still, ++still);
+  }
+  void Moves(uint64_t key) {
+    --still;
+    most_waited_for = std::max(most_waited_for, moved++ - moved_before.at(key));
+  }
   void Check() const {
     for (const auto& [key, item] : items) {
       ASSERT_FALSE(item.old_uses && item.new_uses) << "item " << key;
@@ -41,7 +53,10 @@ struct FakeSource final : Source {
       world.items.erase(key);
       return done(std::nullopt);
     }
-    if (!shared) world.items[key].old_uses = false;
+    if (!shared) {
+      world.items[key].old_uses = false;
+      world.Stands(key);
+    }
     done(Parcel{std::string(200, 's') + std::to_string(key), {}});
   }
   void Thaw(Sort, uint64_t key) override {
@@ -71,11 +86,18 @@ struct FakeSink final : Sink {
     EXPECT_EQ(parcel.state, std::string(200, 's') + about);
     keys[item] = key;
     if (silent) return waiting.push_back(std::move(done));
+    if (slow == key) {
+      world.items[key].new_has = true;
+      return waiting.push_back(std::move(done));
+    }
     if (refused.contains(key)) return done(Fail(Code::kUnimplemented, "not this one"));
     world.items[key].new_has = true;
     done({});
   }
-  void Run(ItemId item) override { world.items[keys.at(item)].new_uses = true; }
+  void Run(ItemId item) override {
+    world.items[keys.at(item)].new_uses = true;
+    if (!world.items[keys.at(item)].old_has) world.Moves(keys.at(item));
+  }
   void Drop(ItemId item) override {
     ++dropped;
     world.items[keys.at(item)].new_has = false;
@@ -84,6 +106,7 @@ struct FakeSink final : Sink {
   std::map<ItemId, uint64_t> keys;
   std::set<uint64_t> refused;
   bool silent = false;
+  uint64_t slow = 0;  // its import is not done before it is said to be
   int dropped = 0;
   std::vector<std::function<void(Status)>> waiting;
 };
@@ -137,6 +160,34 @@ TEST_F(SessionTest, EverythingMoves) {
   EXPECT_EQ(NewUses(), 300u);
   EXPECT_EQ(giving->counts().moved, 300u);
   EXPECT_EQ(taking->counts().moved, 300u);
+}
+
+// Counted, not timed: how long one stands still is how many others are moved meanwhile, and one
+// that takes its time holds up none of them.
+TEST_F(SessionTest, AnItemStandsStillForAsManyOthersAsTheWindowHas) {
+  const SessionOptions options{.item_timeout = std::chrono::minutes(1)};
+  const size_t window = options.window;
+  Start(300, options);
+  ASSERT_TRUE(RunUntil([&] { return finished; }));
+  EXPECT_EQ(world.moved, 300u);
+  EXPECT_EQ(world.still, 0u);
+  EXPECT_EQ(world.most_still, window);
+  EXPECT_LE(world.most_waited_for, window);
+}
+
+TEST_F(SessionTest, OneThatTakesItsTimeHoldsUpNoOther) {
+  sink.slow = 20;
+  const SessionOptions options{.item_timeout = std::chrono::minutes(1),
+                               .silence_timeout = std::chrono::minutes(2)};
+  Start(300, options);
+  ASSERT_TRUE(RunUntil([&] { return world.moved == 299; }));
+  EXPECT_LE(world.most_still, options.window);
+  EXPECT_LE(world.most_waited_for, options.window);
+  ASSERT_EQ(sink.waiting.size(), 1u);
+  EXPECT_FALSE(finished);
+  sink.waiting.front()({});
+  ASSERT_TRUE(RunUntil([&] { return finished; }));
+  EXPECT_EQ(NewUses(), 300u);
 }
 
 TEST_F(SessionTest, NothingToMove) {
