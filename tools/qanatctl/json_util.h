@@ -28,9 +28,10 @@ inline bool Bool(const nlohmann::json& object, const char* key) {
   const nlohmann::json& value = Get(object, key);
   return value.is_boolean() && value.get<bool>();
 }
+// A fraction is no whole number: what is beyond int64_t could not be taken for one.
 inline int64_t Int(const nlohmann::json& object, const char* key) {
   const nlohmann::json& value = Get(object, key);
-  return value.is_number() ? value.get<int64_t>() : 0;
+  return value.is_number_integer() ? value.get<int64_t>() : 0;
 }
 // An array's elements; an empty array when there is none.
 inline const nlohmann::json& Items(const nlohmann::json& object, const char* key) {

@@ -10,7 +10,7 @@ namespace {
 
 // Kubernetes leaves a number out when it is 0.
 int Number(const Json& object, const char* key, int64_t absent = 0) {
-  return static_cast<int>(Get(object, key).is_number() ? Int(object, key) : absent);
+  return static_cast<int>(Get(object, key).is_number_integer() ? Int(object, key) : absent);
 }
 
 bool Observed(const Json& object) {

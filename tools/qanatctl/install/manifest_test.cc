@@ -203,6 +203,11 @@ TEST(Health, Workloads) {
   EXPECT_FALSE(DeploymentHealth(deployment).ready);
   EXPECT_FALSE(DeploymentHealth(Json::object()).ready);
   EXPECT_FALSE(DaemonSetHealth(Json::object()).ready);  // no node
+  // No count is a fraction, and none is beyond every integer.
+  for (const double count : {2.5, 3.4e27, -3.4e27}) {
+    deployment["status"]["replicas"] = deployment["status"]["availableReplicas"] = count;
+    EXPECT_FALSE(DeploymentHealth(deployment).ready) << count;
+  }
 }
 
 TEST(Versions, TagsOfImages) {
