@@ -130,7 +130,7 @@ class RawPeer final : public net::TransportEvents, FrameSink {
     Send(out);
   }
   // What a client (or server) says first.
-  void Hello(bool client, std::vector<std::pair<SettingId, uint32_t>> settings = {}) {
+  void Hello(bool client, const std::vector<std::pair<SettingId, uint32_t>>& settings = {}) {
     if (client) Send(kPreface);
     ByteQueue out;
     PutSettings(out, settings);

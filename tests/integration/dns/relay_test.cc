@@ -16,7 +16,6 @@ namespace {
 
 using testing::Eq;
 using testing::Ge;
-using testing::HasSubstr;
 
 namespace type = wire::type;
 
