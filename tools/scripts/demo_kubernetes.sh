@@ -50,9 +50,12 @@ wait_enrolled() {  # namespace
 # All that there is in the cluster, one line a thing: objects in the API; of the nodes and their pods files,
 # pins, rules, routes, tables, programs in the kernel and processes.
 inventory() { python3 -B tests/kubernetes/inventory.py $name >"$1" || fail "what there is in the cluster could not be read"; }
-# What was not there before the mesh and is not of the user's own YAML: that stays, with its labels.
+# What was not there before the mesh and is not of the user's own YAML: that stays, with its labels, and with
+# the status that the API itself gives a Gateway.
 new_things() {  # inventory
-  local own='object /apis/gateway\.networking\.k8s\.io/v1/(gateways|httproutes) shop/'
+  local pending='[{]"message": "Waiting for controller"[^}]*[}]'
+  local own='object /apis/gateway\.networking\.k8s\.io/v1/(gateways|httproutes) shop/[^ ]+'
+  own+="( carries istio\.io/waypoint-for| has the status [{]\"conditions\": [[]$pending(, $pending)*[]][}])?\$"
   own+='|object /api/v1/namespaces /(shop|shop-data|monitoring) carries istio\.io/dataplane-mode$'
   own+='|object [^ ]+ shop/[^ ]+ carries istio\.io/use-waypoint$'  # a Service's labels are its EndpointSlices' too
   LC_ALL=C comm -13 <(LC_ALL=C sort "$work/before") <(LC_ALL=C sort "$1") | { grep -vE "$own" || true; }
