@@ -225,6 +225,37 @@ TEST_P(KubeReflector, BrokenLists) {
   EXPECT_TRUE(r.reflector->status().last_error.empty());
 }
 
+// A server in trouble is asked less and less often, and soon again once it has answered in between.
+TEST_P(KubeReflector, PausesBetweenListsGrow) {
+  const Fault busy{.path_part = "limit=", .count = -1, .status = 503, .reason = "Unavailable"};
+  ReflectorOptions options;
+  options.backoff_first = 20ms;
+  int syncs = 0, upserts = 0;
+  ReflectorEvents events;
+  events.on_sync = [&] { ++syncs; };
+  events.on_upsert = [&](const std::string&, std::string_view) { ++upserts; };
+  // How long it takes until the server has seen so many LISTs more.
+  const auto take = [&](size_t lists) {
+    const auto start = event::Clock::now();
+    lists += server_.CountRequests("GET", "limit=");
+    EXPECT_TRUE(Until([&] { return server_.CountRequests("GET", "limit=") >= lists; }));
+    return event::Clock::now() - start;
+  };
+  server_.AddFault(busy);
+  Reflector reflector(client_, Pods(), options, events);
+  // 20, 40, ... 640 ms, each up to a fifth less; six that do not grow would be some 120 ms.
+  EXPECT_GE(take(7), 900ms);
+  server_.ClearFaults();
+  ASSERT_TRUE(Until([&] { return syncs == 1; }) && Watching());
+  server_.Put(Pod("a"), kPod);
+  ASSERT_TRUE(Until([&] { return upserts == 1; }));
+  server_.AddFault(busy);
+  server_.SendLine("nonsense");  // leads to a LIST
+  const auto anew = take(3);     // 20, 40, 80 ms
+  EXPECT_GE(anew, 100ms);
+  EXPECT_LT(anew, 3s);  // if it went on where it was, these would be seconds
+}
+
 TEST_P(KubeReflector, ForbiddenSaysWhichRule) {
   server_.AddFault({.count = 3,
                     .status = 403,

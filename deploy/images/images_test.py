@@ -105,6 +105,16 @@ class Images(unittest.TestCase):
             if refused:
                 self.assertIn(f"names a path of this machine: {folder}/a.cc", done.stderr)
 
+    def test_refuses_an_image_that_is_too_large(self):
+        with open(self.path("data"), "wb") as file:
+            file.write(os.urandom(60 * 1000 * 1000))  # as much when it is compressed
+        code = f'__asm__(".data\\n.incbin \\"{self.path("data")}\\"\\n");\nint main(void) {{ return 0; }}\n'
+        subprocess.run(["clang-19", "-x", "c", "-", "-o", os.path.join(self.bin, "qanatctl")], input=code,
+                       text=True, check=True)
+        done = build(self.bin, self.path("out"), "ctl")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertRegex(done.stderr, r"ctl\.tar has 6\d\.\d MB, more than the 60 MB that an image may have")
+
     def test_says_what_is_missing(self):
         done = build(self.bin, self.path("out"), "waypoint")
         self.assertEqual(done.returncode, 1)

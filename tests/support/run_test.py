@@ -55,11 +55,11 @@ class Run(unittest.TestCase):
         self.write(path, f"#!{shutil.which('bash')}\n{text}\n")
         os.chmod(self.path(path), 0o755)
 
-    def run_with(self, arguments, fails="no such call"):
-        """(exit status, calls in their order, output); calls that contain `fails` fail."""
+    def run_with(self, arguments, fails="no such call", **more):
+        """(exit status, calls in their order, output); calls that contain `fails` fail. `more`: environment."""
         self.write("calls", "")
         done = subprocess.run([self.path("run"), *arguments], capture_output=True, text=True, timeout=60,
-                              env={"PATH": self.path("bin"), "HOME": self.folder, "CALLS": self.path("calls"), "FAILS": fails})
+                              env={"PATH": self.path("bin"), "HOME": self.folder, "CALLS": self.path("calls"), "FAILS": fails, **more})
         with open(self.path("calls")) as file:
             return done.returncode, file.read().splitlines(), done.stdout + done.stderr
 
@@ -113,6 +113,17 @@ class Run(unittest.TestCase):
         self.assertLessEqual(sum(int(seconds) for seconds, _ in stages), took + 1, output)  # none has another's time
         output = self.run_with(["test", "--quick"])[2]
         self.assertEqual(re.findall(r"^ +\d+ s  (.+)$", output, re.M), ["packages and peers", "build asan", "unit", "netns"])
+
+    def test_a_late_run_shows_the_core_and_says_so(self):
+        """... and the others all of it. The shell counts on from the seconds that it is given."""
+        for seconds, arguments, core in (("3001", [], True), ("3001", ["--kubernetes"], False), ("2400", [], False)):
+            for fails, status in (("no such call", 0), ("results-unit", 1)):
+                with self.subTest(seconds=seconds, arguments=arguments, fails=fails):
+                    done, calls, output = self.run_with(["test", *arguments], fails, SECONDS=seconds)
+                    self.assertEqual(done, status, output)
+                    labels = [label for call in calls for label in re.findall(r"^ctest .* -L (\^kubernetes\S*)", call)]
+                    self.assertEqual(labels, ["^kubernetes-core$" if core else "^kubernetes$"], calls)
+                    self.assertEqual("on a cluster only the core" in output.splitlines()[-1], core, output)
 
     def test_a_test_that_fails_alone_again_is_a_failure(self):
         status, calls, output = self.run_with(["test"], "/build/asan/results-unit")  # of ctest, which gets the whole path
