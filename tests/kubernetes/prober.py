@@ -10,6 +10,7 @@ import threading
 import time
 
 EVERY = 0.02
+LATE = 10.0  # seconds between the last attempt and the end that are a machine's fault and not the prober's
 
 
 def keep_trying(path, stop, seconds, every, attempt, args):
@@ -28,11 +29,14 @@ def keep_trying(path, stop, seconds, every, attempt, args):
 
 
 class Prober:
-    """with Prober(bench, "mesh/near", outcome, address, 9000, b"x", 3) as prober: ..."""
+    """with Prober(bench, "mesh/near", outcome, address, 9000, b"x", 3) as prober: ...
+    A prober that dies, or whose `seconds` are over, before the block ends is an error for everybody who asks it, and at
+    the end for the block: what nobody tried any more must not read as "did not come through"."""
 
     def __init__(self, bench, pod, attempt, *args, seconds=90, every=EVERY):
         self.file = tempfile.NamedTemporaryFile("r", dir=bench.folder)
-        self.stop, self.error = self.file.name + ".stop", None
+        self.stop, self.error, self.all = self.file.name + ".stop", None, None
+        self.what = f"the prober in {pod} ({getattr(attempt, '__name__', type(attempt).__name__)})"
         self.thread = threading.Thread(target=self.run, daemon=True, args=(
             bench, bench.container(pod), (self.file.name, self.stop, seconds, every, attempt, args), seconds + 30))
 
@@ -44,24 +48,46 @@ class Prober:
 
     def __enter__(self):
         self.thread.start()
-        self.wait(lambda seen: len(seen) >= 3, "it does not try")
+        try:
+            self.wait(lambda seen: len(seen) >= 3, "it does not try")
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
         return self
 
-    def __exit__(self, *unused):
+    def __exit__(self, kind=None, *unused):
+        asked, ended = time.monotonic(), not self.thread.is_alive()
         with open(self.stop, "w"):
             pass
         self.thread.join()
         os.unlink(self.stop)
+        self.all = self.read()
+        self.file.close()
+        if kind is not None:
+            return  # that exception says more
+        if ended or self.error:
+            self.ended_early()
+        # who lives tries until the end: the attempt that was on its way then has been waited for
+        if (idle := asked - self.all[-1][1]) > LATE:
+            raise AssertionError(f"{self.what} had not tried for {idle:.1f} s when it was to end")
+
+    def ended_early(self):
+        raise AssertionError(f"{self.what} ended before its time: {self.error or 'its seconds were over'}")
 
     def seen(self):
+        if self.all is None and not self.thread.is_alive():
+            self.ended_early()
+        return self.read() if self.all is None else self.all
+
+    def read(self):
         self.file.seek(0)
         return [json.loads(line) for line in self.file if line.endswith("\n")]
 
     def wait(self, condition, problem, seconds=60):
         last = time.monotonic() + seconds
         while not condition(seen := self.seen()):
-            if self.error or time.monotonic() > last:
-                raise AssertionError(f"{problem}; last: {seen[-3:]}, {self.error}")
+            if time.monotonic() > last:
+                raise AssertionError(f"{problem}; last: {seen[-3:]}")
             time.sleep(0.01)
 
     def counts(self):

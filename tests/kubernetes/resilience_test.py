@@ -150,9 +150,9 @@ class Resilience(unittest.TestCase):
         return {call: stack.enter_context(Prober(self.bench, call[0], outcome, self.bench.ip(call[1]), 9000, secret, 10,
                                                  seconds=200, every=0.05)) for call in calls}
 
-    def take_away(self, app, index, count, may_fail, hard=False):
+    def take_away(self, app, index, count, cost=0, hard=False):
         """Deletes (or kills) our pods under load from friends and strangers, which goes on until the new ones are ready
-        and three seconds more; the wire is watched."""
+        and three seconds more; the wire is watched. cost: how many connections of each friend may fail."""
         bench, secret = self.bench, "token" + os.urandom(12).hex()
         old, restarts = bench.part(app, index), bench.restarts(SYSTEM)
 
@@ -180,29 +180,30 @@ class Resilience(unittest.TestCase):
             self.assertGreater(len(load.seen()), 2, call)
         self.assertEqual(seen.holds(secret), 0, "payload in the clear between nodes")
         for call, load in good.items():
-            if not may_fail:
-                self.assertEqual(set(load.counts()), {"ok"}, f"the end of {app} cost a connection: {call}")
+            failed = [how for _, _, how in load.seen() if how != "ok"]
+            self.assertLessEqual(len(failed), cost, f"what the end of {app} cost {call}: {failed}")
             self.assertLess(load.longest_gap(), 10, f"recovery takes too long: {call}")
         self.all_is_well()
 
     def test_10_agents_deleted(self):
         for index in (1, 2):
-            self.take_away("qanat-agent", index, 2, may_fail=False)
+            self.take_away("qanat-agent", index, 2)
 
     def test_11_control_planes_deleted(self):
-        self.take_away("qanat-controlplane", None, 2, may_fail=False)
+        self.take_away("qanat-controlplane", None, 2)
 
     def test_12_node_proxies_deleted(self):
         for index in (1, 2):
-            self.take_away("ztunnel", index, 2, may_fail=True)
+            self.take_away("ztunnel", index, 2)
 
     def test_13_node_proxy_killed(self):
-        self.take_away("ztunnel", 2, 2, may_fail=True, hard=True)
+        # a friend tries once at a time: what may end with the proxy is the one connection that it has just then
+        self.take_away("ztunnel", 2, 2, cost=1, hard=True)
         # with the queues in which connections waited
         self.assertRegex(self.bench.events_of(self.bench.part("ztunnel", 2)[0], 3000), r"[1-9]\d* kept listeners came back")
 
     def test_14_agent_killed(self):
-        self.take_away("qanat-agent", 1, 2, may_fail=False, hard=True)
+        self.take_away("qanat-agent", 1, 2, hard=True)
 
     def test_20_the_writer_changes_and_statuses_go_on(self):
         path = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/qanat-controlplane-leader"
@@ -252,12 +253,14 @@ class Resilience(unittest.TestCase):
         self.bench.wait("leaving is ready", lambda: self.bench.ready("mesh", "app=leaving"))
         ip = self.bench.ip("mesh/leaving")
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            held = pool.submit(self.bench.call, "mesh/client", hold, ip, 9000, 8, timeout=60)
+            held = pool.submit(self.bench.call, "mesh/client", hold, ip, 9000, 22, timeout=60)
             time.sleep(1)
+            deleted = time.monotonic()
             self.bench.kubectl("delete", "pod", "-n", "mesh", "leaving", "--wait=false", "--grace-period=25")
-            time.sleep(3)
             # app.py leaves SIGTERM alone: its containers run for all of the grace period
-            self.assertEqual(self.bench.call("mesh/client", outcome, ip, 9000, b"new one", 15), "ok")
+            for second in (3, 20):
+                time.sleep(max(0.0, deleted + second - time.monotonic()))
+                self.assertEqual(self.bench.call("mesh/client", outcome, ip, 9000, b"new one", 15), "ok", f"after {second} s")
             lasted, how = held.result()
         self.assertEqual(how, "ok", f"ended after {lasted:.1f} s")
         self.bench.wait("leaving is gone", lambda: "leaving" not in self.bench.restarts("mesh"))
@@ -319,7 +322,9 @@ class Resilience(unittest.TestCase):
             print(f"{source} knocked at {sorted({address for address, _ in tried(prober)})}: {dict(counts)}", flush=True)
             if prober is not friend:
                 self.assertFalse([how for how in counts if how.startswith("220")], f"open to {source}")
-                self.assertGreater(sum(counts.values()), 50)
+                since = len(tried(prober, self.powered_on))
+                print(f"  {since} of them since power-on", flush=True)
+                self.assertGreater(since, 20, "hardly anybody knocked when the node was back")
 
     def power_off(self):
         """Node 2, after cluster DNS has been moved there. Returns when it last became ready."""
@@ -336,7 +341,7 @@ class Resilience(unittest.TestCase):
 
     def power_on(self, before):
         """Returns when, as soon as cluster DNS answers."""
-        start = time.monotonic()
+        start = self.powered_on = time.monotonic()
         node.power_on(self.bench.cluster, 2)
         dns = self.bench.wait("cluster DNS answers", lambda: self.bench.call_node(1, dns_answers), 240)
         node.wait_until_ready(self.bench.cluster, 2, before)

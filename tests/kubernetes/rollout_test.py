@@ -32,6 +32,8 @@ class Rollout(Scene):
     def setUpClass(cls):
         super().setUpClass()
         cls.old, cls.new = editions.present(), editions.load_next(cls.bench, *editions.PROGRAMS)
+        cls.started = cls.bench.restarts("mesh")
+        cls.failures_before = cls.bench.probe_failures("mesh", cls.started)
 
     def taken_over(self, pod):
         """{result: items} of what this proxy got from the one before it: connections, and the listeners of a pod."""
@@ -90,6 +92,10 @@ class Rollout(Scene):
         self.bench.wait("all is well",
                         lambda: self.bench.ctl("verify", check=False).returncode == 0, 60)
         self.traffic_is_as_it_was()
+
+    def test_4_probes_stayed_green(self):
+        self.assertEqual(self.bench.restarts("mesh"), self.started)
+        self.assertEqual(self.bench.probe_failures("mesh", self.started), self.failures_before, "a probe failed meanwhile")
 
 
 if __name__ == "__main__":

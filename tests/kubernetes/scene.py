@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of bad input share: a mesh of which one pod lets in one client only, and a look at whether
 that is still so."""
+import contextlib
 import re
 import unittest
 
@@ -72,12 +73,13 @@ class Unharmed:
                         for pod in ("mesh/client", "mesh/near")}
 
     def __enter__(self):
-        for each in self.probers.values():
-            each.__enter__()
+        with contextlib.ExitStack() as stack:
+            for each in self.probers.values():
+                stack.enter_context(each)
+            self.stack = stack.pop_all()
 
-    def __exit__(self, kind, *unused):
-        for each in self.probers.values():
-            each.__exit__()
+    def __exit__(self, kind, *more):
+        self.stack.__exit__(kind, *more)  # fails when one of them did not try to the end
         if kind is None:
             client, near = ([each[2] for each in self.probers[pod].seen()] for pod in ("mesh/client", "mesh/near"))
             self.test.assertEqual({o for o in client if o != "ok"}, set(), "who may call was refused")

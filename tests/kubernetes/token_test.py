@@ -10,12 +10,13 @@ import time
 import unittest
 
 from harness import BIN, SYSTEM
+import ca_client
 from bed import outcome
-from fixture import authorization
+from fixture import authorization, pod
 from prober import Prober
 from scene import Scene
 from testbed import control
-from testbed.tools import run
+from testbed.tools import read, run
 
 NOBODY = authorization("nobody-to-near", """
   action: DENY
@@ -74,6 +75,26 @@ class Tokens(Scene):
             "-set_serial", "7", "-days", "-1", "-out", path("late.crt"))
         said = self.as_user({"client-certificate": path("late.crt"), "client-key": path("late.key")})
         self.assertRegex(said, "401.*the client certificate of .* expired at 20.*put a new one")
+
+    def ask_as_the_proxy_of(self, node, account):
+        """A certificate for this account of the namespace mesh, by the token that node's proxy has in its container."""
+        (proxy,) = self.bench.part("ztunnel", node)
+        mine = f"/proc/{self.bench.container(f'{SYSTEM}/{proxy}')[0]}/root/var/run/secrets"
+        identity = f"spiffe://cluster.local/ns/mesh/sa/{account}"
+        return self.bench.call_outside(ca_client.ask, self.bench.ip(f"{SYSTEM}/{self.bench.part('qanat-controlplane')[0]}"),
+                                       read(f"{mine}/istio/root-cert.pem"), read(f"{mine}/tokens/istio-token"), identity)
+
+    def test_3b_a_node_proxys_token_is_good_for_the_pods_of_its_node(self):
+        self.bench.apply(pod("mesh", "alone", "alone", "node1"))
+        self.bench.wait("alone is enrolled", lambda: self.bench.ready("mesh", "app=alone") and self.bench.enrolled("mesh"))
+        for node, account in ((1, "alone"), (1, "server"), (2, "server")):
+            granted = (ca_client.OK, "", f"URI:spiffe://cluster.local/ns/mesh/sa/{account}")
+            self.assertEqual(self.ask_as_the_proxy_of(node, account), granted, node)
+        status, said, names = self.ask_as_the_proxy_of(2, "alone")
+        self.assertEqual((status, names), (ca_client.PERMISSION_DENIED, ""), said)
+        self.assertIn("no pod on node node2 runs as mesh/alone", said)
+        self.wait_for_log("qanat-controlplane", "certificate refused to qanat-system/ztunnel on node2: no pod on node node2 runs as mesh/alone")
+        self.assertEqual(self.ask_as_the_proxy_of(1, "nobody")[0], ca_client.PERMISSION_DENIED)
 
     def ztunnels_listed(self):
         done = self.bench.ctl("status", "-o", "json", check=False)

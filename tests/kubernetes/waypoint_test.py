@@ -60,6 +60,9 @@ class Waypoint(unittest.TestCase):
         bench.wait_ready(mesh=7, plain=2)  # six and the waypoint
         bench.wait("pods enrolled", lambda: bench.enrolled("mesh"))
         bench.wait("web answers", lambda: cls.status() == 200)
+        # the waypoint's own pod is replaced and removed below
+        cls.started = {name: of for name, of in bench.restarts("mesh").items() if not name.startswith("waypoint-")}
+        cls.failures_before = bench.probe_failures("mesh", cls.started)
 
     @classmethod
     def install_by_kubectl(cls):
@@ -135,6 +138,12 @@ class Waypoint(unittest.TestCase):
         for kind in ("/apis/apps/v1/namespaces/mesh/deployments", "/api/v1/namespaces/mesh/services", "/api/v1/namespaces/mesh/serviceaccounts"):
             self.bench.wait(f"{kind} gone", lambda: self.bench.get(f"{kind}/waypoint") is None)
         self.bench.wait("web answers without it", lambda: self.status() == 200)
+
+    def test_06_probes_stayed_green(self):
+        self.assertEqual(len(self.started), 6)
+        now = self.bench.restarts("mesh")
+        self.assertEqual({name: now.get(name) for name in self.started}, self.started)
+        self.assertEqual(self.bench.probe_failures("mesh", self.started), self.failures_before, "a probe failed meanwhile")
 
 
 if __name__ == "__main__":
