@@ -289,6 +289,10 @@ class Story(unittest.TestCase):
         refused = self.bench.ctl("why", "plain/outsider", "far.mesh:9000", check=False)
         self.assertEqual(refused.returncode, 3, refused.stdout + refused.stderr)
         self.assertIn("node2", self.bench.ctl_on_node(1, "status"))
+        asked = ("why", "mesh/client", "far.mesh:9000", "-o", "json")
+        there, outside = (json.loads(said) for said in (self.bench.ctl_on_node(1, *asked), self.bench.ctl(*asked).stdout))
+        self.assertEqual(there["verdict"], "allow", there)
+        self.assertEqual(*([(step["where"], step["verdict"]) for step in each["steps"]] for each in (there, outside)))
 
     def test_12_a_new_pod_is_in_the_mesh_before_it_runs(self):
         self.bench.apply(pod("mesh", "late", "client", "node2"))
