@@ -117,9 +117,10 @@ class BadInput(Scene):
         self.bench.kubectl("delete", "clusterrolebinding", name)
         for pod in self.bench.part(name):
             self.bench.kubectl("delete", "pod", "-n", SYSTEM, pod, "--grace-period=1", "--wait=false")
-        said = lambda: self.bench.kubectl("logs", "-n", SYSTEM, "-l", f"app={name}", "--tail=200", check=False).stdout
         try:
-            self.bench.wait("the log names what is forbidden", lambda: "pods" in said() and "403" in said() or "forbidden" in said())
+            self.wait_for_log(name, r"Pod: list pods: the API server answered 403 Forbidden: .*; give system:serviceaccount:qanat-system:"
+                                    r'qanat-controlplane a ClusterRole with the rule apiGroups \[""\], resources \["pods"\], verbs \["list"\]'
+                                    " - nobody is served before they have been read", 120)
             self.assertFalse(self.bench.ready(SYSTEM, f"app={name}", 2), "it must not be ready with a view that it could not read")
             self.traffic_is_as_it_was()
         finally:
@@ -158,7 +159,8 @@ class BadInput(Scene):
         self.bench.wait("the route has a status", status)
         with self.unharmed():
             with self.without_kind(kind):
-                self.wait_for_log("qanat-controlplane", "CRD .*missing.*HTTPRoute|HTTPRoute.*missing|httproutes.*missing")
+                self.wait_for_log("qanat-controlplane", f"CustomResourceDefinition {kind}: is missing, so there are no objects of kind "
+                                                        "HTTPRoute - kubectl apply .*looked for every 30 s")
                 self.assertTrue(self.bench.ready(SYSTEM, "app=qanat-controlplane", 2))
                 self.traffic_is_as_it_was()
             self.bench.wait("the kind is served", lambda: self.bench.get(f"{GATEWAY}/mesh/httproutes"))

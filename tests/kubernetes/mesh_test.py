@@ -199,8 +199,23 @@ class Story(unittest.TestCase):
         said = self.bench.wait("its status names the field", lambda: "notPrincipels" in json.dumps(
             (self.bench.get(path) or {}).get("status", {})), 10)
         self.assertIsNotNone(said)
+        self.is_refused_at_once(path)
         self.bench.kubectl("delete", "authorizationpolicy", "-n", "mesh", "mistake")
         self.bench.wait("near is let in again", lambda: self.reaches() == "ok")
+
+    def is_refused_at_once(self, path):
+        """What our CRDs know the type or the values of: the API server names it, and what it has stays."""
+        before = self.bench.get(path)["spec"]
+        policy = lambda text: authorization("mistake", text)
+        for bad, field, why in (
+                (policy("\n  action: ALOW\n"), "spec.action", 'Unsupported value: "ALOW": supported values: .*"ALLOW"'),
+                (policy("\n  rules: all\n"), "spec.rules", "must be of type array"),
+                (policy("\n  selector: {matchLabels: {app: [far]}}\n"), "spec.selector.matchLabels.app", "must be of type string"),
+                (peer_authentication("STRICTER"), "spec.mtls.mode", 'Unsupported value: "STRICTER": supported values: .*"STRICT"')):
+            done = self.bench.kubectl("apply", "-f", "-", input=bad, check=False)
+            self.assertNotEqual(done.returncode, 0, done.stdout)
+            self.assertRegex(done.stderr, f" is invalid: (?s:.*){re.escape(field)}: .*{why}")
+        self.assertEqual(self.bench.get(path)["spec"], before)
 
     def seen_from_outside(self):
         """(who, to what): outcome, of callers that a node's address may be seen of."""
@@ -274,6 +289,10 @@ class Story(unittest.TestCase):
         refused = self.bench.ctl("why", "plain/outsider", "far.mesh:9000", check=False)
         self.assertEqual(refused.returncode, 3, refused.stdout + refused.stderr)
         self.assertIn("node2", self.bench.ctl_on_node(1, "status"))
+        asked = ("why", "mesh/client", "far.mesh:9000", "-o", "json")
+        there, outside = (json.loads(said) for said in (self.bench.ctl_on_node(1, *asked), self.bench.ctl(*asked).stdout))
+        self.assertEqual(there["verdict"], "allow", there)
+        self.assertEqual(*([(step["where"], step["verdict"]) for step in each["steps"]] for each in (there, outside)))
 
     def test_12_a_new_pod_is_in_the_mesh_before_it_runs(self):
         self.bench.apply(pod("mesh", "late", "client", "node2"))
