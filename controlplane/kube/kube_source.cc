@@ -236,11 +236,14 @@ std::vector<Issue> KubeSource::OwnIssues() const {
     const bool passing = status.synced && (followed.failing_since == event::TimePoint{} ||
                                            now - followed.failing_since < kPassing);
     if (followed.absent) {
-      out.push_back(
-          {Issue::Severity::kWarning, "", 0,
-           fmt::format("CustomResourceDefinition {}", followed.reflector->resource().Name()),
-           fmt::format("is missing, so there are no objects of kind {}", kind),
-           "kubectl apply the CRDs (qanatctl install does it); they are looked for every 30 s"});
+      const kube::Resource& resource = followed.reflector->resource();
+      out.push_back({Issue::Severity::kWarning, "", 0,
+                     fmt::format("CustomResourceDefinition {}", resource.Name()),
+                     fmt::format("is missing, so there are no objects of kind {}", kind),
+                     fmt::format("kubectl apply the CRDs ({}); they are looked for every 30 s",
+                                 resource.group == "gateway.networking.k8s.io"
+                                     ? "the Gateway API's standard-install.yaml"
+                                     : "qanatctl install does it")});
     } else if (Outdated(followed)) {
       const kube::Resource& resource = followed.reflector->resource();
       out.push_back({Issue::Severity::kWarning, "", 0,
