@@ -3,7 +3,6 @@
 """What the metrics call a connection that failed: `response_flags` of the reference, section 8, one way of failing
 each. (DENY, CONNECT and CERT_REVOKED are other tests'.)"""
 import re
-import socket
 import time
 import unittest
 
@@ -12,7 +11,7 @@ import tls
 from ads import ADDRESS, workload
 from bed import PEER, TRUST, Bed, Case, until
 from ca import Refuse
-from hbone import App, Server, read_all
+from hbone import App, Server, outcome
 
 UNLUCKY = f"{TRUST}/ns/near/sa/unlucky"
 FAILED = "istio_tcp_connections_failed_total"
@@ -49,19 +48,7 @@ class Flags(Case):
 
     @classmethod
     def call(cls, address, data=b"hello", pod="client"):
-        """What comes back before a clean end, or "reset"."""
-        try:
-            sock = netns.connect(cls.bed.pods[pod].name, address, 7000)
-        except ConnectionResetError:  # the reset came before connect() had woken up
-            return "reset"
-        try:
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            return read_all(sock)
-        except (ConnectionResetError, BrokenPipeError):
-            return "reset"
-        finally:
-            sock.close()
+        return outcome(cls.bed.pods[pod].name, address, 7000, data)
 
     def flags(self, **ends):
         """{flag: how often} of the failures between these workloads."""

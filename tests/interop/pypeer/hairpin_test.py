@@ -7,7 +7,7 @@ import unittest
 import netns
 from ads import ADDRESS, AUTHORIZATION, policy, service, workload
 from bed import TRUST, Bed, Case, until
-from hbone import App, echo, read_all
+from hbone import App, echo, outcome
 
 SELF = f"{TRUST}/ns/near/sa/client"
 
@@ -29,18 +29,7 @@ class Hairpin(Case):
         until("the pod has its certificate", lambda: self.echo("10.96.0.8") == b"hello")
 
     def echo(self, address, data=b"hello", port=80):
-        try:
-            sock = netns.connect(self.pod.name, address, port)
-        except ConnectionResetError:  # the reset came before connect() had woken up
-            return "reset"
-        try:
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            return read_all(sock)
-        except (ConnectionResetError, BrokenPipeError):
-            return "reset"
-        finally:
-            sock.close()
+        return outcome(self.pod.name, address, port, data)
 
     def closed(self, reporter):
         lines = self.bed.get(15020, "/metrics")[1].splitlines()

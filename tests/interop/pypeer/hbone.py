@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HBONE, either side: the reference, section 5."""
 import contextlib
+import socket
 import struct
 import threading
 
@@ -154,6 +155,24 @@ def read_all(sock):
     while data := sock.recv(1 << 16):
         out += data
     return bytes(out)
+
+
+def outcome(name, address, port, data=b"hello", end=True):
+    """What an application in that namespace sees of a connection: the bytes before a clean end, or "reset". `end`: it
+    ends its own direction behind `data`."""
+    try:
+        sock = netns.connect(name, address, port)
+    except ConnectionResetError:  # the reset came before connect() had woken up
+        return "reset"
+    try:
+        sock.sendall(data)
+        if end:
+            sock.shutdown(socket.SHUT_WR)
+        return read_all(sock)
+    except (ConnectionResetError, BrokenPipeError):
+        return "reset"
+    finally:
+        sock.close()
 
 
 def echo(sock):

@@ -11,7 +11,7 @@ import netns
 import tls
 from ads import ADDRESS, AUTHORIZATION, policy, service, workload
 from bed import TRUST, Bed, Case, until
-from hbone import App, Client, Server, echo, read_all, serve
+from hbone import App, Client, Server, echo, outcome, serve
 
 GATEWAY, FAR, DIRECT = (f"{TRUST}/ns/{name}" for name in ("mesh-system/sa/eastwest", "far/sa/shop", "near/sa/direct"))
 HOST = "shop.far.svc.cluster.local"
@@ -110,23 +110,8 @@ class Out(Networks):
         self.far.context = self.far_context
 
     @classmethod
-    def dial(cls, address="10.96.0.9", port=80):
-        return netns.connect(cls.pod.name, address, port)
-
-    @classmethod
-    def echo(cls, data=b"hello", **where):
-        try:
-            sock = cls.dial(**where)
-        except ConnectionResetError:  # the reset came before connect() had woken up
-            return "reset"
-        try:
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            return read_all(sock)
-        except (ConnectionResetError, BrokenPipeError):
-            return "reset"
-        finally:
-            sock.close()
+    def echo(cls, data=b"hello", address="10.96.0.9", port=80):
+        return outcome(cls.pod.name, address, port, data)
 
     def test_what_each_of_the_two_is_asked(self):
         self.assertEqual(self.echo(), b"hello")
