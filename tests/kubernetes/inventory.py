@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What there is in a cluster, as lines of text, so that before and after can be compared
-(`inventory.py NAME` prints those of a cluster that is up): files and mounts of the nodes, rules, routes and tables of their and their pods' network namespaces, BPF programs
+(`inventory.py NAME` prints those of a cluster that is up): files and mounts of the nodes, rules, routes and
+tables of their and their pods' network namespaces, BPF programs
 by what they are attached to, processes, and every object in the API.
 
 Lines hold names, not contents, numbers or times: a thing that comes and goes by itself (a counter, a
@@ -87,7 +88,8 @@ def said(status):
             inside = {key: kept(each) for key, each in value.items() if not key.endswith("Time")}
             return {key: each for key, each in inside.items() if each not in ({}, [], None)}
         return [kept(each) for each in value] if isinstance(value, list) else value
-    return json.dumps(kept(status), sort_keys=True) if kept(status) else ""
+    status = kept(status)
+    return json.dumps(status, sort_keys=True) if status else ""
 
 
 def objects(bench):
@@ -111,8 +113,8 @@ def objects(bench):
                 for key in [*meta.get("annotations", {}), *meta.get("labels", {}), *meta.get("finalizers", [])]:
                     if OURS.search(key):
                         found.add(f"{line} carries {key}")
-                if WITH_STATUS.search(f"{path}/{resource['name']}") and said(item.get("status") or {}):
-                    found.add(f"{line} has the status {said(item['status'])}")
+                if WITH_STATUS.search(f"{path}/{resource['name']}") and (text := said(item.get("status") or {})):
+                    found.add(f"{line} has the status {text}")
                 for entry in meta.get("managedFields", []):
                     if OURS.search(entry["manager"]):
                         found.add(f"{line} has fields of {entry['manager']} in its {entry.get('subresource', 'self')}")
