@@ -8,6 +8,7 @@
 #include <future>
 
 #include "common/base/log.h"
+#include "common/base/program.h"
 #include "ztunnel/telemetry/runtime_metrics.h"
 
 namespace qanat::ztunnel {
@@ -38,6 +39,7 @@ App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
   if (environment_.config.max_pod_connections == 0) {
     environment_.config.max_pod_connections = ShareOfDescriptors();
   }
+  environment_.descriptors = BoundDescriptors();
   environment_.metrics = &metrics_;
   environment_.pools = &pool_metrics_;
   environment_.access_log = &access_log_;

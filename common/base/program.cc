@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 
@@ -19,6 +20,14 @@ void RaiseFileLimit(rlim_t wanted) {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+DescriptorBounds BoundDescriptors() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > INT_MAX) return {};
+  const int all = static_cast<int>(limit.rlim_cur);
+  const int kept = std::min(std::clamp(all / 16, 64, 4096), all / 2);
+  return {all - kept, all - kept / 2};
 }
 
 std::optional<int> HandleArguments(int argc, char** argv, std::string_view program,

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,6 +16,17 @@ namespace qanat {
 // Lifts the limit of open files to what the process may have; with `wanted`, that is also the hard
 // limit's new value where the process is allowed to raise it (root). Best effort.
 void RaiseFileLimit(rlim_t wanted = 0);
+
+// Up to which descriptor users' connections may go, so that probes, metrics, certificates, the
+// control plane's stream and files go on when connections have taken all others. Descriptors are
+// given out lowest first, so one's number says how many there are.
+struct DescriptorBounds {
+  int accepted = std::numeric_limits<int>::max();  // no connection is taken with one from here on
+  int made = std::numeric_limits<int>::max();      // nor one made for those that were taken
+};
+// By the limit of open files as it is now: a sixteenth of it is kept, from 64 to 4096, and half of
+// that from connections that were taken.
+DescriptorBounds BoundDescriptors();
 
 // The version that this program was built as, "0.1.0".
 std::string_view Version();

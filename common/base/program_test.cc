@@ -50,6 +50,21 @@ TEST(Program, FileLimit) {
   setrlimit(RLIMIT_NOFILE, &before);
 }
 
+TEST(Program, DescriptorsThatUsersLeave) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const auto of = [&](rlim_t limit) {
+    const rlimit set{limit, before.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &set), 0);
+    const DescriptorBounds bounds = BoundDescriptors();
+    return std::pair(bounds.accepted, bounds.made);
+  };
+  EXPECT_EQ(of(100), std::pair(50, 75));
+  EXPECT_EQ(of(400), std::pair(336, 368));
+  EXPECT_EQ(of(16000), std::pair(15000, 15500));
+  setrlimit(RLIMIT_NOFILE, &before);
+}
+
 TEST(Program, Environment) {
   ASSERT_EQ(setenv("QANAT_PROGRAM_TEST", "a=b", 1), 0);
   const std::vector<std::string> entries = EnvironmentEntries();

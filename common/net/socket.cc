@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common/net/socket.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 
 #include "common/base/log.h"
 
@@ -302,11 +304,16 @@ struct Acceptor::Impl {
   }
 
   Fd AcceptOne(SocketAddress& peer) {
+    if (scarce && Fd(fcntl(listener.get(), F_DUPFD_CLOEXEC, 0)).get() >= kept_from) {
+      errno = EMFILE;
+      return {};
+    }
     sockaddr_storage storage;
     socklen_t size = sizeof storage;
     auto* address = reinterpret_cast<sockaddr*>(&storage);
     Fd fd(accept4(listener.get(), address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd) peer = SocketAddress::FromSockaddr(address);
+    scarce = fd.get() >= kept_from;
     return fd;
   }
 
@@ -332,6 +339,8 @@ struct Acceptor::Impl {
   event::Timer pause;
   bool paused = false;  // by the owner
   int batch = 1;        // how many are taken the next time
+  int kept_from = std::numeric_limits<int>::max();
+  bool scarce = false;  // the last one had a number that is kept: the next one's is asked for first
   int singles = 0;      // how often one is taken before more are tried
   std::shared_ptr<bool> life = std::make_shared<bool>(true);
 };
@@ -348,6 +357,8 @@ SocketAddress Acceptor::local_address() const {
 }
 
 int Acceptor::fd() const { return impl_->listener.get(); }
+
+void Acceptor::KeepFrom(int first) { impl_->kept_from = first; }
 
 void Acceptor::TakeWaiting() { impl_->TakeWaiting(); }
 

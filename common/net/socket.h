@@ -94,6 +94,9 @@ class Acceptor {
   ~Acceptor();
   SocketAddress local_address() const;
   int fd() const;
+  // From this number on descriptors are somebody else's, and to have none below is to have none.
+  // One accepted connection may still get such a one.
+  void KeepFrom(int first);
   // While paused nothing is accepted; who connects waits in the listener's queue (where another
   // process may have the same listener).
   void SetPaused(bool paused);

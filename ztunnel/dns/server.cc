@@ -48,6 +48,7 @@ Server::Server(event::EventLoop& loop, PodPtr pod, Sockets sockets, Hooks hooks)
     acceptors_.push_back(std::make_unique<net::Acceptor>(
         loop, std::move(tcp), [this](Fd fd, net::SocketAddress) { OnTcp(std::move(fd)); },
         hooks_.exhausted));
+    acceptors_.back()->KeepFrom(hooks_.kept_from);
   }
 }
 

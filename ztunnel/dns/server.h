@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -31,6 +32,7 @@ class Server {
     std::function<const state::MeshSnapshot&()> snapshot;
     std::function<Identified(const Pod&)> identify;
     std::function<void(const Error&)> exhausted;  // no descriptor for another TCP client
+    int kept_from = std::numeric_limits<int>::max();  // see BoundDescriptors()
   };
   Server(event::EventLoop& loop, PodPtr pod, Sockets sockets, Hooks hooks);
   ~Server();

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace qanat::ztunnel {
 namespace {
 constexpr size_t kMaxIdle = 16;
@@ -21,6 +23,7 @@ std::unique_ptr<Pipe> PipePool::Take() {
   auto pipe = std::make_unique<Pipe>();
   pipe->read.Reset(fds[0]);
   pipe->write.Reset(fds[1]);
+  if (std::max(fds[0], fds[1]) >= kept_from_) return nullptr;
   // Refused beyond the user's pipe budget: then the default of 64 KiB has to do.
   int capacity = fcntl(pipe->write.get(), F_SETPIPE_SZ, kWantedCapacity);
   if (capacity < 0) capacity = fcntl(pipe->write.get(), F_GETPIPE_SZ);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -21,10 +22,12 @@ class PipePool {
  public:
   std::unique_ptr<Pipe> Take();           // nullptr when the process has no fds left: copy instead
   void Give(std::unique_ptr<Pipe> pipe);  // one that still holds bytes is closed
+  void KeepFrom(int first) { kept_from_ = first; }  // descriptors that are somebody else's
   size_t idle() const { return idle_.size(); }
 
  private:
   std::vector<std::unique_ptr<Pipe>> idle_;
+  int kept_from_ = std::numeric_limits<int>::max();
 };
 
 }  // namespace qanat::ztunnel

@@ -6,15 +6,26 @@
 namespace qanat::ztunnel {
 
 Result<Fd> SpareSockets::StartConnect(const net::ConnectOptions& options) {
-  // Of our own namespace there is nothing to be spared; what is bound to a device is rare.
-  if (options.netns == nullptr || !options.bind_device.empty()) return net::StartConnect(options);
-  Result<Fd> fd = Take(options);
+  Result<Fd> fd = Make(options);
   if (!fd && kept_ > 0) {  // others' spare ones may be what is missing
     Clear();
-    fd = Take(options);
+    fd = Make(options);
   }
   if (!fd) return tl::unexpected(fd.error());
   return net::StartConnect(std::move(*fd), options);
+}
+
+Result<Fd> SpareSockets::Make(const net::ConnectOptions& options) {
+  Fd fd;
+  // Of our own namespace there is nothing to be spared; what is bound to a device is rare.
+  if (options.netns == nullptr || !options.bind_device.empty()) {
+    QANAT_ASSIGN_OR_RETURN(std::vector<Fd> made, net::MakeSockets(options, 1));
+    fd = std::move(made.front());
+  } else {
+    QANAT_ASSIGN_OR_RETURN(fd, Take(options));
+  }
+  if (fd.get() >= kept_from_) return FailErrno("connect to " + options.to.ToString(), EMFILE);
+  return fd;
 }
 
 SpareSockets::Stock& SpareSockets::Find(const netns::Id& where, const Kind& kind) {

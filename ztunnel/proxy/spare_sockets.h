@@ -6,6 +6,7 @@
 // One per worker, on its loop.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <vector>
@@ -21,10 +22,12 @@ class SpareSockets {
   static constexpr size_t kMostKept = 512;  // of all namespaces
   static constexpr std::chrono::milliseconds kSoon{1000};
 
-  explicit SpareSockets(event::EventLoop& loop)
-      : loop_(loop), expire_(loop, [this] { Expire(); }) {}
+  // `kept_from`: see BoundDescriptors().
+  explicit SpareSockets(event::EventLoop& loop,
+                        int kept_from = std::numeric_limits<int>::max())
+      : loop_(loop), kept_from_(kept_from), expire_(loop, [this] { Expire(); }) {}
 
-  // As net::StartConnect().
+  // As net::StartConnect(); descriptors that are kept count as none.
   Result<Fd> StartConnect(const net::ConnectOptions& options);
   // The namespace's pod went away.
   void Forget(const netns::NetNs& netns);
@@ -49,10 +52,12 @@ class SpareSockets {
   };
 
   Stock& Find(const netns::Id& where, const Kind& kind);
+  Result<Fd> Make(const net::ConnectOptions& options);
   Result<Fd> Take(const net::ConnectOptions& options);
   void Expire();
 
   event::EventLoop& loop_;
+  const int kept_from_;
   // The sockets in it keep a namespace, so its number is not used again as long as they are here.
   std::map<netns::Id, std::vector<Stock>> stocks_;
   size_t kept_ = 0;

@@ -43,6 +43,7 @@ Worker::Worker(unsigned index, const Environment& environment)
       source_setup_(metrics_, "source"),
       destination_setup_(metrics_, "destination"),
       thread_(fmt::format("worker-{}", index).c_str()) {
+  relay_shared_.pipes.KeepFrom(environment.descriptors.made);
   // Everything on the loop is made on its thread; this runs before whatever is posted later.
   loop().Post([this] {
     log::SendThisThreadTo([this](std::string_view line) { log_.Write(line); });
@@ -54,7 +55,7 @@ Worker::Worker(unsigned index, const Environment& environment)
       }
     });
     MakePools();
-    spare_sockets_ = std::make_unique<SpareSockets>(loop());
+    spare_sockets_ = std::make_unique<SpareSockets>(loop(), environment_.descriptors.made);
     resolver_ = std::make_unique<dns::Resolver>(loop(), environment_.config);
     idleness_ = std::make_unique<event::Timer>(loop(), [this] { LookAtIdleness(); });
     LookAtIdleness();
@@ -108,6 +109,7 @@ void Worker::AddPod(PodPtr pod, Listeners listeners) {
                           (this->*handler)(raw->pod, std::move(connection), peer);
                         },
                         [this](const Error& error) { OnExhausted(error); }));
+      entry->acceptors.back().second->KeepFrom(environment_.descriptors.accepted);
     };
     switch (one.role) {
       case Role::kOutbound: accept(&Worker::OnOutbound); break;
@@ -125,7 +127,8 @@ void Worker::AddPod(PodPtr pod, Listeners listeners) {
         dns::Server::Hooks{environment_.config, metrics_,
                            [this]() -> const state::MeshSnapshot& { return *snapshot_; },
                            [this](const Pod& of) { return Identify(of); },
-                           [this](const Error& error) { OnExhausted(error); }});
+                           [this](const Error& error) { OnExhausted(error); },
+                           environment_.descriptors.accepted});
   }
   pods_[uid] = std::move(entry);
   CountPods();

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/base/line_writer.h"
+#include "common/base/program.h"
 #include "common/event/event_loop.h"
 #include "common/hbone/pool.h"
 #include "common/identity/certificate.h"
@@ -50,6 +51,7 @@ struct Environment {
   Metrics* metrics = nullptr;
   PoolMetrics* pools = nullptr;
   log::LineWriter* access_log = nullptr;
+  DescriptorBounds descriptors;
   // Runs the task on the main thread as long as the program is there to run it for; any thread.
   std::function<void(std::function<void()>)> post_main;
   // Asks the main thread for a certificate; any thread. The answer comes by Worker::SetCertificate

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -54,11 +55,12 @@ def until(what, look, seconds=60):
 class Bed:
     count = 0
 
-    def __init__(self, pods=("client", "server"), auto=True, environment=None):
+    def __init__(self, pods=("client", "server"), auto=True, environment=None, files=None):
         Bed.count += 1
         self.node = f"qpp{os.getpid()}x{Bed.count}"
         self.folder, self.pods = tempfile.mkdtemp(prefix="qanat-pypeer-"), {}
         self.program, self.environment, self.programs = None, environment or {}, 0
+        self.files = files  # descriptors that the program may have
         atexit.register(self.discard)
         netns.make_node(self.node)
         for last, name in enumerate(pods, 2):
@@ -95,8 +97,12 @@ class Bed:
             "RUST_LOG": "info", **self.environment, **more}
         with open(self.log, "wb") as log:
             self.program = subprocess.Popen(["ip", "netns", "exec", self.node, os.path.join(BIN, "qanat-ztunnel"), "proxy", "ztunnel"],
-                                            stdout=log, stderr=log, env=environment, cwd=self.folder)
+                                            stdout=log, stderr=log, env=environment, cwd=self.folder, preexec_fn=self.limit)
         return self
+
+    def limit(self):
+        if self.files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.files, self.files))
 
     def enrol(self, *names, session=None):
         """Hands these pods (all but the peer's) over as a snapshot."""

@@ -10,11 +10,11 @@ DENIED = 8099
 
 
 class Inbound(Case):
-    environment = {}
+    environment, limit = {}, None  # of open files
 
     @classmethod
     def setUpClass(cls):
-        bed = cls.bed = Bed(pods=("server", "client"), environment=cls.environment)
+        bed = cls.bed = Bed(pods=("server", "client"), environment=cls.environment, files=cls.limit)
         cls.addClassCleanup(bed.down)
         cls.pod, cls.peer = bed.pods["server"], bed.peer()
         svc = service("shop", "near", "10.96.0.9", {80: 8080})
