@@ -61,7 +61,7 @@ TEST(Program, DescriptorsThatUsersLeave) {
   };
   EXPECT_EQ(of(100), std::pair(50, 75));
   EXPECT_EQ(of(400), std::pair(336, 368));
-  EXPECT_EQ(of(16000), std::pair(15000, 15500));
+  EXPECT_EQ(of(1600), std::pair(1500, 1550));
   setrlimit(RLIMIT_NOFILE, &before);
 }
 

@@ -31,7 +31,7 @@ class Server {
     WorkerMetrics& metrics;
     std::function<const state::MeshSnapshot&()> snapshot;
     std::function<Identified(const Pod&)> identify;
-    std::function<void(const Error&)> exhausted;  // no descriptor for another TCP client
+    std::function<void(const Error&)> exhausted;      // no descriptor for another TCP client
     int kept_from = std::numeric_limits<int>::max();  // see BoundDescriptors()
   };
   Server(event::EventLoop& loop, PodPtr pod, Sockets sockets, Hooks hooks);

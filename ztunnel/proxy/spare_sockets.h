@@ -23,8 +23,7 @@ class SpareSockets {
   static constexpr std::chrono::milliseconds kSoon{1000};
 
   // `kept_from`: see BoundDescriptors().
-  explicit SpareSockets(event::EventLoop& loop,
-                        int kept_from = std::numeric_limits<int>::max())
+  explicit SpareSockets(event::EventLoop& loop, int kept_from = std::numeric_limits<int>::max())
       : loop_(loop), kept_from_(kept_from), expire_(loop, [this] { Expire(); }) {}
 
   // As net::StartConnect(); descriptors that are kept count as none.
