@@ -30,7 +30,7 @@ import report  # noqa: E402
 import upgrade  # noqa: E402
 import workloads  # noqa: E402
 from loads import LOADS, PATHS, cpu_per_unit  # noqa: E402
-from pods import ECHO, YAML, finish, set_sysctls, start  # noqa: E402
+from pods import ECHO, YAML, cpu_of, finish, set_sysctls, start  # noqa: E402
 from process import cpu_seconds  # noqa: E402
 from proof import Misrouted, check_enrolment, check_mesh, check_plain, settle  # noqa: E402
 
@@ -74,6 +74,11 @@ class Bench:
         pod = "near" if path == "same node" else "far"
         return f"{namespace}/client", f"{self.mesh.ip(f'{namespace}/{pod}')}:{port}"
 
+    @staticmethod
+    def ends(path, source):
+        """The two pods of a load that `source` makes."""
+        return source, f"{source.split('/')[0]}/{'near' if path == 'same node' else 'far'}"
+
     def refuse(self, row, wrong):
         """There is no such row, and the run says so."""
         row["refused"] = str(wrong)
@@ -88,6 +93,7 @@ class Bench:
         seconds = seconds or self.options.seconds
         before = settle(self.mesh)
         cpu = cpu_seconds(self.on_path)
+        own = cpu_of(self.mesh, self.ends(path, source))
         if watcher:
             watcher.start()
         process = start(self.mesh, source, [
@@ -100,7 +106,8 @@ class Bench:
                 watcher.stop()
         after = settle(self.mesh)  # what still was on its way is part of the load's CPU
         result["cpu_seconds"] = cpu_seconds(self.on_path) - cpu
-        result["cpu_per_unit"] = cpu_per_unit(load, result)
+        result["cpu_per_unit"] = cpu_per_unit(load, result, result["cpu_seconds"])
+        result["own_cpu_per_unit"] = cpu_per_unit(load, result, cpu_of(self.mesh, self.ends(path, source)) - own)
         if result["errors"]:
             raise RuntimeError(f"{leg}: {result['errors']} errors, the first: {result['first_error']}")
         if not result["all_bytes"] or (load.mode != "bulk" and not result["samples"]):
@@ -154,8 +161,8 @@ def parse():
                         help="only this path; may be repeated")
     parser.add_argument("--only", default="", metavar="TEXT",
                         help="only loads whose name contains TEXT, such as bulk, HTTP or upgrade")
-    parser.add_argument("--idle-connections", type=int, default=10000, metavar="N",
-                        help="held while memory is read (10000); 0 leaves memory out")
+    parser.add_argument("--idle-connections", type=int, metavar="N",
+                        help="held while memory is read (10000, or what the limit of open files lets be); 0 leaves memory out")
     parser.add_argument("--workloads", default=None, metavar="N,N",
                         help="sizes of the mesh that a node proxy is started in (10000,100000); 0 leaves it out")
     parser.add_argument("--no-fairness", action="store_true", help="leave out what a neighbour does to another pod's p99")
@@ -170,8 +177,12 @@ def parse():
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (0.5 if options.quick else 1.5)
-    if options.rounds < 1 or not 0.05 <= options.seconds <= 60 or options.idle_connections < 0:
+    if options.rounds < 1 or not 0.05 <= options.seconds <= 60:
         parser.error("--rounds is at least 1, --seconds between 0.05 and 60")
+    if options.idle_connections is None:
+        options.idle_connections = min(10000, memory.most())
+    if not 0 <= options.idle_connections <= memory.most():
+        parser.error(f"--idle-connections is at most {memory.most()} here (hard limit of open files: ulimit -Hn)")
     wanted = [(path, load) for path in PATHS for load in LOADS
               if (not options.path or path.replace(" ", "-") in options.path)
               and options.only.lower() in load.name.lower()]
@@ -242,7 +253,7 @@ def repeat(options):
         words.append("--no-upgrades")
     if options.workloads is not None:
         words += ["--workloads", options.workloads]
-    if options.idle_connections != 10000:
+    if options.idle_connections != min(10000, memory.most()):
         words += ["--idle-connections", str(options.idle_connections)]
     if options.name != "bench":
         words += ["--name", options.name]

@@ -4,8 +4,8 @@ takes all it can get. Plain has its stream beside it too, so the ratio says what
 what sharing two cores and a link costs."""
 import time
 
-from loads import LOADS, Load
-from pods import ECHO, finish, start, stop
+from loads import LOADS, Load, cpu_per_unit
+from pods import ECHO, cpu_of, finish, start, stop
 from process import cpu_seconds
 from proof import check_mesh, check_plain, settle
 
@@ -34,7 +34,7 @@ def leg(bench, path, load, which, attempts=3):
     _, sink = bench.target(path, which, BULK.port)
     seconds = bench.options.seconds
     before = settle(bench.mesh)
-    cpu = cpu_seconds(bench.on_path)
+    cpu, own = cpu_seconds(bench.on_path), cpu_of(bench.mesh, bench.ends(path, source))
     bulk = start(bench.mesh, source, flags(sink, BULK, AROUND, bench.warmup + seconds + AROUND))
     try:
         time.sleep(AROUND)
@@ -60,4 +60,5 @@ def leg(bench, path, load, which, attempts=3):
     else:
         check_plain(before, after)
     used = cpu_seconds(bench.on_path) - cpu
-    return {**asked, "gbit_s": carried["gbit_s"], "cpu_seconds": used, "cpu_per_unit": used / (carried["all_bytes"] / (1 << 30))}
+    return {**asked, "gbit_s": carried["gbit_s"], "cpu_seconds": used, "cpu_per_unit": cpu_per_unit(BULK, carried, used),
+            "own_cpu_per_unit": cpu_per_unit(BULK, carried, cpu_of(bench.mesh, bench.ends(path, source)) - own)}

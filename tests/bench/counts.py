@@ -9,7 +9,8 @@ from proof import Misrouted
 from symbols import Symbols
 
 COUNTED = tuple(load for load in LOADS if load.mode in ("rr", "connect") or load.name == "bulk, 1 connection")
-PROFILED = tuple(load for load in LOADS if load.name in ("bulk, 1 connection", "new connections/s, 32 clients"))
+PROFILED = tuple(load for load in LOADS if load.name in ("bulk, 1 connection", "1-byte round trip", "HTTP/1.1 at 1000/s",
+                                                           "new connections/s, 32 clients"))
 TOP = 20
 QUIET = 0.2  # seconds in which the last connections of a load end
 UNITS = {"rr": ("round trip", 1), "connect": ("connection", 1), "bulk": ("GiB", 1 << 30), "http": ("request", 1)}

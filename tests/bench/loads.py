@@ -32,8 +32,8 @@ def cpu_unit(load):
     return {"bulk": "s/GiB", "rr+bulk": "s/GiB", "connect": "s/1000 connections"}.get(load.mode, "s/1000 requests")
 
 
-def cpu_per_unit(load, result):
-    """CPU seconds of our processes for a GiB, or for 1000 requests or connections. They worked
+def cpu_per_unit(load, result, seconds):
+    """CPU seconds for a GiB, or for 1000 requests or connections. They worked
     during the warm-up too, so what was done then counts as well."""
     done = result["all_bytes"] / (1 << 30) if load.mode == "bulk" else result["all_samples"] / 1000
-    return result["cpu_seconds"] / done if done else 0.0
+    return seconds / done if done else 0.0

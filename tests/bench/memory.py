@@ -2,6 +2,7 @@
 """Resident memory of each process: of a mesh that has carried nothing yet, then with many idle
 connections on each path, one path after the other. A process keeps freed memory, so these come
 before every load, and a later path's figure is that of a process that held the earlier one's."""
+import resource
 import time
 
 from pods import start, stop
@@ -13,6 +14,12 @@ STALLED = 20  # seconds without one connection more
 # is on. Somewhat above what it has (DECISIONS.md), for a machine with other libraries.
 IDLE_KB = 12 * 1024
 CONNECTION_BYTES = 4096
+
+
+def most():
+    """How many idle connections a node proxy can hold here: two descriptors each on the same node, and what it keeps."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return (1 << 20) if limit == resource.RLIM_INFINITY else (limit * 15 // 16 - 500) // 2
 
 
 def measure(bench, paths, connections):

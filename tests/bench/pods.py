@@ -102,10 +102,23 @@ def set_sysctls():
     raise RuntimeError(f"none of {CONGESTION} may be used in a network namespace here")
 
 
+def cgroup(mesh, name):
+    info = mesh.pod_files()[name]
+    return f"{cgroup2()}/qanat-{mesh.name}/{info['node']}/pods/{info['uid']}"
+
+
+def cpu_of(mesh, names):
+    """On-CPU seconds of all that has run in these pods."""
+    total = 0
+    for name in set(names):
+        with open(f"{cgroup(mesh, name)}/cpu.stat") as f:
+            total += int(dict(line.split() for line in f)["usage_usec"])
+    return total / 1e6
+
+
 def start(mesh, name, flags):
     """Starts qanat-loadgen as an application of the pod: its network namespace, its cgroup."""
-    info = mesh.pod_files()[name]
-    procs = f"{cgroup2()}/qanat-{mesh.name}/{info['node']}/pods/{info['uid']}/cgroup.procs"
+    procs = f"{cgroup(mesh, name)}/cgroup.procs"
 
     def enter():
         with open(procs, "w") as f:

@@ -25,6 +25,7 @@ def make_row(path, load, figure, samples, refused):
         "a_a": median(a_a), "a_a_spread": median(abs(ratio - 1) for ratio in a_a),
         "a_a_worst": max(abs(ratio - 1) for ratio in a_a),
         "cpu": median(round_["mesh"]["cpu_per_unit"] for round_ in samples),
+        "own_cpu": median(round_[leg]["own_cpu_per_unit"] for round_ in samples for leg in ("plain", "again")),
         "cpu_unit": cpu_unit(load), "rounds": rounds,
     })
     return row
@@ -36,7 +37,7 @@ def deviation(row):
 
 
 def table(rows):
-    lines = [f"{'':46}{'plain':>10}{'mesh':>10}{'':8}{'x plain':>9}{'A/A':>20}{'CPU':>10}"]
+    lines = [f"{'':46}{'plain':>10}{'mesh':>10}{'':8}{'x plain':>9}{'A/A':>20}{'CPU':>10}{'plain':>9}"]
     path = None
     for row in rows:
         if row["path"] != path:
@@ -48,7 +49,7 @@ def table(rows):
             continue
         spread = f"{row['a_a']:.2f} {deviation(row)}"
         lines.append(f"{name:46}{row['plain']:10.1f}{row['mesh']:10.1f} {row['unit']:7}"
-                     f"{row['ratio']:9.2f}{spread:>20}{row['cpu']:10.4f} {row['cpu_unit']}")
+                     f"{row['ratio']:9.2f}{spread:>20}{row['cpu']:10.4f}{row['own_cpu']:9.4f} {row['cpu_unit']}")
     return "\n".join(lines)
 
 

@@ -86,7 +86,7 @@ class Run(unittest.TestCase):
                 for name, _, _ in load.figures:
                     row = rows[path, name]
                     self.assertIsNone(row["refused"], row)
-                    for key in ("plain", "mesh", "ratio", "a_a", "cpu"):
+                    for key in ("plain", "mesh", "ratio", "a_a", "cpu", "own_cpu"):
                         self.assertGreater(row[key], 0, (path, name, key))
                     self.assertIn(name, done.stdout)
         states = [entry["state"] for entry in out["memory_kb"]]
@@ -134,6 +134,11 @@ class Run(unittest.TestCase):
             self.assertIn(named[0]["function"][:110], text)
             ours += sum(entry["where"].startswith("qanat-") for entry in row["top"])
         self.assertGreater(ours, 0, "no function of our programs has a name")
+
+    def test_more_than_there_can_be_is_refused(self):
+        done = subprocess.run(command("--idle-connections", str(memory.most() + 1)), capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"at most {memory.most()} here", done.stderr)
 
     def test_a_signal_takes_the_mesh_down(self):
         process = subprocess.Popen(command("--quick", "--only", "round trip", "--seconds", "20"),
