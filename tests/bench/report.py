@@ -132,13 +132,13 @@ def workloads_table(rows):
 
 def markdown(rows):
     """The ratios only: what may be compared between machines."""
-    lines = ["| path | | × plain | A/A | CPU |", "|---|---|---|---|---|"]
+    lines = ["| path | | × plain | A/A | CPU | plain's own |", "|---|---|---|---|---|---|"]
     for row in rows:
         if row["refused"]:
-            lines.append(f"| {row['path']} | {row['row']} | refused | | |")
+            lines.append(f"| {row['path']} | {row['row']} | refused | | | |")
         else:
             lines.append(f"| {row['path']} | {row['row']} | {row['ratio']:.2f} | "
-                         f"{deviation(row)} | {row['cpu']:.3f} {row['cpu_unit']} |")
+                         f"{deviation(row)} | {row['cpu']:.3f} | {row['own_cpu']:.3f} {row['cpu_unit']} |")
     return "\n".join(lines)
 
 
