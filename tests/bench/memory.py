@@ -6,7 +6,7 @@ import resource
 import time
 
 from pods import start, stop
-from process import rss_kb
+from process import rss_kb, status_kb
 from proof import CLOSED, OPENED, Counters, Misrouted, hops, settle
 
 STALLED = 20  # seconds without one connection more
@@ -23,7 +23,8 @@ def most():
 
 
 def measure(bench, paths, connections):
-    out = [{"state": "idle", "kb": all_rss(bench), "refused": None}]
+    own = {name: status_kb(pid, "RssAnon") for name, pid in bench.programs.items()}
+    out = [{"state": "idle", "kb": all_rss(bench), "own_kb": own, "refused": None}]
     for path in paths:
         bench.say(f"memory: {connections} idle connections, {path}")
         entry = {"state": f"{connections} on {path}", "connections": connections, "kb": {}, "refused": None}

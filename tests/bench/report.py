@@ -113,6 +113,7 @@ def memory_table(memory):
     for program in memory[0]["kb"]:
         cells = (f"{e['kb'][program] / 1024:.1f}" if not e["refused"] else "refused" for e in memory)
         lines.append(f"  {program:28}" + "".join(f"{cell:>{width}}" for cell in cells))
+    lines.append("  idle, without clean pages of files: " + ", ".join(f"{name} {kb / 1024:.1f}" for name, kb in memory[0]["own_kb"].items()))
     for before, entry in zip(memory, memory[1:]):
         if before["refused"] or entry["refused"] or not entry.get("connections"):
             continue

@@ -95,6 +95,7 @@ class Run(unittest.TestCase):
             for program in ("ztunnel-node1", "ztunnel-node2", "agent-node1", "agent-node2",
                             "waypoint-mesh-waypoint", "controlplane"):
                 self.assertGreater(entry["kb"][program], 0)
+                self.assertLess(out["memory_kb"][0]["own_kb"][program], out["memory_kb"][0]["kb"][program])
         self.assertEqual(bench.leftovers(NAME), [])
 
     # Of a load's connection or round trip: what both proxies cannot do without, and what would be far too much.
