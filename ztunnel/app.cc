@@ -75,6 +75,11 @@ App::App(event::EventLoop& loop, Config config, std::function<void()> stopped)
       [this] {
         return std::vector<metrics::Sample>{{{}, static_cast<double>(access_log_.dropped())}};
       });
+  registry_.AddCallback(metrics::Kind::kCounter, "qanat_certificate_failures",
+                        "Calls of the CA that failed, renewals among them", [this] {
+                          const uint64_t failed = secrets_ ? secrets_->counters().failures : 0;
+                          return std::vector<metrics::Sample>{{{}, static_cast<double>(failed)}};
+                        });
   AddStateMetrics();
   sweep_.Start(kSweepInterval);
   snapshot_ = mesh_state_.Publish();

@@ -92,7 +92,6 @@ void App::WantCertificate(const model::Identity& id) {
   secrets_->Request(
       id, identity::Priority::kRealTime, [this, id](Result<identity::CertificatePtr> result) {
         if (result) return OnCertificate(id, *result);
-        metrics_.certificate_failures.Get().Add();
         LOG_WARN("ca", "no certificate for {}: {}", id.ToString(), result.error().message);
         for (auto& worker : workers_) {
           worker->loop().Post([raw = worker.get(), id, error = result.error()] {

@@ -27,7 +27,7 @@ constexpr const char* kUsage =
     "Configured by the environment, with the names of the stock proxy: XDS_ADDRESS, CA_ADDRESS,\n"
     "XDS_ROOT_CA, CA_ROOT_CA, AUTH_TOKEN, INPOD_UDS, NODE_NAME, POD_NAME, POD_NAMESPACE,\n"
     "INSTANCE_IP, CLUSTER_ID, NETWORK, ZTUNNEL_WORKER_THREADS, LOG_FORMAT, RUST_LOG and others;\n"
-    "PROXY_CONFIG (YAML) and ./etc/istio/config/mesh below it.\n"
+    "PROXY_CONFIG (YAML) and ./etc/istio/config/mesh below it. Ours (QANAT_*): ztunnel/README.md.\n"
     "QANAT_RUN_AS=UID:GID: the user to become; QANAT_SANDBOX=off: keeps all rights "
     "(ztunnel/sandbox).\n"
     "Admin on 127.0.0.1:15000, metrics on :15020/metrics, readiness on :15021/healthz/ready.\n"

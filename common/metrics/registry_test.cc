@@ -40,6 +40,15 @@ TEST(Registry, LabelValuesAreTextWhateverTheyAreMadeOf) {
               HasSubstr("\nx_total{who=\"a\xef\xbf\xbd\\\"\\n\xc3\xa4\xef\xbf\xbd\"} 1\n"));
 }
 
+TEST(Registry, LabelsWithoutAValueAreLeftOut) {
+  Registry registry;
+  auto& family = registry.AddCounter("x", "X", {"zone", "who", "region"});
+  family.With({"", "a", ""})->Add();
+  family.With({"", "", ""})->Add(2);
+  EXPECT_THAT(registry.Render(), HasSubstr("\nx_total{who=\"a\"} 1\n"));
+  EXPECT_THAT(registry.Render(), HasSubstr("\nx_total 2\n"));
+}
+
 TEST(Registry, TotalInTheNameIsNotDoubled) {
   Registry registry;
   registry.AddCounter("x_total", "X").Get().Add();

@@ -19,10 +19,11 @@ void AppendLabel(std::string& out, std::string_view name, std::string_view value
   out.append(name).append("=\"").append(EscapeLabelValue(value)).append("\"");
 }
 
+// A label without a value is none: scrapers read both alike.
 std::string JoinLabels(const LabelNames& names, const LabelValues& values) {
   std::string out;
   for (size_t i = 0; i < names.size() && i < values.size(); ++i) {
-    AppendLabel(out, names[i], values[i]);
+    if (!values[i].empty()) AppendLabel(out, names[i], values[i]);
   }
   return out;
 }

@@ -8,7 +8,9 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # What comes from outside -> the fuzzer that reads it.
-READ = {"HTTP/2 of a client": "h2_server", "HTTP/2 of a server": "h2_client", "TLS records": "tls_records", "certificates": "x509",
+READ = {"HTTP/2 of a client": "h2_server", "HTTP/2 of a server": "h2_client", "two sessions in any order": "h2_pair",
+        "TLS records": "tls_records", "certificates": "x509", "revocation lists": "crl", "the saved mesh state": "state_journal",
+        "the process before": "takeover", "what it hands over": "handover",
         "the node agent": "zds_client", "the node proxy": "zds", "DNS": "dns", "PROXY headers": "proxy_header", "workloads": "address",
         "policies": "authorization", "xDS": "xds_delta", "baggage and forwarded headers": "headers", "the local file": "local_config",
         "SOCKS": "socks", "a pod's DNS settings": "dns_settings", "the admin port": "admin"}

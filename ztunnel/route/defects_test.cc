@@ -107,7 +107,7 @@ TEST_F(DefectsTest, C_APolicyNotReceivedRefusesAndALaterAttachedOneCounts) {
 }
 
 // e. The TLS server's configuration is made anew for every connection: here it is a part of the
-//    certificate, one for all of its connections (identity::Certificate::server).
+//    certificate, one for all of its connections (tests/integration/ztunnel: contexts_test).
 //
 // d. When descriptors run out the accept loop spins.
 TEST_F(DefectsTest, D_AcceptingPausesWhenDescriptorsRunOut) {

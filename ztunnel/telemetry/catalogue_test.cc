@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "ztunnel/telemetry/flow.h"
 #include "ztunnel/telemetry/metrics.h"
 
 namespace qanat::ztunnel {
@@ -44,17 +45,19 @@ TEST(Catalogue, NamesKindsAndLabelsAreTheReferences) {
   metrics::Registry registry;
   Metrics all(registry);
   registry.AddProcessMetrics();
+  // A label without a value is left out; more values than labels do no harm.
+  const metrics::LabelValues every(FlowLabelNames().size(), "x");
   for (auto* counter :
        {&all.opened, &all.closed, &all.failed, &all.sent, &all.received, &all.on_demand_dns,
         &all.crl_rejections, &all.crl_untracked, &all.xds_terminations, &all.xds_messages,
         &all.xds_bytes, &all.dns_requests, &all.dns_upstream_requests, &all.dns_upstream_failures,
         &all.proxies_started, &all.proxies_stopped}) {
-    counter->With({});
+    counter->With(every);
   }
-  all.sockets_open.With({});
+  all.sockets_open.With(every);
   all.active_proxies.With({});
   all.pending_proxies.With({});
-  all.dns_upstream_duration.With({});
+  all.dns_upstream_duration.With(every);
   const std::string text = registry.Render(metrics::TextFormat::kOpenMetrics);
   struct Row {
     const char* name;

@@ -130,25 +130,68 @@ TEST(Flow, RefusalsThatAreEarly) {
 }
 
 TEST(Flow, LabelsHaveTheirPlaces) {
-  const Flow flow = MakeFlow();
+  // No two of one end are alike, and no two of both.
+  TestMesh mesh;
+  const auto end = [&](const std::string& name) {
+    auto pod = TestMesh::MakePod(name, "", "n1", name + "-ns");
+    pod.set_service_account(name + "-account");
+    pod.set_workload_name(name + "-workload");
+    pod.set_canonical_name(name + "-app");
+    pod.set_canonical_revision(name + "-v1");
+    pod.set_cluster_id(name + "-cluster");
+    pod.mutable_locality()->set_region(name + "-region");
+    pod.mutable_locality()->set_zone(name + "-zone");
+    mesh.Put(pod);
+    return mesh.Snapshot()->WorkloadByUid(pod.uid());
+  };
+  mesh.Put(TestMesh::MakeService("web", "10.96.0.10", "web-ns"));
+  Flow flow;
+  flow.mutual_tls = true;
+  flow.source_workload = end("from");
+  flow.destination_workload = end("to");
+  flow.source_identity = flow.source_workload->identity();
+  flow.destination_identity = flow.destination_workload->identity();
+  flow.service = mesh.Snapshot()->ServiceByKey("web-ns/web.web-ns.svc.cluster.local");
   const auto labels = FlowLabels(flow, model::Reason::kPolicyDenied);
   const auto& names = FlowLabelNames();
   ASSERT_EQ(labels.size(), names.size());
   std::map<std::string, std::string> map;
   for (size_t i = 0; i < names.size(); ++i) map[names[i]] = labels[i];
-  EXPECT_EQ(map["reporter"], "source");
-  EXPECT_EQ(map["source_principal"], "spiffe://cluster.local/ns/shop/sa/frontend");
-  EXPECT_EQ(map["destination_principal"], "spiffe://cluster.local/ns/shop/sa/backend");
-  EXPECT_EQ(map["destination_service"], "backend.shop.svc.cluster.local");
-  EXPECT_EQ(map["destination_service_name"], "backend");
-  EXPECT_EQ(map["destination_workload"], "backend");
-  EXPECT_EQ(map["response_flags"], "DENY");
-  EXPECT_EQ(map["connection_security_policy"], "mutual_tls");
-  EXPECT_EQ(map["request_protocol"], "tcp");
+  const std::map<std::string, std::string> expected = {
+      {"reporter", "source"},
+      {"source_workload", "from-workload"},
+      {"source_canonical_service", "from-app"},
+      {"source_canonical_revision", "from-v1"},
+      {"source_workload_namespace", "from-ns"},
+      {"source_principal", "spiffe://cluster.local/ns/from-ns/sa/from-account"},
+      {"source_app", "from-app"},
+      {"source_version", "from-v1"},
+      {"source_cluster", "from-cluster"},
+      {"destination_service", "web.web-ns.svc.cluster.local"},
+      {"destination_service_namespace", "web-ns"},
+      {"destination_service_name", "web"},
+      {"destination_workload", "to-workload"},
+      {"destination_canonical_service", "to-app"},
+      {"destination_canonical_revision", "to-v1"},
+      {"destination_workload_namespace", "to-ns"},
+      {"destination_principal", "spiffe://cluster.local/ns/to-ns/sa/to-account"},
+      {"destination_app", "to-app"},
+      {"destination_version", "to-v1"},
+      {"destination_cluster", "to-cluster"},
+      {"request_protocol", "tcp"},
+      {"response_flags", "DENY"},
+      {"connection_security_policy", "mutual_tls"},
+      {"source_region", "from-region"},
+      {"source_zone", "from-zone"},
+      {"destination_region", "to-region"},
+      {"destination_zone", "to-zone"},
+  };
+  EXPECT_EQ(map, expected);
   Flow unknown;
   const auto empty = FlowLabels(unknown, model::Reason::kNone);
   EXPECT_EQ(empty[1], "unknown");
   EXPECT_EQ(empty[21], "-");
+  for (size_t i = 23; i < empty.size(); ++i) EXPECT_EQ(empty[i], "") << "left out, not unknown";
 }
 
 TEST(AccessLog, OpenedSaysWhoAndWhereWithoutNumbers) {

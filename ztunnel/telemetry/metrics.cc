@@ -68,8 +68,6 @@ Metrics::Metrics(metrics::Registry& r)
           r.AddCounter("istio_xds_connection_terminations", "xDS streams that ended", {"reason"})),
       xds_messages(r.AddCounter("istio_xds_message", "xDS messages received", {"url"})),
       xds_bytes(r.AddCounter("istio_xds_message_bytes", "Bytes of xDS messages received", {"url"})),
-      certificate_failures(
-          r.AddCounter("qanat_certificate_failures", "Certificate requests that failed")),
       setup(r.AddHistogram("qanat_connection_setup_seconds",
                            "Time until a connection is relayed, by what it was spent on",
                            {0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025,

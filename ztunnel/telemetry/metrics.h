@@ -32,7 +32,6 @@ struct Metrics {
   metrics::Family<metrics::Counter>& xds_terminations;  // reason
   metrics::Family<metrics::Counter>& xds_messages;      // url
   metrics::Family<metrics::Counter>& xds_bytes;         // url
-  metrics::Family<metrics::Counter>& certificate_failures;
   metrics::Family<metrics::Histogram>& setup;  // reporter, phase
   metrics::Family<metrics::Counter>& accept_paused;
   metrics::Family<metrics::Counter>& connect_retries;  // reason: why the endpoint before failed

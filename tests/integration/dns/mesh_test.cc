@@ -75,6 +75,26 @@ TEST_F(DnsMeshTest, WhatTheControlPlaneTakesAwayIsTheNameServersAgain) {
   EXPECT_TRUE(Eventually([&] { return Say("late") == "NXDOMAIN:"; }));
 }
 
+TEST_F(DnsMeshTest, AnotherDomainAndWhoseServicesArePreferred) {
+  Make([](Config& config) {
+    config.cluster_domain = "corp";
+    config.preferred_service_namespace = "two";
+  });
+  auto web = TestMesh::MakeService("web", "10.96.0.13");
+  web.set_hostname("web.shop.svc.corp");
+  Put(web);
+  for (const auto& [ns, vip] :
+       {std::pair{"one", "240.0.0.1"}, {"two", "240.0.0.2"}, {"zoo", "240.0.0.3"}}) {
+    auto entry = TestMesh::MakeService("api", vip, ns);
+    entry.set_hostname("api.example");
+    Put(entry);
+  }
+  EXPECT_TRUE(Eventually([&] { return Say("web") == "NOERROR aa: A 10.96.0.13 30"; }));
+  EXPECT_TRUE(Eventually([&] {
+    return Say("api.example.shop.svc.corp") == "NOERROR aa: CNAME api.example 30 | A 240.0.0.2 30";
+  }));
+}
+
 TEST_F(DnsMeshTest, ManyEndpointsAreCutByUdpAndWholeByTcp) {
   Make();
   auto headless = TestMesh::MakeService("many", "");

@@ -228,5 +228,20 @@ class Session(Outbound):
         self.assertEqual(len(self.server.connections), 1)
         reset(sock)
 
+
+class Few(Outbound):
+    environment = {"POOL_MAX_STREAMS_PER_CONNECTION": "3", "POOL_UNUSED_RELEASE_TIMEOUT": "1s"}
+
+    def test_as_many_streams_a_tunnel_as_configured_and_not_long_without(self):
+        socks = self.open_streams(7)
+        connections = list(self.server.connections)
+        self.assertEqual(sum(len(c.streams) for c in connections), 7)
+        self.assertLessEqual(max(len(c.streams) for c in connections), 3)
+        self.assertIsNone(next((c.closed for c in connections if c.closed), None))
+        self.finish(socks)
+        for connection in connections:  # by default after five minutes
+            connection.wait_closed(60)
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -14,10 +14,12 @@ PORT = 7000
 
 
 class Outbound(Case):
+    environment = {}
+
     @classmethod
     def setUpClass(cls):
         # One worker: workers do not share tunnels, and the tests count them.
-        bed = cls.bed = Bed(pods=("client",), environment={"ZTUNNEL_WORKER_THREADS": "1"})
+        bed = cls.bed = Bed(pods=("client",), environment={"ZTUNNEL_WORKER_THREADS": "1", **cls.environment})
         cls.addClassCleanup(bed.down)
         cls.pod, cls.peer = bed.pods["client"], bed.peer()
         svc = service("shop", "far", "10.96.0.9", {80: PORT})

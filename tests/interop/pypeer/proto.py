@@ -50,7 +50,9 @@ SCHEMA = {
                  "canonical_revision": (11, "string"), "workload_type": (12, "int"), "workload_name": (13, "string"),
                  "native_tunnel": (14, "bool"), "authorization_policies": (16, "*string"), "status": (17, "int"),
                  "cluster_id": (18, "string"), "uid": (20, "string"), "hostname": (21, "string"),
-                 "network_gateway": (19, "GatewayAddress"), "services": (22, ("string", "PortList")), "locality": (24, "Locality")},
+                 "network_gateway": (19, "GatewayAddress"), "services": (22, ("string", "PortList")),
+                 "application_tunnel": (23, "ApplicationTunnel"), "locality": (24, "Locality")},
+    "ApplicationTunnel": {"protocol": (1, "int"), "port": (2, "int")},
     "Locality": {"region": (1, "string"), "zone": (2, "string"), "subzone": (3, "string")},
     # istio.security
     "Authorization": {"name": (1, "string"), "namespace": (2, "string"), "scope": (3, "int"), "action": (4, "int"),
