@@ -36,7 +36,7 @@ Result<net::SocketAddress> Serve(admin::Server& server, const std::string& text)
 class App::Handler final : public xds::ResourceHandler {
  public:
   Handler(ConfigStore& store, ConfigStore::Type type) : store_(store), type_(type) {}
-  Status OnResource(std::string_view name, std::string_view version,
+  Status OnResource(const KeptText& name, std::string_view version,
                     std::string_view bytes) override {
     return store_.Apply(type_, name, version, bytes);
   }

@@ -167,7 +167,7 @@ Status App::Start() {
   if (!config.local_xds_path.empty() || !config.local_xds.empty()) {
     local_ = std::make_unique<LocalSource>(
         loop_, config.local_xds_path, config.local_xds, mesh_state_,
-        [this](const std::vector<std::string>& names) { Publish(names); });
+        [this](const std::vector<std::string>& names) { Publish({names.begin(), names.end()}); });
     QANAT_RETURN_IF_ERROR(local_->Start());
   }
   if (config.control_plane.xds_address.empty()) {
@@ -261,7 +261,7 @@ void App::AddLoopMetrics() {
   });
 }
 
-void App::Publish(const std::vector<std::string>& touched) {
+void App::Publish(const std::vector<KeptText>& touched) {
   auto snapshot = mesh_state_.Publish();
   if (snapshot == snapshot_) return;
   snapshot_ = snapshot;

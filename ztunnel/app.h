@@ -88,8 +88,8 @@ class App {
   void AddHeapRoutes();
   void PostSnapshot();
   // `touched`: names of workloads and services that came, changed or went.
-  void Publish(const std::vector<std::string>& touched);
-  void NoteNodeWorkloads(const std::vector<std::string>& names);
+  void Publish(const std::vector<KeptText>& touched);
+  void NoteNodeWorkloads(const std::vector<KeptText>& names);
   void PrefetchNames();  // on demand: what our pods' connections will need
   void CheckTrustDomain(const model::Workload& own);
   void RefreshCertificates();  // asks for those of our pods and our node, forgets the others
@@ -138,7 +138,7 @@ class App {
   std::set<model::Identity> wanted_identities_;
   bool trust_domain_said_ = false;  // that it is another one than was set
   // Workloads of this node that take HBONE, by uid: their pods will come to us.
-  std::map<std::string, model::Identity> node_workloads_;
+  std::map<KeptText, model::Identity> node_workloads_;
 
   ListenerStock stock_;
   std::unique_ptr<ListenerKeeper> keeper_;

@@ -12,11 +12,11 @@ namespace qanat::ztunnel {
 
 // Stock ztunnel asks ahead for what the control plane announces on its node, so that a pod's first
 // connection does not wait for the CA.
-void App::NoteNodeWorkloads(const std::vector<std::string>& names) {
+void App::NoteNodeWorkloads(const std::vector<KeptText>& names) {
   const Config& config = environment_.config;
   if (config.node_name.empty() || config.mode != Config::Mode::kShared) return;
   constexpr size_t kMost = 1024;  // more than a node has pods
-  for (const std::string& name : names) {
+  for (const KeptText& name : names) {
     const model::WorkloadPtr workload = snapshot_->WorkloadByUid(name);
     const bool ours =
         workload != nullptr && workload->node == config.node_name &&

@@ -11,9 +11,9 @@ namespace qanat::ztunnel {
 class App::AddressHandler final : public xds::ResourceHandler {
  public:
   explicit AddressHandler(App& app) : app_(app) {}
-  Status OnResource(std::string_view name, std::string_view version,
+  Status OnResource(const KeptText& name, std::string_view version,
                     std::string_view bytes) override {
-    touched_.emplace_back(name);
+    touched_.push_back(name);
     Status status = app_.mesh_state_.UpsertAddress(name, bytes);
     if (status && app_.saved_) app_.saved_->Put(SavedState::Type::kAddress, name, version, bytes);
     return status;
@@ -31,13 +31,13 @@ class App::AddressHandler final : public xds::ResourceHandler {
 
  private:
   App& app_;
-  std::vector<std::string> touched_;
+  std::vector<KeptText> touched_;
 };
 
 class App::AuthorizationHandler final : public xds::ResourceHandler {
  public:
   explicit AuthorizationHandler(App& app) : app_(app) {}
-  Status OnResource(std::string_view name, std::string_view version,
+  Status OnResource(const KeptText& name, std::string_view version,
                     std::string_view bytes) override {
     bool applied = false;
     Status status = app_.mesh_state_.UpsertAuthorization(name, bytes, &applied);

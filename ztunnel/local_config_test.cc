@@ -102,7 +102,7 @@ TEST(LocalConfig, Everything) {
   const auto w = snapshot->WorkloadByUid("Kubernetes//Pod/shop/backend");
   ASSERT_NE(w, nullptr);
   EXPECT_EQ(w->identity(), (model::Identity{"td", "shop", "back"}));
-  EXPECT_THAT(w->addresses, ElementsAre(Ip("10.0.0.2"), Ip("fd00::2")));
+  EXPECT_EQ(w->addresses, (model::AddressList{Ip("10.0.0.2"), Ip("fd00::2")}));
   EXPECT_EQ(w->protocol, model::TunnelProtocol::kHbone);
   EXPECT_EQ(w->type, model::WorkloadType::kJob);
   EXPECT_FALSE(w->healthy);
@@ -113,7 +113,7 @@ TEST(LocalConfig, Everything) {
   EXPECT_EQ(w->network_gateway->hbone_port, 15008);
   EXPECT_EQ(w->application_tunnel, (model::ApplicationTunnel{true, 15088}));
   EXPECT_EQ(w->locality.zone, "z");
-  EXPECT_THAT(w->authorization_policies, ElementsAre("shop/strict"));
+  EXPECT_THAT(w->authorization_policies.whole(), ElementsAre("shop/strict"));
   ASSERT_NE(w->PortsOf("shop/backend.example"), nullptr);
   EXPECT_EQ(w->PortsOf("shop/backend.example")->size(), 2u);
   EXPECT_EQ(w->capacity, 7u);
@@ -126,7 +126,7 @@ TEST(LocalConfig, Everything) {
   EXPECT_EQ(s->addresses[1].cidr.ToString(), "10.99.0.0/16");
   EXPECT_EQ(s->FindPort(80)->target_port, 8080);
   EXPECT_EQ(s->load_balancing.mode, model::LbMode::kFailover);
-  EXPECT_THAT(s->load_balancing.routing_preference,
+  EXPECT_THAT(s->load_balancing.routing_preference.whole(),
               ElementsAre(model::LbScope::kNetwork, model::LbScope::kZone));
   EXPECT_TRUE(s->load_balancing.allow_unhealthy && s->canonical && s->namespace_only);
   EXPECT_EQ(s->ip_families, model::IpFamilies::kDual);

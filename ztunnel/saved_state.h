@@ -30,7 +30,7 @@ class SavedState {
 
   struct Loaded {
     xds::DeltaClient::Versions addresses, policies;  // what the server may count as received
-    std::vector<std::string> names;                  // of workloads and services
+    std::vector<KeptText> names;                     // of workloads and services
     SystemTime current_at;
   };
   // What is saved, put into `mesh`: all of it, or nothing. kNotFound: there is nothing.

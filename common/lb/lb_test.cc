@@ -30,11 +30,12 @@ struct Bed {
     source.locality = {"eu", "a", "1"};
   }
   model::Workload& Add(const char* uid, const char* ip) {
-    auto workload = std::make_shared<model::Workload>();
-    workload->uid = uid;
-    workload->addresses = {*net::IpAddress::Parse(ip)};
-    workload->services = {{service.Key(), {{80, 8080}}}};
-    endpoints.push_back({workload, &workload->services[0].second});
+    model::Workload workload;
+    workload.uid = uid;
+    workload.addresses = {*net::IpAddress::Parse(ip)};
+    workload.services = {{service.Key(), {{80, 8080}}}};
+    const model::PortList* ports = &workload.services[0].second;
+    endpoints.push_back({model::WorkloadPtr(std::move(workload)), ports});
     return const_cast<model::Workload&>(*endpoints.back().workload);
   }
   Pick Once(uint16_t port = 80, net::IpAddress asked = {}, const Avoid& avoid = {}) {
@@ -43,7 +44,7 @@ struct Bed {
   }
   std::map<std::string, int> Many(int n) {
     std::map<std::string, int> counts;
-    for (int i = 0; i < n; ++i) ++counts[Once().target.workload->uid];
+    for (int i = 0; i < n; ++i) ++counts[Once().target.workload->uid.str()];
     return counts;
   }
 };
@@ -130,8 +131,8 @@ TEST(Lb, WhatWasTriedIsNotPickedAgain) {
   for (int i = 0; i < 3; ++i) {
     const Pick pick = bed.Once(80, {}, avoid);
     ASSERT_EQ(pick.reason, Reason::kNone);
-    EXPECT_TRUE(seen.insert(pick.target.workload->uid).second);
-    avoid.tried.push_back(pick.target.workload->uid);
+    EXPECT_TRUE(seen.insert(pick.target.workload->uid.str()).second);
+    avoid.tried.push_back(pick.target.workload->uid.str());
   }
   EXPECT_EQ(bed.Once(80, {}, avoid).reason, Reason::kNoHealthyUpstream);
 }
@@ -154,11 +155,11 @@ TEST(Lb, FailingEndpointsAreLeftOutUpToHalf) {
   Avoid avoid;
   avoid.ejected = [&](const model::Workload& w, uint16_t port) {
     EXPECT_EQ(port, 8080);
-    return failing.contains(w.uid);
+    return failing.contains(w.uid.str());
   };
   const auto seen = [&] {
     std::set<std::string> out;
-    for (int i = 0; i < 400; ++i) out.insert(bed.Once(80, {}, avoid).target.workload->uid);
+    for (int i = 0; i < 400; ++i) out.insert(bed.Once(80, {}, avoid).target.workload->uid.str());
     return out;
   };
   EXPECT_EQ(seen(), (std::set<std::string>{"a", "c", "d"}));
@@ -195,7 +196,7 @@ TEST(Lb, AddressFamily) {
   EXPECT_TRUE(ChooseAddress(workload, *net::IpAddress::Parse("10.96.0.1")).is_v4());
   EXPECT_EQ(ChooseAddress(workload, workload.addresses[1]), workload.addresses[1]);
   EXPECT_TRUE(ChooseAddress(workload, {}, model::IpFamilies::kIpv6Only).is_v6());
-  workload.addresses.resize(1);
+  workload.addresses = {workload.addresses.front()};
   EXPECT_TRUE(ChooseAddress(workload, v6).is_v4());
 }
 

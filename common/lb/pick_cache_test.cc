@@ -45,24 +45,27 @@ Mesh RandomMesh(std::mt19937& random, size_t count, uint32_t most_capacity) {
   service.ports = {{80, 8080}, {81, 0}};
   service.load_balancing.mode =
       one_of(LbMode::kUnspecified, LbMode::kFailover, LbMode::kFailover, LbMode::kStrict);
+  std::vector<LbScope> preference;
   for (const LbScope scope : {LbScope::kNetwork, LbScope::kRegion, LbScope::kZone,
                               LbScope::kSubzone, LbScope::kNode, LbScope::kCluster}) {
-    if (random() % 3 == 0) service.load_balancing.routing_preference.push_back(scope);
+    if (random() % 3 == 0) preference.push_back(scope);
   }
+  service.load_balancing.routing_preference = preference;
   service.load_balancing.allow_unhealthy = random() % 4 == 0;
   place(mesh.source);
   auto list = std::make_shared<model::EndpointList>();
   for (size_t i = 0; i < count; ++i) {
-    auto workload = std::make_shared<model::Workload>();
-    workload->uid = "w" + std::to_string(i);
-    if (random() % 8 != 0) workload->addresses = {*net::IpAddress::Parse("10.0.0.1")};
-    workload->capacity = random() % (most_capacity + 1);
-    workload->healthy = random() % 5 != 0;
-    place(*workload);
+    model::Workload workload;
+    workload.uid = "w" + std::to_string(i);
+    if (random() % 8 != 0) workload.addresses = {*net::IpAddress::Parse("10.0.0.1")};
+    workload.capacity = random() % (most_capacity + 1);
+    workload.healthy = random() % 5 != 0;
+    place(workload);
     model::PortList ports;
     if (random() % 3 == 0) ports.push_back({80, 9090});
-    workload->services = {{service.Key(), ports}};
-    list->push_back({workload, &workload->services[0].second});
+    workload.services = {{service.Key(), ports}};
+    const model::PortList* kept = &workload.services[0].second;
+    list->push_back({model::WorkloadPtr(std::move(workload)), kept});
   }
   mesh.endpoints = list;
   return mesh;
@@ -70,7 +73,7 @@ Mesh RandomMesh(std::mt19937& random, size_t count, uint32_t most_capacity) {
 
 std::string Name(const Pick& pick) {
   return pick.reason == Reason::kNone
-             ? pick.target.workload->uid + ":" + std::to_string(pick.target.target_port)
+             ? pick.target.workload->uid.str() + ":" + std::to_string(pick.target.target_port)
              : std::string(ToString(pick.reason)) + " " + pick.detail;
 }
 
@@ -184,11 +187,11 @@ TEST(PickCache, FollowsTheMesh) {
   const auto list = [](const char* prefix) {
     auto out = std::make_shared<model::EndpointList>();
     for (int i = 0; i < 100; ++i) {
-      auto workload = std::make_shared<model::Workload>();
-      workload->uid = prefix + std::to_string(i);
-      workload->addresses = {*net::IpAddress::Parse("10.0.0.1")};
-      workload->capacity = 1;
-      out->push_back({workload, nullptr});
+      model::Workload workload;
+      workload.uid = prefix + std::to_string(i);
+      workload.addresses = {*net::IpAddress::Parse("10.0.0.1")};
+      workload.capacity = 1;
+      out->push_back({model::WorkloadPtr(std::move(workload)), nullptr});
     }
     return out;
   };
@@ -203,7 +206,7 @@ TEST(PickCache, FollowsTheMesh) {
                   ++asked;
                   return random();
                 })
-        .target.workload->uid;
+        .target.workload->uid.str();
   };
   for (int i = 0; i < 2000; ++i) seen.insert(pick());
   EXPECT_EQ(seen.size(), 100u);

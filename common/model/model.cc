@@ -28,6 +28,17 @@ std::string_view ToString(WorkloadType type) {
   return "";
 }
 
+std::string_view Workload::name() const {
+  const std::string_view text = uid;
+  return name_in_uid_ ? text.substr(text.rfind('/') + 1) : other_name_.view();
+}
+
+void Workload::SetName(std::string_view name) {
+  const std::string_view text = uid;
+  name_in_uid_ = text.substr(text.rfind('/') + 1) == name;
+  other_name_ = name_in_uid_ ? KeptText() : KeptText(name);
+}
+
 const PortList* Workload::PortsOf(std::string_view service_key) const {
   const auto it =
       std::lower_bound(services.begin(), services.end(), service_key,
@@ -37,6 +48,12 @@ const PortList* Workload::PortsOf(std::string_view service_key) const {
 
 bool Workload::HasAddress(const net::IpAddress& ip) const {
   return std::find(addresses.begin(), addresses.end(), ip) != addresses.end();
+}
+
+bool Service::HasAddress(std::string_view network, const net::IpAddress& ip) const {
+  return std::any_of(addresses.begin(), addresses.end(), [&](const ServiceAddress& address) {
+    return address.host && address.cidr.ip() == ip && address.network == network;
+  });
 }
 
 const Port* Service::FindPort(uint16_t service_port) const {

@@ -65,6 +65,43 @@ TEST(Workload, PortsOfFindsExactServiceOnly) {
   EXPECT_EQ(workload.PortsOf("c/x.svc"), nullptr);
 }
 
+TEST(Workload, TheNameIsTheEndOfTheUidOrAnotherText) {
+  Workload workload;
+  EXPECT_EQ(workload.name(), "");
+  workload.uid = "Kubernetes//Pod/shop/front-1";
+  for (const char* name : {"front-1", "", "t-1", "Pod", "shop/front-1", "else"}) {
+    workload.SetName(name);
+    EXPECT_EQ(workload.name(), name);
+  }
+  workload.uid = "front";
+  workload.SetName("front");
+  EXPECT_EQ(workload.name(), "front");
+}
+
+TEST(AddressList, HasNoneOneOrSeveral) {
+  const auto a = *net::IpAddress::Parse("10.0.0.1"), b = *net::IpAddress::Parse("fd00::1");
+  const AddressList none, one = {a}, two = {a, b};
+  EXPECT_TRUE(none.empty());
+  EXPECT_EQ(none.begin(), none.end());
+  EXPECT_EQ(one.size(), 1u);
+  EXPECT_EQ(one.front(), a);
+  EXPECT_EQ(two[1], b);
+  EXPECT_EQ(two, (AddressList{a, b}));
+  EXPECT_NE(two, one);
+  EXPECT_NE(one, none);
+  EXPECT_NE(two, (AddressList{b, a}));
+}
+
+TEST(Service, HasAnAddressInItsNetworkAlone) {
+  Service service;
+  const auto ip = *net::IpAddress::Parse("10.96.0.1");
+  service.addresses = {{"n1", *net::Cidr::Parse("10.96.0.1/32"), true},
+                       {"n2", *net::Cidr::Parse("10.97.0.0/16"), false}};
+  EXPECT_TRUE(service.HasAddress("n1", ip));
+  EXPECT_FALSE(service.HasAddress("n2", ip));
+  EXPECT_FALSE(service.HasAddress("n2", *net::IpAddress::Parse("10.97.0.0")));
+}
+
 TEST(Match, EmptyOnlyWithoutAnyCondition) {
   Match match;
   EXPECT_TRUE(match.empty());

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text that is kept once, however many have it: namespaces, nodes, accounts, names of applications
-// are the same for thousands of workloads. Eight bytes for each who has it; immutable. Made from
-// a string it looks for an equal one (a lock: for decoders, not for the data path); copying counts.
-// Any thread.
+// are the same for thousands of workloads. Four bytes for each who has it, the number under which
+// it is kept; immutable. Made from a string it looks for an equal one (a lock: for decoders, not
+// for the data path); copying counts. Any thread.
 #pragma once
 
 #include <fmt/core.h>
 
 #include <compare>
 #include <concepts>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,28 +23,33 @@ concept OtherText = std::convertible_to<const T&, std::string_view> && !std::sam
 class SharedText {
  public:
   SharedText() = default;
-  SharedText(std::string_view text) : node_(Find(text)) {}
+  SharedText(std::string_view text) : number_(Find(text)) {}
   SharedText(const std::string& text) : SharedText(std::string_view(text)) {}
   SharedText(const char* text) : SharedText(std::string_view(text)) {}
-  SharedText(const SharedText& other) : node_(other.node_) { Keep(); }
-  SharedText(SharedText&& other) noexcept : node_(std::exchange(other.node_, nullptr)) {}
+  SharedText(const SharedText& other) : number_(other.number_) {
+    if (number_ != 0) Keep(number_);
+  }
+  SharedText(SharedText&& other) noexcept : number_(std::exchange(other.number_, 0)) {}
   SharedText& operator=(SharedText other) noexcept {
-    std::swap(node_, other.node_);
+    std::swap(number_, other.number_);
     return *this;
   }
   ~SharedText() {
-    if (node_ != nullptr) Release(node_);
+    if (number_ != 0) Release(number_);
   }
 
   const std::string& str() const;
   operator const std::string&() const { return str(); }
   operator std::string_view() const { return str(); }
-  bool empty() const { return node_ == nullptr; }
+  bool empty() const { return number_ == 0; }
   size_t size() const { return str().size(); }
   void clear() { *this = SharedText(); }
 
   // Equal ones are the same one.
-  bool operator==(const SharedText& other) const { return node_ == other.node_; }
+  struct Hash {
+    size_t operator()(const SharedText& text) const { return text.number_; }
+  };
+  bool operator==(const SharedText& other) const { return number_ == other.number_; }
   std::strong_ordering operator<=>(const SharedText& other) const { return str() <=> other.str(); }
 
   template <OtherText T>
@@ -63,12 +69,12 @@ class SharedText {
   }
 
  private:
-  struct Node;
-  static Node* Find(std::string_view text);
-  static void Release(Node* node);
-  void Keep() const;
+  struct Table;
+  static uint32_t Find(std::string_view text);
+  static void Keep(uint32_t number);
+  static void Release(uint32_t number);
 
-  Node* node_ = nullptr;  // null: ""
+  uint32_t number_ = 0;  // 0: ""
 };
 
 }  // namespace qanat::model

@@ -68,6 +68,29 @@ TEST(SharedText, ManyThreads) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST(SharedText, ANumberIsUsedAgain) {
+  for (int i = 0; i < 5000; ++i) {
+    const SharedText one = "one " + std::to_string(i), two = "two " + std::to_string(i);
+    EXPECT_EQ(one, "one " + std::to_string(i));
+    EXPECT_NE(one, two);
+  }
+  std::vector<SharedText> many;  // more than a block has
+  for (int i = 0; i < 5000; ++i) many.push_back(std::to_string(i));
+  for (int i = 0; i < 5000; ++i) EXPECT_EQ(many[static_cast<size_t>(i)], std::to_string(i));
+}
+
+TEST(Shared, IsTheSameOneInAllCopies) {
+  const Shared<std::string> a(std::string(100, 'x'));
+  Shared<std::string> b = a;
+  EXPECT_EQ(a, b);
+  EXPECT_EQ(a.use_count(), 2u);
+  EXPECT_NE(a, Shared<std::string>(*a));
+  b.reset();
+  EXPECT_EQ(b, nullptr);
+  EXPECT_EQ(b.get(), nullptr);
+  EXPECT_EQ(a.use_count(), 1u);
+}
+
 TEST(SharedValue, IsEqualByWhatItHas) {
   const SharedValue<std::string> none, a = std::string("a"), same = std::string("a");
   EXPECT_FALSE(none);

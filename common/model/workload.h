@@ -12,6 +12,8 @@
 #include <variant>
 #include <vector>
 
+#include "common/base/kept_text.h"
+#include "common/model/address_list.h"
 #include "common/model/identity.h"
 #include "common/model/shared_text.h"
 #include "common/model/shared_value.h"
@@ -73,11 +75,12 @@ enum class NetworkMode : uint8_t { kStandard, kHostNetwork };
 enum class WorkloadType : uint8_t { kDeployment, kCronJob, kPod, kJob };
 std::string_view ToString(WorkloadType type);  // "deployment", as in baggage keys and logs
 
+// A large mesh has hundreds of thousands: what many have alike is kept once, what is rarely there
+// takes a pointer, and the name is the end of the uid.
 struct Workload {
-  std::string uid;  // "Kubernetes//Pod/shop/frontend-1"
-  std::string name;
+  KeptText uid;  // "Kubernetes//Pod/shop/frontend-1"
+  AddressList addresses;
   SharedText ns;
-  std::vector<net::IpAddress> addresses;
   SharedText hostname;  // resolved on demand when there is no address
   SharedText network;
   SharedText trust_domain, service_account;
@@ -87,8 +90,8 @@ struct Workload {
   Locality locality;
   SharedValue<GatewayAddress> waypoint, network_gateway;
   std::optional<ApplicationTunnel> application_tunnel;
-  SharedList<std::pair<std::string, PortList>> services;  // "ns/hostname", sorted by it
-  std::vector<std::string> authorization_policies;        // "ns/name"
+  SharedList<std::pair<SharedText, PortList>> services;  // "ns/hostname", sorted by it
+  SharedList<std::string> authorization_policies;        // "ns/name"
   uint32_t capacity = 1;
   TunnelProtocol protocol = TunnelProtocol::kNone;
   NetworkMode network_mode = NetworkMode::kStandard;
@@ -97,17 +100,23 @@ struct Workload {
   bool native_tunnel = false;
   bool gateway = false;  // a pod of a Gateway (our control plane's extension qanat.io/gateway)
 
+  std::string_view name() const;
+  void SetName(std::string_view name);  // after the uid
   Identity identity() const { return {trust_domain, ns, service_account}; }
   const PortList* PortsOf(std::string_view service_key) const;  // nullptr: not an endpoint of it
   bool HasAddress(const net::IpAddress& ip) const;
   bool operator==(const Workload&) const = default;
+
+ private:
+  bool name_in_uid_ = false;  // what is behind its last slash
+  KeptText other_name_;
 };
-using WorkloadPtr = std::shared_ptr<const Workload>;
+using WorkloadPtr = Shared<Workload>;
 
 enum class LbScope : uint8_t { kUnspecified, kRegion, kZone, kSubzone, kNode, kCluster, kNetwork };
 enum class LbMode : uint8_t { kUnspecified, kStrict, kFailover, kPassthrough };
 struct LoadBalancing {
-  std::vector<LbScope> routing_preference;
+  SharedList<LbScope> routing_preference;
   LbMode mode = LbMode::kUnspecified;
   bool allow_unhealthy = false;
   bool operator==(const LoadBalancing&) const = default;
@@ -116,19 +125,20 @@ struct LoadBalancing {
 enum class IpFamilies : uint8_t { kAutomatic, kIpv4Only, kIpv6Only, kDual };
 
 struct ServiceAddress {
-  std::string network;
+  SharedText network;
   net::Cidr cidr;  // a host route unless a ServiceEntry names a block
   bool host = true;
   auto operator<=>(const ServiceAddress&) const = default;
 };
 
 struct Service {
-  std::string name, ns, hostname;
-  std::vector<ServiceAddress> addresses;
+  SharedText name, ns;
+  std::string hostname;
+  SharedList<ServiceAddress> addresses;
   PortList ports;
-  std::vector<std::string> subject_alt_names;
-  std::optional<GatewayAddress> waypoint;
-  std::vector<WeightedWaypoint> weighted_waypoints;
+  SharedList<std::string> subject_alt_names;
+  SharedValue<GatewayAddress> waypoint;
+  SharedList<WeightedWaypoint> weighted_waypoints;
   LoadBalancing load_balancing;
   IpFamilies ip_families = IpFamilies::kAutomatic;
   bool canonical = false;
@@ -139,6 +149,7 @@ struct Service {
 
   std::string Key() const { return ns + "/" + hostname; }
   const Port* FindPort(uint16_t service_port) const;
+  bool HasAddress(std::string_view network, const net::IpAddress& ip) const;  // not: within a block
   bool operator==(const Service&) const = default;
 };
 using ServicePtr = std::shared_ptr<const Service>;

@@ -18,8 +18,12 @@ net::IpAddress ToIp(const std::string& bytes) {
   return net::IpAddress::FromBytes({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
 }
 
-std::string OrDefault(const std::string& value, const char* fallback) {
-  return value.empty() ? fallback : value;
+std::string_view OrDefault(const std::string& value, std::string_view fallback) {
+  return value.empty() ? fallback : std::string_view(value);
+}
+
+std::vector<std::string> ToList(const google::protobuf::RepeatedPtrField<std::string>& texts) {
+  return {texts.begin(), texts.end()};
 }
 
 Status PortInRange(uint32_t port, const char* what) {
@@ -82,11 +86,13 @@ Result<model::ServiceAddress> ToServiceAddress(const wire::NetworkAddress& addre
 
 model::LoadBalancing ToLoadBalancing(const wire::LoadBalancing& lb) {
   model::LoadBalancing out;
+  std::vector<model::LbScope> preference;
   for (const int scope : lb.routing_preference()) {
-    out.routing_preference.push_back(wire::LoadBalancing_Scope_IsValid(scope)
-                                         ? static_cast<model::LbScope>(scope)
-                                         : model::LbScope::kUnspecified);
+    preference.push_back(wire::LoadBalancing_Scope_IsValid(scope)
+                             ? static_cast<model::LbScope>(scope)
+                             : model::LbScope::kUnspecified);
   }
+  out.routing_preference = std::move(preference);
   if (wire::LoadBalancing_Mode_IsValid(lb.mode())) {
     out.mode = static_cast<model::LbMode>(lb.mode());
   }
@@ -107,19 +113,23 @@ Result<model::Service> ToService(const wire::Service& in) {
   out.ns = in.namespace_();
   out.hostname = in.hostname();
   if (out.hostname.empty()) return Fail(Code::kInvalidArgument, "a service without a hostname");
+  std::vector<model::ServiceAddress> addresses;
   for (const auto& address : in.addresses()) {
     QANAT_ASSIGN_OR_RETURN(auto converted, ToServiceAddress(address));
-    out.addresses.push_back(std::move(converted));
+    addresses.push_back(std::move(converted));
   }
+  out.addresses = std::move(addresses);
   QANAT_ASSIGN_OR_RETURN(out.ports, ToPorts(in.ports()));
-  out.subject_alt_names.assign(in.subject_alt_names().begin(), in.subject_alt_names().end());
+  out.subject_alt_names = ToList(in.subject_alt_names());
   if (in.has_waypoint()) {
     QANAT_ASSIGN_OR_RETURN(out.waypoint, ToGateway(in.waypoint(), "waypoint"));
   }
+  std::vector<model::WeightedWaypoint> weighted_waypoints;
   for (const auto& weighted : in.weighted_waypoints()) {
     QANAT_ASSIGN_OR_RETURN(auto gateway, ToGateway(weighted.destination(), "weighted waypoint"));
-    out.weighted_waypoints.push_back({std::move(gateway), weighted.weight()});
+    weighted_waypoints.push_back({std::move(gateway), weighted.weight()});
   }
+  out.weighted_waypoints = std::move(weighted_waypoints);
   out.load_balancing = ToLoadBalancing(in.load_balancing());
   if (wire::IPFamilies_IsValid(in.ip_families())) {
     out.ip_families = static_cast<model::IpFamilies>(in.ip_families());
@@ -143,21 +153,23 @@ Result<model::TunnelProtocol> ToProtocol(wire::TunnelProtocol protocol) {
 }
 
 Status FillPlace(const wire::Workload& in, model::Workload& out) {
+  std::vector<net::IpAddress> addresses;
   for (const std::string& bytes : in.addresses()) {
     const net::IpAddress ip = ToIp(bytes);
     if (!ip.is_set()) {
       return Fail(Code::kInvalidArgument,
                   fmt::format("an address has {} bytes instead of 4 or 16", bytes.size()));
     }
-    out.addresses.push_back(ip);
+    addresses.push_back(ip);
   }
+  out.addresses = addresses;
   if (in.has_waypoint()) {
     QANAT_ASSIGN_OR_RETURN(out.waypoint, ToGateway(in.waypoint(), "waypoint"));
   }
   if (in.has_network_gateway()) {
     QANAT_ASSIGN_OR_RETURN(out.network_gateway, ToGateway(in.network_gateway(), "network gateway"));
   }
-  std::vector<std::pair<std::string, model::PortList>> services;
+  std::vector<std::pair<model::SharedText, model::PortList>> services;
   for (const auto& [key, ports] : in.services()) {
     QANAT_ASSIGN_OR_RETURN(auto list, ToPorts(ports.ports()));
     services.emplace_back(key, std::move(list));
@@ -178,7 +190,7 @@ Result<model::Workload> ToWorkload(const wire::Workload& in) {
   model::Workload out;
   out.uid = in.uid();
   if (out.uid.empty()) return Fail(Code::kInvalidArgument, "a workload without a uid");
-  out.name = in.name();
+  out.SetName(in.name());
   out.ns = in.namespace_();
   out.hostname = in.hostname();
   out.network = in.network();
@@ -190,8 +202,7 @@ Result<model::Workload> ToWorkload(const wire::Workload& in) {
   out.workload_name = in.workload_name();
   out.cluster_id = OrDefault(in.cluster_id(), "Kubernetes");
   out.locality = {in.locality().region(), in.locality().zone(), in.locality().subzone()};
-  out.authorization_policies.assign(in.authorization_policies().begin(),
-                                    in.authorization_policies().end());
+  out.authorization_policies = ToList(in.authorization_policies());
   out.capacity = in.has_capacity() ? in.capacity().value() : 1;
   out.network_mode = in.network_mode() == wire::NetworkMode::STANDARD
                          ? model::NetworkMode::kStandard

@@ -7,7 +7,6 @@
 #include <map>
 #include <set>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "common/state/decode.h"
 #include "common/state/policy_table.h"
@@ -15,17 +14,14 @@
 namespace qanat::state {
 namespace {
 
-template <typename Map, typename Key, typename Ptr>
-void AddTo(Map& map, const Key& key, const Ptr& value) {
-  map.Mutable(key).push_back(value);
-}
-
-template <typename Map, typename Key, typename Ptr>
-void RemoveFrom(Map& map, const Key& key, const Ptr& value) {
-  if (map.Find(key) == nullptr) return;
-  auto& list = map.Mutable(key);
-  std::erase(list, value);
-  if (list.empty()) map.Erase(key);
+// Into an index or out of it.
+template <typename Index, typename Ptr>
+void Change(Index& index, uint64_t hash, const Ptr& value, bool add) {
+  if (add) {
+    index.Insert(hash, value);
+  } else {
+    index.Erase(hash, [&](const Ptr& known) { return known == value; });
+  }
 }
 
 std::string JoinProblems(const std::vector<std::string>& problems) {
@@ -44,7 +40,8 @@ struct MeshState::Impl {
   std::vector<model::ServicePtr> with_blocks;
   // Endpoint lists are rebuilt once per publish, however many of their workloads changed.
   // Service -> workloads that came to it or left it, of one uid perhaps several.
-  std::unordered_map<std::string, std::vector<model::WorkloadPtr>> touched;
+  std::unordered_map<model::SharedText, std::vector<model::WorkloadPtr>, model::SharedText::Hash>
+      touched;
   SnapshotPtr published;
   uint64_t serial = 1;
   bool changed = false;
@@ -60,8 +57,7 @@ struct MeshState::Impl {
     // A workload on the host's network has no address of its own: it is found by uid only.
     if (workload->network_mode == model::NetworkMode::kStandard) {
       for (const net::IpAddress& ip : workload->addresses) {
-        const AddressKey key{workload->network, ip};
-        add ? AddTo(next.by_address_, key, workload) : RemoveFrom(next.by_address_, key, workload);
+        Change(next.by_address_, HashOf(workload->network, ip), workload, add);
       }
     }
     for (const auto& [service, ports] : workload->services) {
@@ -89,43 +85,47 @@ struct MeshState::Impl {
   }
 
   void Upsert(model::Workload value) {
-    const auto* item = next.workloads_.FindItem(std::string_view(value.uid));
-    const model::WorkloadPtr old = item == nullptr ? nullptr : item->first.workload;
+    const model::WorkloadPtr old = next.WorkloadByUid(value.uid);
     changed = verdicts_changed = true;
-    if (old != nullptr && *old == value) {
-      // The same again still counts as resent: names of removed policies are now an error.
-      next.workloads_.Mutable({old}) = ++serial;
-      return;
-    }
-    if (old != nullptr) {
-      IndexWorkload(old, false);
-      next.workloads_.Erase(WorkloadKey{old});
-    }
+    // The same again still counts as resent: names of removed policies are now an error.
+    NoteReceived(value);
+    if (old != nullptr && *old == value) return;
+    if (old != nullptr) IndexWorkload(old, false);
     ShareServices(value);
-    auto workload = std::make_shared<const model::Workload>(std::move(value));
-    next.workloads_.Mutable({workload}) = ++serial;
+    const model::WorkloadPtr workload(std::move(value));
+    next.workloads_.Put(
+        HashOf(workload->uid), [&](const auto& known) { return known == old; }, workload);
     IndexWorkload(workload, true);
+  }
+
+  void NoteReceived(const model::Workload& workload) {
+    const auto same = [&](const auto& known) { return known.uid == workload.uid; };
+    if (workload.authorization_policies.empty()) {
+      next.received_.Erase(HashOf(workload.uid), same);
+    } else {
+      next.received_.Put(HashOf(workload.uid), same, {workload.uid, ++serial});
+    }
   }
 
   // All pods of a service have the same list of services: it is kept once.
   void ShareServices(model::Workload& value) {
     if (value.services.empty()) return;
-    const std::string& service = value.services[0].first;
+    const model::SharedText& service = value.services[0].first;
     const model::Workload* like = nullptr;
     if (const auto it = touched.find(service); it != touched.end()) {
       like = it->second.back().get();
-    } else if (const auto* known = next.endpoints_.Find(service)) {
-      like = (*known)->front().workload.get();
+    } else if (const auto* known = EndpointsOf(service)) {
+      like = known->list->front().workload.get();
     }
     if (like != nullptr && like->services == value.services) value.services = like->services;
   }
 
   bool RemoveWorkload(std::string_view uid) {
-    const auto* item = next.workloads_.FindItem(uid);
-    if (item == nullptr) return false;
-    const model::WorkloadPtr workload = item->first.workload;
+    const model::WorkloadPtr workload = next.WorkloadByUid(uid);
+    if (workload == nullptr) return false;
     IndexWorkload(workload, false);
-    next.workloads_.Erase(WorkloadKey{workload});
+    Change(next.workloads_, HashOf(uid), workload, false);
+    next.received_.Erase(HashOf(uid), [uid](const auto& known) { return known.uid == uid; });
     changed = verdicts_changed = true;
     return true;
   }
@@ -137,11 +137,9 @@ struct MeshState::Impl {
         blocks_changed = true;
         continue;
       }
-      const AddressKey key{address.network, address.cidr.ip()};
-      add ? AddTo(next.by_vip_, key, service) : RemoveFrom(next.by_vip_, key, service);
+      Change(next.by_vip_, HashOf(address.network, address.cidr.ip()), service, add);
     }
-    add ? AddTo(next.by_hostname_, service->hostname, service)
-        : RemoveFrom(next.by_hostname_, service->hostname, service);
+    Change(next.by_hostname_, HashOf(service->hostname), service, add);
     if (!blocks_changed) return;
     std::erase(with_blocks, service);
     const bool has_block = std::any_of(service->addresses.begin(), service->addresses.end(),
@@ -150,52 +148,73 @@ struct MeshState::Impl {
   }
 
   void Upsert(model::Service value) {
-    const std::string key = value.Key();
-    const model::ServicePtr* old = next.services_.Find(key);
-    if (old != nullptr && **old == value) return;
-    if (old != nullptr) IndexService(model::ServicePtr(*old), false);
-    auto service = std::make_shared<const model::Service>(std::move(value));
-    next.services_.Mutable(key) = service;
+    const model::ServicePtr old = next.ServiceByKey(value.Key());
+    if (old != nullptr && *old == value) return;
+    if (old != nullptr) IndexService(old, false);
+    const auto service = std::make_shared<const model::Service>(std::move(value));
+    next.services_.Put(
+        HashOf(service->ns, service->hostname), [&](const auto& known) { return known == old; },
+        service);
     IndexService(service, true);
     changed = true;
   }
 
   bool RemoveService(std::string_view key) {
-    const model::ServicePtr* old = next.services_.Find(key);
-    if (old == nullptr) return false;
-    const model::ServicePtr service = *old;
+    const model::ServicePtr service = next.ServiceByKey(key);
+    if (service == nullptr) return false;
     IndexService(service, false);
-    next.services_.Erase(std::string(key));
+    Change(next.services_, HashOf(service->ns, service->hostname), service, false);
     changed = true;
     return true;
   }
 
+  // ---- endpoints
+  static uint64_t EndpointsHash(const model::SharedText& service) {
+    const ServiceKey key(service.str());
+    return HashOf(key.ns, key.hostname);
+  }
+  const MeshSnapshot::ServiceEndpoints* EndpointsOf(const model::SharedText& service) const {
+    return next.endpoints_.Find(EndpointsHash(service),
+                                [&](const auto& known) { return known.service == service; });
+  }
+
+  static bool ByUid(const model::WorkloadPtr& a, const model::WorkloadPtr& b) {
+    return a->uid < b->uid;
+  }
+
+  // What stays of the old list, then what came, each workload once.
   void RebuildEndpoints() {
-    for (const auto& [service, workloads] : touched) {
-      std::unordered_set<std::string_view> uids;
-      for (const model::WorkloadPtr& workload : workloads) uids.insert(workload->uid);
+    while (!touched.empty()) {
+      const auto node = touched.extract(touched.begin());
+      const model::SharedText& service = node.key();
+      std::vector<model::WorkloadPtr>& workloads = node.mapped();
+      std::sort(workloads.begin(), workloads.end(), ByUid);
+      const auto same = [](const auto& a, const auto& b) { return a->uid == b->uid; };
+      workloads.erase(std::unique(workloads.begin(), workloads.end(), same), workloads.end());
       auto list = std::make_shared<model::EndpointList>();
-      if (const auto* old = next.endpoints_.Find(service)) {
-        list->reserve((*old)->size() + uids.size());
-        for (const model::Endpoint& endpoint : **old) {
-          if (!uids.contains(endpoint.workload->uid)) list->push_back(endpoint);
+      const auto* old = EndpointsOf(service);
+      list->reserve((old == nullptr ? 0 : old->list->size()) + workloads.size());
+      if (old != nullptr) {
+        for (const model::Endpoint& endpoint : *old->list) {
+          if (!std::binary_search(workloads.begin(), workloads.end(), endpoint.workload, ByUid)) {
+            list->push_back(endpoint);
+          }
         }
       }
-      for (const std::string_view uid : uids) {
-        const auto* item = next.workloads_.FindItem(uid);
-        if (item == nullptr) continue;
-        const model::WorkloadPtr& workload = item->first.workload;
+      for (const model::WorkloadPtr& touched_one : workloads) {
+        const model::WorkloadPtr workload = next.WorkloadByUid(touched_one->uid);
+        if (workload == nullptr) continue;
         if (const model::PortList* ports = workload->PortsOf(service)) {
           list->push_back({workload, ports});
         }
       }
+      const auto known = [&](const auto& endpoints) { return endpoints.service == service; };
       if (list->empty()) {
-        next.endpoints_.Erase(service);
+        next.endpoints_.Erase(EndpointsHash(service), known);
       } else {
-        next.endpoints_.Mutable(service) = std::move(list);
+        next.endpoints_.Put(EndpointsHash(service), known, {service, std::move(list)});
       }
     }
-    touched.clear();
   }
 
   // ---- policies
@@ -247,8 +266,8 @@ struct MeshState::Impl {
   // Keeps only the removals that some workload still names.
   void PruneRemoved(Table& own) {
     std::set<std::string, std::less<>> named;
-    next.workloads_.ForEach([&](const WorkloadKey& key, uint64_t) {
-      for (const std::string& name : key.workload->authorization_policies) {
+    next.workloads_.ForEach([&](const model::WorkloadPtr& workload) {
+      for (const std::string& name : workload->authorization_policies) {
         if (own.removed.contains(name)) named.insert(name);
       }
     });
@@ -264,8 +283,11 @@ MeshState::~MeshState() = default;
 MeshState::MeshState(MeshState&&) noexcept = default;
 MeshState& MeshState::operator=(MeshState&&) noexcept = default;
 
-Status MeshState::UpsertAddress(std::string_view, std::string_view bytes) {
+Status MeshState::UpsertAddress(const KeptText& name, std::string_view bytes) {
   QANAT_ASSIGN_OR_RETURN(auto decoded, DecodeAddress(bytes));
+  if (auto* workload = std::get_if<model::Workload>(&decoded)) {
+    if (workload->uid == name) workload->uid = name;  // one piece of memory
+  }
   std::visit([this](auto& value) { impl_->Upsert(std::move(value)); }, decoded);
   return {};
 }
@@ -275,12 +297,13 @@ void MeshState::RemoveAddress(std::string_view name) {
 }
 
 void MeshState::MarkAbsent(const std::string& name) {
-  impl_->next.absent_.Mutable(name) = true;
+  impl_->next.absent_.Put(HashOf(name), [&](const auto& known) { return known == name; }, name);
   impl_->changed = true;
 }
 
 void MeshState::ForgetAbsent(const std::string& name) {
-  if (impl_->next.absent_.Erase(name)) impl_->changed = true;
+  const auto same = [&](const auto& known) { return known == name; };
+  if (impl_->next.absent_.Erase(HashOf(name), same)) impl_->changed = true;
 }
 
 Status MeshState::UpsertAuthorization(std::string_view, std::string_view bytes, bool* applied) {
@@ -313,6 +336,7 @@ SnapshotPtr MeshState::Publish() {
   MeshSnapshot out;
   out.workloads_ = s.next.workloads_.Freeze();
   out.by_address_ = s.next.by_address_.Freeze();
+  out.received_ = s.next.received_.Freeze();
   out.services_ = s.next.services_.Freeze();
   out.by_hostname_ = s.next.by_hostname_.Freeze();
   out.by_vip_ = s.next.by_vip_.Freeze();

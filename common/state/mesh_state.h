@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/kept_text.h"
 #include "common/base/result.h"
 #include "common/state/snapshot.h"
 
@@ -26,8 +27,9 @@ class MeshState {
   MeshState& operator=(MeshState&&) noexcept;
 
   // One resource of kAddressType: `bytes` is the Address message (the Any's value). An error means
-  // the resource was not applied (the earlier version stays) and is to be refused in the NACK.
-  Status UpsertAddress(std::string_view name, std::string_view bytes);
+  // the resource was not applied (the earlier version stays) and is to be refused in the NACK. A
+  // workload's uid, which is its name, is kept in that piece of memory.
+  Status UpsertAddress(const KeptText& name, std::string_view bytes);
   void RemoveAddress(std::string_view name);
 
   // On demand only: nobody has this name; it is not asked for any more.

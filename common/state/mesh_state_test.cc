@@ -104,7 +104,7 @@ TEST_F(MeshStateTest, SeveralOnOneAddress) {
   Put(plain);
   Put(Pod("hbone", "10.0.0.1"));
   const auto snapshot = state_.Publish();
-  EXPECT_EQ(snapshot->WorkloadByAddress("", Ip("10.0.0.1"))->name, "hbone");
+  EXPECT_EQ(snapshot->WorkloadByAddress("", Ip("10.0.0.1"))->name(), "hbone");
   EXPECT_EQ(snapshot->WorkloadsByAddress("", Ip("10.0.0.1")).size(), 3u);
 }
 
@@ -349,6 +349,35 @@ TEST_F(MeshStateTest, FreshnessIsPublishedAndReachesPolicies) {
   MeshState moved = std::move(state_);
   EXPECT_EQ(moved.Publish()->workload_count(), 1u);
   state_ = MeshState();
+}
+
+TEST_F(MeshStateTest, ANameAndItsUidAreOnePieceOfMemory) {
+  const auto pod = Pod("a", "10.0.0.1");
+  wl::Address bytes;
+  *bytes.mutable_workload() = pod;
+  const KeptText name = pod.uid();
+  ASSERT_TRUE(state_.UpsertAddress(name, bytes.SerializeAsString()));
+  const auto known = state_.Publish()->WorkloadByUid(name);
+  ASSERT_NE(known, nullptr);
+  EXPECT_EQ(known->uid.view().data(), name.view().data());
+  EXPECT_EQ(known->name(), "a");
+}
+
+TEST_F(MeshStateTest, OfTwoAddressesEachIsFoundAndOneMayGo) {
+  auto pod = Pod("a", "10.0.0.1");
+  pod.add_addresses(Bytes("fd00::1"));
+  Put(pod);
+  Put(Pod("b", "fd00::1"));
+  const auto before = state_.Publish();
+  EXPECT_EQ(before->WorkloadByAddress("", Ip("10.0.0.1"))->name(), "a");
+  ASSERT_EQ(before->WorkloadsByAddress("", Ip("fd00::1")).size(), 2u);
+  EXPECT_EQ(before->WorkloadByAddress("", Ip("fd00::1"))->name(), "a") << "the first of equal ones";
+  Put(Pod("a", "10.0.0.1"));
+  const auto after = state_.Publish();
+  EXPECT_EQ(after->WorkloadByAddress("", Ip("10.0.0.1"))->name(), "a");
+  ASSERT_EQ(after->WorkloadsByAddress("", Ip("fd00::1")).size(), 1u);
+  EXPECT_EQ(after->WorkloadByAddress("", Ip("fd00::1"))->name(), "b");
+  EXPECT_EQ(before->WorkloadsByAddress("", Ip("fd00::1")).size(), 2u) << "a snapshot stays";
 }
 
 TEST_F(MeshStateTest, ABadUpdateLeavesTheOldOne) {

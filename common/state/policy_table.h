@@ -3,16 +3,22 @@
 // whole on a policy change (policies are few and change rarely).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "common/model/authorization.h"
-#include "common/state/cow_map.h"
 #include "common/state/snapshot.h"
 
 namespace qanat::state {
+
+struct StringHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+};
 
 struct MeshSnapshot::PolicyTable {
   std::map<std::string, model::PolicyPtr, std::less<>> by_name;

@@ -16,19 +16,25 @@ bool Visible(const model::Service& service, std::string_view client_ns) {
 
 // Stock ztunnel's order: visible to the client, then of its own namespace, then canonical, then
 // the first.
-template <typename List>
-model::ServicePtr Best(const List& services, std::string_view client_ns,
-                       std::string_view preferred_ns = {}) {
-  model::ServicePtr best;
-  auto score = [&](const model::Service& s) {
-    return (s.ns == client_ns ? 4 : 0) + (s.canonical ? 2 : 0) + (s.ns == preferred_ns ? 1 : 0);
-  };
-  for (const model::ServicePtr& service : services) {
-    if (!Visible(*service, client_ns)) continue;
-    if (best == nullptr || score(*service) > score(*best)) best = service;
+class BestService {
+ public:
+  explicit BestService(std::string_view client_ns, std::string_view preferred_ns = {})
+      : client_ns_(client_ns), preferred_ns_(preferred_ns) {}
+  void Add(const model::ServicePtr& service) {
+    if (!Visible(*service, client_ns_)) return;
+    const int score = (service->ns == client_ns_ ? 4 : 0) + (service->canonical ? 2 : 0) +
+                      (service->ns == preferred_ns_ ? 1 : 0);
+    if (best_ != nullptr && score <= score_) return;
+    best_ = service;
+    score_ = score;
   }
-  return best;
-}
+  model::ServicePtr Take() { return std::move(best_); }
+
+ private:
+  const std::string_view client_ns_, preferred_ns_;
+  model::ServicePtr best_;
+  int score_ = 0;
+};
 
 }  // namespace
 
@@ -42,48 +48,70 @@ std::string_view ToString(Freshness freshness) {
 }
 
 model::WorkloadPtr MeshSnapshot::WorkloadByUid(std::string_view uid) const {
-  const auto* item = workloads_.FindItem(uid);
-  return item == nullptr ? nullptr : item->first.workload;
+  const auto* found =
+      workloads_.Find(HashOf(uid), [uid](const auto& workload) { return workload->uid == uid; });
+  return found == nullptr ? nullptr : *found;
+}
+
+template <typename Visit>
+void MeshSnapshot::ForEachAt(std::string_view network, const net::IpAddress& ip,
+                             const Visit& visit) const {
+  by_address_.ForEachWith(HashOf(network, ip), [&](const model::WorkloadPtr& workload) {
+    if (workload->network == network && workload->HasAddress(ip)) visit(workload);
+  });
 }
 
 std::vector<model::WorkloadPtr> MeshSnapshot::WorkloadsByAddress(std::string_view network,
                                                                  const net::IpAddress& ip) const {
-  const auto* found = by_address_.Find(AddressView{network, ip});
-  return found == nullptr ? std::vector<model::WorkloadPtr>{} : *found;
+  std::vector<model::WorkloadPtr> out;
+  ForEachAt(network, ip, [&](const model::WorkloadPtr& workload) { out.push_back(workload); });
+  return out;
 }
 
 model::WorkloadPtr MeshSnapshot::WorkloadByAddress(std::string_view network,
                                                    const net::IpAddress& ip) const {
-  const auto* found = by_address_.Find(AddressView{network, ip});
-  if (found == nullptr) return nullptr;
   model::WorkloadPtr best;
   auto score = [](const model::Workload& w) {
-    return (w.uid.find("//Pod/") != std::string::npos ? 2 : 0) +
+    return (w.uid.view().find("//Pod/") != std::string_view::npos ? 2 : 0) +
            (w.protocol == model::TunnelProtocol::kHbone ? 1 : 0);
   };
-  for (const model::WorkloadPtr& workload : *found) {
+  ForEachAt(network, ip, [&](const model::WorkloadPtr& workload) {
     if (best == nullptr || score(*workload) > score(*best)) best = workload;
-  }
+  });
   return best;
 }
 
 model::ServicePtr MeshSnapshot::ServiceByKey(std::string_view key) const {
-  const model::ServicePtr* found = services_.Find(key);
+  const ServiceKey wanted(key);
+  const auto* found = services_.Find(HashOf(wanted.ns, wanted.hostname), [&](const auto& service) {
+    return service->ns == wanted.ns && service->hostname == wanted.hostname;
+  });
   return found == nullptr ? nullptr : *found;
 }
 
 model::ServicePtr MeshSnapshot::ServiceByHostname(std::string_view hostname,
                                                   std::string_view client_ns,
                                                   std::string_view preferred_ns) const {
-  const auto* found = by_hostname_.Find(hostname);
-  return found == nullptr ? nullptr : Best(*found, client_ns, preferred_ns);
+  BestService best(client_ns, preferred_ns);
+  by_hostname_.ForEachWith(HashOf(hostname), [&](const model::ServicePtr& service) {
+    if (service->hostname == hostname) best.Add(service);
+  });
+  return best.Take();
+}
+
+template <typename Visit>
+void MeshSnapshot::ForEachServiceAt(std::string_view network, const net::IpAddress& ip,
+                                    const Visit& visit) const {
+  by_vip_.ForEachWith(HashOf(network, ip), [&](const model::ServicePtr& service) {
+    if (service->HasAddress(network, ip)) visit(service);
+  });
 }
 
 model::ServicePtr MeshSnapshot::ServiceByVip(std::string_view network, const net::IpAddress& ip,
                                              std::string_view client_ns) const {
-  if (const auto* exact = by_vip_.Find(AddressView{network, ip})) {
-    if (auto best = Best(*exact, client_ns)) return best;
-  }
+  BestService exact(client_ns);
+  ForEachServiceAt(network, ip, [&](const model::ServicePtr& service) { exact.Add(service); });
+  if (auto found = exact.Take()) return found;
   if (with_blocks_ == nullptr) return nullptr;
   // Blocks: same namespace, then the longest prefix, then canonical.
   model::ServicePtr best;
@@ -104,7 +132,9 @@ model::ServicePtr MeshSnapshot::ServiceByVip(std::string_view network, const net
 }
 
 bool MeshSnapshot::HasServiceAt(std::string_view network, const net::IpAddress& ip) const {
-  if (by_vip_.Find(AddressView{network, ip}) != nullptr) return true;
+  bool found = false;
+  ForEachServiceAt(network, ip, [&](const model::ServicePtr&) { found = true; });
+  if (found) return true;
   if (with_blocks_ == nullptr) return false;
   for (const model::ServicePtr& service : *with_blocks_) {
     for (const model::ServiceAddress& address : service->addresses) {
@@ -114,15 +144,28 @@ bool MeshSnapshot::HasServiceAt(std::string_view network, const net::IpAddress& 
   return false;
 }
 
+const MeshSnapshot::ServiceEndpoints* MeshSnapshot::FindEndpoints(std::string_view ns,
+                                                                  std::string_view hostname) const {
+  return endpoints_.Find(HashOf(ns, hostname), [&](const ServiceEndpoints& endpoints) {
+    const ServiceKey key(endpoints.service.str());
+    return key.ns == ns && key.hostname == hostname;
+  });
+}
+
 const model::EndpointList& MeshSnapshot::EndpointsOf(const model::Service& service) const {
-  const auto* found = endpoints_.Find(service.Key());
-  return found == nullptr ? kNoEndpoints : **found;
+  const auto* found = FindEndpoints(service.ns, service.hostname);
+  return found == nullptr ? kNoEndpoints : *found->list;
 }
 
 std::shared_ptr<const model::EndpointList> MeshSnapshot::EndpointListOf(
     const model::Service& service) const {
-  const auto* found = endpoints_.Find(service.Key());
-  return found == nullptr ? nullptr : *found;
+  const auto* found = FindEndpoints(service.ns, service.hostname);
+  return found == nullptr ? nullptr : found->list;
+}
+
+bool MeshSnapshot::Absent(std::string_view name) const {
+  return absent_.Find(HashOf(name), [name](const auto& absent) { return absent == name; }) !=
+         nullptr;
 }
 
 const std::vector<model::GatewayAddress>& MeshSnapshot::NetworkGateways(
@@ -137,7 +180,7 @@ policy::PolicySet MeshSnapshot::PoliciesFor(const model::Workload& workload) con
   policy::PolicySet set;
   set.expired = freshness_ == Freshness::kExpired;
   if (policies_ == nullptr) {
-    set.unknown = workload.authorization_policies;
+    set.unknown = workload.authorization_policies.whole();
     return set;
   }
   const PolicyTable& table = *policies_;
@@ -156,8 +199,9 @@ policy::PolicySet MeshSnapshot::PoliciesFor(const model::Workload& workload) con
     }
     if (const auto gone = table.removed.find(name); gone != table.removed.end()) {
       if (received == 0) {
-        const uint64_t* serial = workloads_.Find(std::string_view(workload.uid));
-        received = serial == nullptr ? UINT64_MAX : *serial;
+        const Received* last = received_.Find(
+            HashOf(workload.uid), [&](const Received& known) { return known.uid == workload.uid; });
+        received = last == nullptr ? UINT64_MAX : last->serial;
       }
       if (received < gone->second) continue;
     }
@@ -174,12 +218,12 @@ model::PolicyPtr MeshSnapshot::PolicyByName(std::string_view key) const {
 
 void MeshSnapshot::ForEachWorkload(
     const std::function<void(const model::WorkloadPtr&)>& visit) const {
-  workloads_.ForEach([&](const WorkloadKey& key, uint64_t) { visit(key.workload); });
+  workloads_.ForEach(visit);
 }
 
 void MeshSnapshot::ForEachService(
     const std::function<void(const model::ServicePtr&)>& visit) const {
-  services_.ForEach([&](const auto&, const model::ServicePtr& service) { visit(service); });
+  services_.ForEach(visit);
 }
 
 void MeshSnapshot::ForEachPolicy(const std::function<void(const model::PolicyPtr&)>& visit) const {

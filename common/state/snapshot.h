@@ -15,7 +15,7 @@
 #include "common/model/authorization.h"
 #include "common/model/workload.h"
 #include "common/policy/policy.h"
-#include "common/state/cow_map.h"
+#include "common/state/cow_index.h"
 
 namespace qanat::state {
 
@@ -50,7 +50,7 @@ class MeshSnapshot {
 
   // On demand only: whether the server said that nobody has this name ("network/IP", a uid,
   // "namespace/hostname").
-  bool Absent(std::string_view name) const { return absent_.Find(name) != nullptr; }
+  bool Absent(std::string_view name) const;
 
   // How the workloads of that network are reached from others: their gateways, each once.
   const std::vector<model::GatewayAddress>& NetworkGateways(std::string_view network) const;
@@ -74,25 +74,41 @@ class MeshSnapshot {
 
  private:
   friend class MeshState;
-  using WorkloadMap = CowMap<WorkloadKey, uint64_t, UidHash>;  // serial of the last update
-  using AddressMap = CowMap<AddressKey, std::vector<model::WorkloadPtr>, AddressHash>;
-  using ServiceMap = CowMap<std::string, model::ServicePtr, StringHash>;
-  using ServicesMap = CowMap<std::string, std::vector<model::ServicePtr>, StringHash>;
-  using VipMap = CowMap<AddressKey, std::vector<model::ServicePtr>, AddressHash>;
-  using EndpointMap = CowMap<std::string, std::shared_ptr<const model::EndpointList>, StringHash>;
   struct PolicyTable;
+  struct Received {
+    KeptText uid;
+    uint64_t serial = 0;
+  };
+  struct ServiceEndpoints {
+    model::SharedText service;
+    std::shared_ptr<const model::EndpointList> list;
+  };
+  // Values are found by what is in them. Several may be under an address or a hostname.
+  template <typename Value>
+  using ByPod = CowIndex<Value, 256>;
+  template <typename Value>
+  using ByService = CowIndex<Value, 64>;
 
-  WorkloadMap workloads_;
-  AddressMap by_address_;
-  ServiceMap services_;
-  ServicesMap by_hostname_;
-  VipMap by_vip_;
+  const ServiceEndpoints* FindEndpoints(std::string_view ns, std::string_view hostname) const;
+  template <typename Visit>
+  void ForEachAt(std::string_view network, const net::IpAddress& ip, const Visit& visit) const;
+  // Of services whose address is that one.
+  template <typename Visit>
+  void ForEachServiceAt(std::string_view network, const net::IpAddress& ip,
+                        const Visit& visit) const;
+
+  ByPod<model::WorkloadPtr> workloads_;  // by uid
+  ByPod<model::WorkloadPtr> by_address_;
+  ByPod<Received> received_;               // by uid: the last update of those that name policies
+  ByService<model::ServicePtr> services_;  // by key
+  ByService<model::ServicePtr> by_hostname_;
+  ByService<model::ServicePtr> by_vip_;
   std::shared_ptr<const std::vector<model::ServicePtr>> with_blocks_;  // services with CIDR VIPs
-  EndpointMap endpoints_;
+  ByService<ServiceEndpoints> endpoints_;
   using GatewayMap = std::map<std::string, std::vector<model::GatewayAddress>, std::less<>>;
   std::shared_ptr<const GatewayMap> network_gateways_;  // none: null
   std::shared_ptr<const PolicyTable> policies_;
-  CowMap<std::string, bool, StringHash> absent_;
+  ByService<std::string> absent_;
   uint64_t version_ = 0;
   uint64_t policy_version_ = 0;
   Freshness freshness_ = Freshness::kLive;

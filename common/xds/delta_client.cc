@@ -213,6 +213,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
   // ---- DeltaResponseParser::Sink ----
   void OnResource(const ResourceView& r) override {
     Type* type = Find(r.type_url);
+    const KeptText name = type == nullptr ? KeptText(r.name) : type->versions.NameOf(r.name);
     Status status;
     if (!r.has_resource) {
       status = Fail(Code::kInvalidArgument, "no resource in it");
@@ -223,11 +224,11 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
     } else if (type->mode == Subscription::kByName && !type->names.contains(std::string(r.name))) {
       return;  // asked for once and dropped since: neither wanted nor wrong
     } else {
-      status = type->handler->OnResource(r.name, r.version, r.value);
+      status = type->handler->OnResource(name, r.version, r.value);
       type->touched = true;
     }
     if (status) {
-      type->versions.Set(r.name, r.version);
+      type->versions.Set(name, r.version);
       return;
     }
     if (errors.size() > kMaxErrorText) return;

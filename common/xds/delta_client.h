@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/kept_text.h"
 #include "common/base/result.h"
 #include "common/event/event_loop.h"
 #include "common/grpc/backoff.h"
@@ -43,8 +44,9 @@ inline constexpr std::string_view kSecretType =
 class ResourceHandler {
  public:
   // Decode and stage one resource; `bytes` is the Any's value and valid for the call only. An error
-  // rejects this resource alone: it goes into the NACK and is not counted as received.
-  virtual Status OnResource(std::string_view name, std::string_view version,
+  // rejects this resource alone: it goes into the NACK and is not counted as received. The name is
+  // kept by the client: who keeps it too has it in the same memory.
+  virtual Status OnResource(const KeptText& name, std::string_view version,
                             std::string_view bytes) = 0;
   // The server says that it does not exist (any more); also the answer to an unknown name.
   virtual void OnRemoved(std::string_view name) = 0;

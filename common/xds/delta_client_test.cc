@@ -22,7 +22,7 @@ using ::testing::UnorderedElementsAre;
 struct Handler final : ResourceHandler {
   std::map<std::string, std::string> resources;
   std::vector<std::string> log;
-  Status OnResource(std::string_view name, std::string_view version,
+  Status OnResource(const KeptText& name, std::string_view version,
                     std::string_view bytes) override {
     if (bytes == "bad") return Fail(Code::kInvalidArgument, "not decodable");
     resources[std::string(name)] = bytes;
@@ -336,7 +336,7 @@ TEST_F(DeltaClientTest, ByNameSubscriptions) {
 TEST_F(DeltaClientTest, NamesMayBeSetInsideTheHandler) {
   struct Chain final : ResourceHandler {
     DeltaClient** client;
-    Status OnResource(std::string_view, std::string_view, std::string_view) override { return {}; }
+    Status OnResource(const KeptText&, std::string_view, std::string_view) override { return {}; }
     void OnRemoved(std::string_view) override {}
     void OnBatchEnd() override { (*client)->Subscribe(kRouteType, "8080"); }
   } listeners;

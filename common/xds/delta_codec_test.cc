@@ -27,6 +27,8 @@ TEST(DeltaRequest, IsWhatEnvoyReads) {
   versions.Set("r1", "v1");
   versions.Erase("gone");
   versions.Erase("never there");
+  EXPECT_EQ(versions.NameOf("r1").view().data(), versions.NameOf("r1").view().data());
+  EXPECT_EQ(versions.NameOf("unheld"), "unheld");
   DeltaRequest request;
   request.type_url = "type.googleapis.com/istio.workload.Address";
   request.node = &node;

@@ -2,26 +2,32 @@
 #include "common/xds/held_versions.h"
 
 namespace qanat::xds {
+namespace {
 
-HeldVersions::Item::Item(std::string_view name, std::string_view version)
-    : bytes_(new char[sizeof(Sizes) + name.size() + version.size()]) {
-  const Sizes sizes{static_cast<uint32_t>(name.size()), static_cast<uint32_t>(version.size())};
-  char* at = bytes_.get();
-  std::memcpy(at, &sizes, sizeof sizes);
-  name.copy(at + sizeof sizes, name.size());
-  version.copy(at + sizeof sizes + name.size(), version.size());
+uint32_t HashOf(std::string_view name) {
+  return static_cast<uint32_t>(std::hash<std::string_view>()(name) >> 32);
 }
 
-void HeldVersions::Set(std::string_view name, std::string_view version) {
-  if (const auto it = all_.find(name); it != all_.end()) {
-    if (it->version() == version) return;
-    all_.erase(it);
+}  // namespace
+
+KeptText HeldVersions::NameOf(std::string_view name) const {
+  const Item* item =
+      all_.Find(HashOf(name), [name](const Item& held) { return held.name == name; });
+  return item == nullptr ? KeptText(name) : item->name;
+}
+
+void HeldVersions::Set(const KeptText& name, std::string_view version) {
+  if (last_version_ != version) last_version_ = version;
+  const auto same = [&](const Item& item) { return item.name == name; };
+  if (Item* item = all_.Find(HashOf(name), same)) {
+    item->version = last_version_;
+  } else {
+    all_.Insert(HashOf(name), {name, last_version_});
   }
-  all_.emplace(name, version);
 }
 
 void HeldVersions::Erase(std::string_view name) {
-  if (const auto it = all_.find(name); it != all_.end()) all_.erase(it);
+  all_.Erase(HashOf(name), [name](const Item& item) { return item.name == name; });
 }
 
 }  // namespace qanat::xds

@@ -274,7 +274,8 @@ def main():
         bench = Bench(mesh, options)
         paths = [path for path in PATHS if any(path == p for p, _ in wanted)]
         held = memory.measure(bench, paths, options.idle_connections) if options.idle_connections else []
-        too_much = [] if any(memory.instrumented(pid) for pid in bench.programs.values()) else memory.over(held)
+        shipped = not any(memory.instrumented(pid) for pid in bench.programs.values())
+        too_much = memory.over(held) if shipped else []
         samples, refused = bench.run(wanted)
         if besides:
             more, why = bench.run(besides, beside.leg)
@@ -282,6 +283,7 @@ def main():
         counted, profiles = counts.measure(bench, wanted), counts.profile(bench, wanted)
         fair = [] if options.no_fairness or options.only or "cross node" not in paths else fairness.measure(bench, options.rounds)
         sizes = workloads.measure(bench, options.sizes)
+        too_much += workloads.over(sizes) if shipped else []
         upgrades = upgrade.measure(bench, upgrading)
         version = mesh.ctl("--version").stdout.strip()
     if colds := cold.wanted(options):

@@ -286,6 +286,12 @@ class Memory(unittest.TestCase):
         self.assertRegex(memory.over(fine)[0], "7168 bytes more for each of 1000 on cross node")
         self.assertEqual(memory.over([]), [])
 
+    def test_what_a_large_mesh_takes_is_judged(self):
+        fine = {"workloads": 10000, "rss_kb": 15000, "peak_kb": 16000}
+        self.assertEqual(workloads.over([fine, {"workloads": 100000}]), [])  # refused
+        self.assertRegex(workloads.over([fine | {"rss_kb": 21000, "peak_kb": 16000}])[0], "has 21000 kB with 10000 workloads")
+        self.assertRegex(workloads.over([fine | {"peak_kb": 18000}])[0], "had 18000 kB")
+
     def test_this_process_is_not_instrumented(self):
         self.assertFalse(memory.instrumented(os.getpid()))
 

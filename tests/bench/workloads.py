@@ -11,6 +11,8 @@ import time
 from process import cpu_seconds, rss_kb, status_kb
 
 NODES, A_SERVICE = 100, 10  # nodes; workloads of a service
+# What a node proxy may have, as it is shipped: without a workload, and for each. Somewhat above what it has (DECISIONS.md).
+NONE_KB, EACH_BYTES = 12 * 1024, 512
 
 
 def address(number):
@@ -103,6 +105,17 @@ def measure(bench, sizes):
         else:
             out.append({"workloads": count})
             bench.refuse(out[-1], done.stderr.strip().rsplit("\n", 1)[-1])
+    return out
+
+
+def over(rows):
+    """What is more than it may be; `rows` is what measure() returns."""
+    out = []
+    for row in rows:
+        enough = NONE_KB + row["workloads"] * EACH_BYTES // 1024
+        for name, kb in (("has", row.get("rss_kb")), ("had", row.get("peak_kb"))):
+            if kb is not None and kb > enough:
+                out.append(f"a node proxy {name} {kb} kB with {row['workloads']} workloads, {enough} are enough")
     return out
 
 

@@ -49,7 +49,7 @@ ordered_json WorkloadJson(const model::Workload& w) {
   out["networkMode"] =
       w.network_mode == model::NetworkMode::kHostNetwork ? "HostNetwork" : "Standard";
   out["uid"] = w.uid;
-  out["name"] = w.name;
+  out["name"] = w.name();
   out["namespace"] = w.ns;
   out["trustDomain"] = w.trust_domain;
   out["serviceAccount"] = w.service_account;
@@ -243,10 +243,10 @@ std::string ConfigDumpJson(const DumpInput& input) {
   // Of services that were not announced: by their key, then by workload.
   std::map<std::string, std::map<std::string, ordered_json>> staged;
   input.snapshot.ForEachWorkload([&](const model::WorkloadPtr& w) {
-    workloads[w->uid] = WorkloadJson(*w);
+    workloads[w->uid.str()] = WorkloadJson(*w);
     for (const auto& [key, ports] : w->services) {
       if (input.snapshot.ServiceByKey(key) == nullptr) {
-        staged[key][w->uid] = EndpointJson(*w, key, ports);
+        staged[key][w->uid.str()] = EndpointJson(*w, key, ports);
       }
     }
   });

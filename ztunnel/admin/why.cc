@@ -84,7 +84,7 @@ Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::stri
     why.route.detail = identified.detail;
     return WhyOutboundJson(why);
   }
-  why.source = identified.workload->uid;
+  why.source = identified.workload->uid.str();
   QANAT_ASSIGN_OR_RETURN(const net::SocketAddress to,
                          ResolveDestination(context.snapshot, *identified.workload, destination));
   if (std::string full = MemoryFull(context, *pod); !full.empty()) {
@@ -99,8 +99,8 @@ Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::stri
   why.route = DecideOutbound(
       context.snapshot, *identified.workload, to, [&random] { return random(); }, options);
   if (why.route.kind == Route::Kind::kHbone) {
-    const PodPtr far =
-        context.pods.Find(why.route.destination->ns + "/" + why.route.destination->name);
+    const PodPtr far = context.pods.Find(
+        fmt::format("{}/{}", why.route.destination->ns, why.route.destination->name()));
     OnePass one_pass = DecideOnePass(why.route, context.one_pass ? far : nullptr);
     if (one_pass.pod != nullptr) {
       const Identified both = IdentifyPod(context.snapshot, context.mesh, *one_pass.pod);

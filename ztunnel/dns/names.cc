@@ -148,8 +148,8 @@ std::optional<PodName> FindPod(const Question& q, std::string_view name) {
   for (const model::Endpoint& endpoint : q.snapshot.EndpointsOf(*out.service)) {
     const model::Workload& pod = *endpoint.workload;
     if (pod.ns != out.service->ns || !Usable(q, *out.service, pod)) continue;
-    if (pod.name == label || std::any_of(pod.addresses.begin(), pod.addresses.end(),
-                                         [&](const auto& ip) { return IsDashed(label, ip); })) {
+    if (pod.name() == label || std::any_of(pod.addresses.begin(), pod.addresses.end(),
+                                           [&](const auto& ip) { return IsDashed(label, ip); })) {
       out.pods.push_back(endpoint.workload);
     }
   }

@@ -170,9 +170,9 @@ void InboundConnection::NameSource(const model::Workload& local) {
   if (!network.empty() && flow_.source_identity &&
       (flow_.source_workload == nullptr ||
        flow_.source_workload->identity() != *flow_.source_identity)) {
-    auto proven = std::make_shared<model::Workload>();
-    proven->ns = flow_.source_identity->ns;
-    flow_.source_workload = std::move(proven);
+    model::Workload proven;
+    proven.ns = flow_.source_identity->ns;
+    flow_.source_workload = model::WorkloadPtr(std::move(proven));
   }
 }
 

@@ -52,7 +52,7 @@ void OutboundConnection::Decide(const model::WorkloadPtr& source) {
   std::vector<std::string> missing;
   Route route = NextRoute({}, &missing);
   if (worker_.environment().want_names && route.destination != nullptr &&
-      worker_.PodByName(route.destination->ns, route.destination->name) != nullptr) {
+      worker_.PodByName(route.destination->ns, route.destination->name()) != nullptr) {
     // In one pass the destination's end is decided here as well.
     for (auto& name : MissingAround(worker_.snapshot(), *route.destination)) {
       missing.push_back(std::move(name));
@@ -121,14 +121,14 @@ bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
   if (setup_->route.picked_port == 0) return false;
   if (!setup_->attempts.MayRetry(reason, event::Clock::now())) return false;
   std::vector<std::string> tried = setup_->attempts.tried();
-  tried.push_back(setup_->route.destination->uid);
+  tried.push_back(setup_->route.destination->uid.str());
   Route next = NextRoute(std::move(tried));
   if (next.kind == Route::Kind::kRefuse || next.destination == nullptr) return false;
   LOG_DEBUG("outbound", "{} to {}: {} failed ({}: {}), trying {}", pod_->name,
             original_.address.ToString(), setup_->route.destination->uid, ToString(reason), detail,
             next.destination->uid);
   worker_.metrics().connect_retries.With({std::string(ToString(reason))})->Add();
-  setup_->attempts.Next(setup_->route.destination->uid);
+  setup_->attempts.Next(setup_->route.destination->uid.str());
   flow_.tries = setup_->attempts.number();
   setup_->try_timer.reset();
   beginning_->connector.reset();
@@ -181,7 +181,7 @@ bool OutboundConnection::TryOnePass() {
   if (!pod_->HasAddress(flow_.source.ip())) return false;
   OnePass one_pass = DecideOnePass(
       setup_->route,
-      worker_.PodByName(setup_->route.destination->ns, setup_->route.destination->name));
+      worker_.PodByName(setup_->route.destination->ns, setup_->route.destination->name()));
   if (one_pass.pod == nullptr) {
     LOG_DEBUG("outbound", "{} to {}: {}", pod_->name, setup_->route.target.ToString(),
               one_pass.why_not);

@@ -70,16 +70,17 @@ model::WorkloadPtr Described(std::string_view network, std::string_view baggage)
 }
 
 model::WorkloadPtr Described(std::string_view network, const Baggage& said) {
-  auto out = std::make_shared<model::Workload>();
-  out->network = network;
-  out->cluster_id = said.cluster;
-  out->ns = said.ns;
-  out->name = out->workload_name = said.workload;
-  out->type = TypeOf(said.workload_type);
-  out->canonical_name = said.service;
-  out->canonical_revision = said.version;
-  out->locality = {said.region, said.zone, ""};
-  return out;
+  model::Workload out;
+  out.network = network;
+  out.cluster_id = said.cluster;
+  out.ns = said.ns;
+  out.SetName(said.workload);
+  out.workload_name = said.workload;
+  out.type = TypeOf(said.workload_type);
+  out.canonical_name = said.service;
+  out.canonical_revision = said.version;
+  out.locality = {said.region, said.zone, ""};
+  return model::WorkloadPtr(std::move(out));
 }
 
 }  // namespace qanat::ztunnel

@@ -9,7 +9,7 @@ namespace {
 using model::Reason;
 
 bool IsPod(const model::Workload& workload) {
-  return workload.uid.find("//Pod/") != std::string::npos;
+  return workload.uid.view().find("//Pod/") != std::string_view::npos;
 }
 
 model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh, const Pod& pod) {
@@ -20,7 +20,7 @@ model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh, c
   if (auto found = snapshot.WorkloadByUid(uid)) return found;
   for (const net::IpAddress& ip : pod.addresses) {
     for (auto& workload : snapshot.WorkloadsByAddress(mesh.network, ip)) {
-      if (workload->name == pod.name && workload->ns == pod.ns) return workload;
+      if (workload->name() == pod.name && workload->ns == pod.ns) return workload;
     }
   }
   return nullptr;
@@ -49,7 +49,7 @@ Identified IdentifyPod(const state::MeshSnapshot& snapshot, const Mesh& mesh, co
       if (other->identity() == workload->identity()) continue;
       return {Reason::kAddressMismatch,
               fmt::format("address {} of pod {}/{} is still announced for {}/{}", ip.ToString(),
-                          pod.ns, pod.name, other->ns, other->name),
+                          pod.ns, pod.name, other->ns, other->name()),
               nullptr};
     }
   }

@@ -19,7 +19,7 @@ TEST_F(IdentifyTest, BothAgree) {
   mesh.Put(TestMesh::MakePod("a", "10.91.1.5"));
   const auto found = Identify(TestMesh::LocalPod("a", "10.91.1.5"));
   ASSERT_EQ(found.reason, Reason::kNone) << found.detail;
-  EXPECT_EQ(found.workload->name, "a");
+  EXPECT_EQ(found.workload->name(), "a");
 }
 
 TEST_F(IdentifyTest, NotAnnounced) {

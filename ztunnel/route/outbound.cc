@@ -106,7 +106,7 @@ class Decision {
                       ? ThroughGateway(*target.workload, service.get(),
                                        service == nullptr || service->subject_alt_names.empty()
                                            ? IdentitiesOf(*target.workload)
-                                           : service->subject_alt_names)
+                                           : service->subject_alt_names.whole())
                       : DirectTo(target);
     if (service != nullptr) route.picked_port = target.target_port;
     route.destination = std::move(target.workload);
@@ -271,7 +271,7 @@ class Decision {
       return unusable("it has no address");
     }
     out.to = net::SocketAddress(target.ip, target.target_port);
-    if (service != nullptr) out.identities = service->subject_alt_names;
+    if (service != nullptr) out.identities = service->subject_alt_names.whole();
     out.identities.push_back(target.workload->identity().ToString());
     out.workload = std::move(target.workload);
     return out;
@@ -342,7 +342,7 @@ OnePass DecideOnePass(const Route& route, const PodPtr& destination_pod) {
   if (!route.host.empty()) return {nullptr, "the destination is known by name only"};
   if (destination_pod == nullptr) return {nullptr, "the destination is not a pod of this node"};
   const model::Workload& workload = *route.destination;
-  if (destination_pod->name != workload.name || destination_pod->ns != workload.ns ||
+  if (destination_pod->name != workload.name() || destination_pod->ns != workload.ns ||
       destination_pod->service_account != workload.service_account) {
     return {nullptr, "node agent and control plane disagree on who the destination is"};
   }

@@ -359,7 +359,7 @@ TEST_F(NetworksTest, ThroughTheGatewayByNameWithBothIdentities) {
   EXPECT_THAT(route.identities, ElementsAre("spiffe://cluster.local/ns/gw/sa/eastwest"));
   EXPECT_THAT(route.inner_identities, ElementsAre("spiffe://cluster.local/ns/shop/sa/backend",
                                                   "spiffe://cluster.local/ns/shop/sa/other"));
-  EXPECT_EQ(route.destination->name, "backend-1");
+  EXPECT_EQ(route.destination->name(), "backend-1");
   EXPECT_FALSE(route.via_waypoint);
   EXPECT_EQ(DecideOnePass(route, TestMesh::LocalPod("backend-1", "10.91.2.7")).pod, nullptr);
 }

@@ -113,7 +113,7 @@ TEST_F(OutboundTest, ExpectedIdentities) {
   EXPECT_THAT(via.identities, ElementsAre("spiffe://cluster.local/ns/shop/sa/extra",
                                           "spiffe://cluster.local/ns/shop/sa/waypoint"));
   EXPECT_EQ(via.service->name, "reviews");
-  EXPECT_EQ(via.destination->name, "waypoint");
+  EXPECT_EQ(via.destination->name(), "waypoint");
 }
 
 TEST_F(OutboundTest, AKnownServiceWithoutEndpointsIsRefusedNotPassed) {

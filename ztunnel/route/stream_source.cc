@@ -17,7 +17,7 @@ StreamSource Refuse(std::string detail) {
 // A workload that somebody wrote down (WorkloadEntry, ServiceEntry) is where he says; of a pod the
 // cluster says it. In the node's own namespace an address is everybody's.
 bool IsPodOfItsOwn(const Workload& workload) {
-  return workload.uid.find("//Pod/") != std::string::npos &&
+  return workload.uid.view().find("//Pod/") != std::string_view::npos &&
          workload.network_mode == model::NetworkMode::kStandard && !workload.node.empty();
 }
 

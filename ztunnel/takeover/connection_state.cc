@@ -205,7 +205,7 @@ model::WorkloadPtr Find(const std::string& uid, const std::optional<Baggage>& de
 
 template <typename T>
 std::string Uid(const T& workload) {
-  return workload == nullptr ? std::string() : workload->uid;
+  return workload == nullptr ? std::string() : std::string(workload->uid);
 }
 
 SharedIdentity ToIdentity(const std::string& text) {

@@ -142,9 +142,9 @@ TEST(ConnectionState, WhoIsOnlyDescribedIsCalledTheSameAfterwards) {
   std::swap(incoming.source_workload, incoming.destination_workload);
   std::swap(incoming.source_identity, incoming.destination_identity);
   Flow proven;  // of which a certificate said the namespace, and nobody more
-  auto somebody = std::make_shared<model::Workload>();
-  somebody->ns = "shop";
-  proven.source_workload = somebody;
+  model::Workload somebody;
+  somebody.ns = "shop";
+  proven.source_workload = model::WorkloadPtr(std::move(somebody));
   for (const Flow& from : {flow, incoming, proven}) {
     const Flow to = TakenOver(from, mesh);
     EXPECT_EQ(FlowLabels(to, model::Reason::kNone), FlowLabels(from, model::Reason::kNone));
@@ -165,9 +165,9 @@ TEST(ConnectionState, WhoIsOnlyDescribedIsCalledTheSameAfterwards) {
   EXPECT_EQ(to.source_workload->uid, flow.source_workload->uid);
   EXPECT_EQ(TakenOver(flow, nobody).source_workload, nullptr);
   // What the next process would refuse is left out.
-  auto endless = std::make_shared<model::Workload>();
-  endless->ns = std::string(257, 'n');
-  flow.destination_workload = endless;
+  model::Workload endless;
+  endless.ns = std::string(257, 'n');
+  flow.destination_workload = model::WorkloadPtr(std::move(endless));
   EXPECT_EQ(TakenOver(flow, mesh).destination_workload, nullptr);
 }
 

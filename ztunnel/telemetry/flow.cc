@@ -92,7 +92,7 @@ class Line {
 void AddEndFields(Line& line, std::string_view end, const model::WorkloadPtr& workload,
                   const SharedIdentity& identity) {
   if (workload) {
-    line.Text({end, ".workload"}, workload->name);
+    line.Text({end, ".workload"}, workload->name());
     line.Text({end, ".namespace"}, workload->ns);
   }
   if (identity) {

@@ -79,14 +79,14 @@ TEST_F(SeriesTest, AForwardedSourceIsCountedByWhatItIsCalled) {
   Flow flow = MakeFlow();
   flow.reporter = Reporter::kDestination;
   flow.source_identity = model::Identity::Parse("spiffe://cluster.local/ns/gw/sa/eastwest").value();
-  std::vector<std::weak_ptr<const model::Workload>> forwarded;
+  std::vector<model::WorkloadPtr> forwarded;
   const auto call = [&](const std::string& name) {
-    auto workload = std::make_shared<model::Workload>();
-    workload->network = "far";
-    workload->ns = "abroad";
-    workload->workload_name = name;
-    forwarded.push_back(workload);
-    flow.source_workload = std::move(workload);
+    model::Workload workload;
+    workload.network = "far";
+    workload.ns = "abroad";
+    workload.workload_name = name;
+    flow.source_workload = model::WorkloadPtr(std::move(workload));
+    forwarded.push_back(flow.source_workload);
     cache_.For(flow, Reason::kNone).opened->Add();
     return FlowLabels(flow, Reason::kNone);
   };
@@ -97,7 +97,7 @@ TEST_F(SeriesTest, AForwardedSourceIsCountedByWhatItIsCalled) {
   EXPECT_EQ(metrics_.opened.size(), 2u);
   EXPECT_EQ(metrics_.opened.Value(caller), 3u);
   EXPECT_EQ(metrics_.opened.Value(other), 1u);
-  for (const auto& one : forwarded) EXPECT_TRUE(one.expired());
+  for (const auto& one : forwarded) EXPECT_EQ(one.use_count(), 1u);
   SeriesSweeper sweeper;
   EXPECT_EQ(sweeper.Sweep(*mesh_.Snapshot(), {}, metrics_), 0u);
   call("caller");
@@ -195,7 +195,7 @@ TEST_F(SeriesTest, SeriesOfDnsGoWithThePodThatAsked) {
     metrics_.dns_upstream_duration.With(labels)->Observe(0.01);
   }
   model::Workload without_names;
-  const auto unnamed = std::make_shared<const model::Workload>(without_names);
+  const model::WorkloadPtr unnamed(without_names);
   SeriesSweeper sweeper;
   const auto sweep = [&](const std::vector<model::WorkloadPtr>& here) {
     return sweeper.Sweep(*mesh_.Snapshot(), here, metrics_);

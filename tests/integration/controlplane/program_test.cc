@@ -49,7 +49,7 @@ const char* kDeny =
 
 struct Collector final : xds::ResourceHandler {
   std::map<std::string, std::string> resources;
-  Status OnResource(std::string_view name, std::string_view, std::string_view bytes) override {
+  Status OnResource(const KeptText& name, std::string_view, std::string_view bytes) override {
     resources[std::string(name)] = bytes;
     return {};
   }
