@@ -2,7 +2,8 @@
 // Values found by a hash of what is in them: a table that keeps no keys, in two arrays without a
 // piece of memory for each value. Whoever looks says which of the values with that hash is meant;
 // several may be equal, and are met in the order in which they came. Open addressing with linear
-// probing: from its home on a value takes the first free place, and no value is behind a gap.
+// probing: from its home on a value takes the first free place, and no value is behind a gap. Made
+// for keys that few have: the n-th with one hash is put behind n others, and so is looked for.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +32,8 @@ class HashIndex {
 
   void Insert(uint32_t hash, Value value) {
     if (size_ + 1 + hashes_.size() / 8 >= hashes_.size()) Grow();  // there is always a gap
-    Place(Mark(hash), std::move(value));
+    const uint32_t mark = Mark(hash);
+    Place(mark, std::move(value), Home(mark));
     ++size_;
   }
 
@@ -87,7 +89,7 @@ class HashIndex {
 
   template <typename Is>
   size_t PlaceOf(uint32_t hash, const Is& is) const {
-    if (size_ == 0) return kNowhere;
+    if (hashes_.empty()) return kNowhere;
     const uint32_t mark = Mark(hash);
     for (size_t at = Home(mark); hashes_[at] != kFree; at = Next(at)) {
       if (hashes_[at] == mark && is(values_[at])) return at;
@@ -95,11 +97,12 @@ class HashIndex {
     return kNowhere;
   }
 
-  void Place(uint32_t mark, Value value) {
-    size_t at = Home(mark);
+  // In the first free place from `at` on; returns which.
+  size_t Place(uint32_t mark, Value value, size_t at) {
     while (hashes_[at] != kFree) at = Next(at);
     hashes_[at] = mark;
     values_[at] = std::move(value);
+    return at;
   }
 
   // By a quarter: between 7 of 10 and 7 of 8 places are taken, and moving is cheap.
@@ -108,11 +111,16 @@ class HashIndex {
     const std::vector<uint32_t> hashes = std::exchange(hashes_, std::vector<uint32_t>(places));
     std::vector<Value> values = std::exchange(values_, std::vector<Value>(places));
     if (size_ == 0) return;
-    // From a gap on: equal ones stay in their order.
-    size_t at = 0;
+    // From a gap on: equal ones stay in their order. One goes behind the last one that was equal,
+    // so that many of them are not walked past by each.
+    size_t at = 0, last = 0;
+    uint32_t last_mark = kFree;
     while (hashes[at] != kFree) ++at;
     for (size_t n = 0; n < hashes.size(); ++n) {
-      if (hashes[at] != kFree) Place(hashes[at], std::move(values[at]));
+      if (const uint32_t mark = hashes[at]; mark != kFree) {
+        last = Place(mark, std::move(values[at]), mark == last_mark ? Next(last) : Home(mark));
+        last_mark = mark;
+      }
       at = at + 1 == hashes.size() ? 0 : at + 1;
     }
   }

@@ -33,6 +33,15 @@ TEST(HashIndex, EqualOnesKeepTheirOrder) {
   EXPECT_EQ(met, "abdefghij");
 }
 
+// Growing walks past none of them again.
+TEST(HashIndex, ManyEqualOnesKeepTheirOrderToo) {
+  HashIndex<int> index;
+  for (int i = 0; i < 3000; ++i) index.Insert(UINT32_MAX - 7, i);
+  int next = 0;
+  index.ForEachWith(UINT32_MAX - 7, [&](int value) { EXPECT_EQ(value, next++); });
+  EXPECT_EQ(next, 3000);
+}
+
 // Against a map, with few different hashes, 0 and the greatest among them, so that runs are long
 // and go around the end.
 TEST(HashIndex, IsAMap) {

@@ -113,6 +113,10 @@ Result<model::Service> ToService(const wire::Service& in) {
   out.ns = in.namespace_();
   out.hostname = in.hostname();
   if (out.hostname.empty()) return Fail(Code::kInvalidArgument, "a service without a hostname");
+  if (out.ns.find('/') != std::string::npos) {  // a key is "namespace/hostname"
+    return Fail(Code::kInvalidArgument,
+                "a service in namespace \"" + out.ns + "\": it has a slash");
+  }
   std::vector<model::ServiceAddress> addresses;
   for (const auto& address : in.addresses()) {
     QANAT_ASSIGN_OR_RETURN(auto converted, ToServiceAddress(address));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common/state/decode.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "common/proto/authorization.pb.h"
@@ -82,6 +83,18 @@ TEST(Decode, Service) {
   EXPECT_TRUE(out.namespace_only);  // a visibility that we do not know is the narrow one
   ASSERT_TRUE(out.waypoint.has_value());
   EXPECT_EQ(out.waypoint->hbone_port, 15008);
+}
+
+TEST(Decode, AServiceThatHasNoKeyIsRefused) {
+  wl::Address address;
+  address.mutable_service()->set_namespace_("shop");
+  EXPECT_FALSE(DecodeAddress(address.SerializeAsString()).has_value());
+  address.mutable_service()->set_hostname("backend.shop.svc.cluster.local");
+  EXPECT_TRUE(DecodeAddress(address.SerializeAsString()).has_value());
+  address.mutable_service()->set_namespace_("sh/op");
+  const auto refused = DecodeAddress(address.SerializeAsString());
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_THAT(refused.error().message, testing::HasSubstr("\"sh/op\""));
 }
 
 sec::Authorization Base() {
