@@ -113,9 +113,9 @@ Result<model::Service> ToService(const wire::Service& in) {
   out.ns = in.namespace_();
   out.hostname = in.hostname();
   if (out.hostname.empty()) return Fail(Code::kInvalidArgument, "a service without a hostname");
-  if (out.ns.find('/') != std::string::npos) {  // a key is "namespace/hostname"
+  if (out.ns.str().find('/') != std::string::npos) {  // a key is "namespace/hostname"
     return Fail(Code::kInvalidArgument,
-                "a service in namespace \"" + out.ns + "\": it has a slash");
+                "a service in namespace \"" + out.ns.str() + "\": it has a slash");
   }
   std::vector<model::ServiceAddress> addresses;
   for (const auto& address : in.addresses()) {

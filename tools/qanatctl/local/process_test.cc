@@ -41,18 +41,18 @@ TEST(Spawn, KeptDescriptorsArePassedOn) {
   spec.env = {"PATH=/usr/bin:/bin"};
   spec.argv = {"sh", "-c",
                "test $LISTEN_PID = $$ && echo pid; echo $LISTEN_FDS $LISTEN_FDNAMES; "
-               "cat /proc/$$/fd/3; echo; cat /proc/$$/fd/4; echo; ls /proc/$$/fd | tr '\\n' ' '"};
+               "cat /proc/$$/fd/3; echo; cat /proc/$$/fd/4; echo; ls -m /proc/$$/fd"};
   // In the order given, whatever numbers they have here.
   spec.passed = {{"pod-b", b.get()}, {"pod-a", a.get()}};
-  EXPECT_EQ(SaidBy(spec), "pid\n2 pod-b:pod-a\nsecond\nfirst\n0 1 2 3 4 ");
+  EXPECT_EQ(SaidBy(spec), "pid\n2 pod-b:pod-a\nsecond\nfirst\n0, 1, 2, 3, 4\n");
 }
 
 TEST(Spawn, WithoutThemNothingIsSaid) {
   const Fd other = Marked("other");
   SpawnSpec spec;
   spec.env = {"PATH=/usr/bin:/bin"};
-  spec.argv = {"sh", "-c", "echo \"[$LISTEN_FDS$LISTEN_PID]\"; ls /proc/$$/fd | tr '\\n' ' '"};
-  EXPECT_EQ(SaidBy(spec), "[]\n0 1 2 ");
+  spec.argv = {"sh", "-c", "echo \"[$LISTEN_FDS$LISTEN_PID]\"; ls -m /proc/$$/fd"};
+  EXPECT_EQ(SaidBy(spec), "[]\n0, 1, 2\n");
 }
 
 TEST(Spawn, AFailureIsToldAllTheSame) {
