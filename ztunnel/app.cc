@@ -282,7 +282,7 @@ void App::SweepSeries() {
   std::vector<model::WorkloadPtr> here;
   if (pods_) {
     for (const auto& [uid, entry] : pods_->entries()) {
-      auto found = IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
+      auto found = route::IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
       if (found.workload != nullptr) here.push_back(std::move(found.workload));
     }
   }

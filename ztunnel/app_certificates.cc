@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/route/identify.h"
 #include "ztunnel/app.h"
-#include "ztunnel/route/identify.h"
 
 namespace qanat::ztunnel {
 
@@ -43,7 +43,7 @@ void App::RefreshCertificates() {
   if (!secrets_ || !pods_) return;
   std::set<model::Identity> wanted;
   for (const auto& [uid, entry] : pods_->entries()) {
-    const Identified found = IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
+    const route::Identified found = route::IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
     if (entry.pod->addresses.empty()) pods_->RereadAddresses(uid);
     if (found.workload == nullptr) {
       if (found.reason == model::Reason::kAddressMismatch) pods_->RereadAddresses(uid);
@@ -53,7 +53,7 @@ void App::RefreshCertificates() {
     if (environment_.config.mode == Config::Mode::kDedicated) CheckTrustDomain(*found.workload);
   }
   if (const PodPtr self = pods_->self()) {
-    const Identified found = IdentifyPod(*snapshot_, environment_.mesh, *self);
+    const route::Identified found = route::IdentifyPod(*snapshot_, environment_.mesh, *self);
     if (found.workload != nullptr) {
       wanted.insert(found.workload->identity());
       CheckTrustDomain(*found.workload);

@@ -2,9 +2,9 @@
 // App's part that hears the control plane: what a resource leads to, and how the stream is begun.
 // Main thread.
 #include "common/base/log.h"
+#include "common/route/on_demand.h"
 #include "common/xds/node.h"
 #include "ztunnel/app.h"
-#include "ztunnel/route/on_demand.h"
 
 namespace qanat::ztunnel {
 
@@ -95,8 +95,9 @@ void App::StartXds() {
                                             std::move(observer));
   const bool on_demand = environment_.config.xds_on_demand;
   if (on_demand) {
-    on_demand_ = std::make_unique<OnDemand>(
-        *xds_, mesh_state_, [this](std::string_view name) { return IsKnown(*snapshot_, name); });
+    on_demand_ = std::make_unique<OnDemand>(*xds_, mesh_state_, [this](std::string_view name) {
+      return route::IsKnown(*snapshot_, name);
+    });
   }
   xds_->AddType(xds::kAddressType,
                 on_demand ? xds::DeltaClient::Subscription::kOnDemand
@@ -113,11 +114,11 @@ void App::PrefetchNames() {
   for (const auto& [uid, entry] : pods_->entries()) {
     std::vector<std::string> names;
     for (const auto& ip : entry.pod->addresses) {
-      names.push_back(NameOf(environment_.mesh.network, ip));
+      names.push_back(route::NameOf(environment_.mesh.network, ip));
     }
     on_demand_->Prefetch(names);
-    const Identified found = IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
-    if (found.workload) on_demand_->Prefetch(MissingAround(*snapshot_, *found.workload));
+    const route::Identified found = route::IdentifyPod(*snapshot_, environment_.mesh, *entry.pod);
+    if (found.workload) on_demand_->Prefetch(route::MissingAround(*snapshot_, *found.workload));
   }
 }
 

@@ -9,7 +9,7 @@
 #include <fstream>
 
 #include "ztunnel/local_source.h"
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel {
 namespace {

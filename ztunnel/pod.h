@@ -3,16 +3,14 @@
 // the main thread, immutable, shared with the workers.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "common/base/memory_meter.h"
-#include "common/net/address.h"
 #include "common/netns/netns.h"
+#include "common/route/pod_facts.h"
 
 namespace qanat::ztunnel {
 
@@ -22,20 +20,15 @@ struct PodLoad {
   MemoryMeter memory;  // what its connections hold
 };
 
-struct Pod {
+// Its addresses: global ones, by rtnetlink, inside the namespace.
+struct Pod : route::PodFacts {
   std::string uid;  // Kubernetes pod UID
-  std::string name, ns, service_account;
   // None: the proxy's own namespace (PROXY_MODE=dedicated, and the proxy's own pod), which needs no
   // rights to enter.
   std::shared_ptr<const netns::NetNs> netns;
   bool proxy_itself = false;  // the proxy's own pod: it is only reached, and nothing is captured
   uint64_t netns_cookie = 0;
-  std::vector<net::IpAddress> addresses;  // global ones, by rtnetlink, inside the namespace
   std::shared_ptr<PodLoad> load = std::make_shared<PodLoad>();  // stays with every new description
-
-  bool HasAddress(const net::IpAddress& ip) const {
-    return std::find(addresses.begin(), addresses.end(), ip) != addresses.end();
-  }
 };
 using PodPtr = std::shared_ptr<const Pod>;
 

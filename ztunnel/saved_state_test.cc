@@ -10,7 +10,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel {
 namespace {

@@ -6,10 +6,10 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "common/route/outbound.h"
 #include "common/state/decode.h"
 #include "common/state/mesh_state.h"
 #include "ztunnel/route/inbound.h"
-#include "ztunnel/route/outbound.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace qanat;
@@ -25,8 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (snapshot->WorkloadByUid(workload->uid) != workload) std::abort();
     snapshot->PoliciesFor(*workload);
     for (const auto& ip : workload->addresses) {
-      const auto route = ztunnel::DecideOutbound(*snapshot, *workload, {ip, 80}, [] { return 7; });
-      if (route.kind == ztunnel::Route::Kind::kHbone && route.identities.empty()) std::abort();
+      const auto route = route::DecideOutbound(*snapshot, *workload, {ip, 80}, [] { return 7; });
+      if (route.kind == route::Route::Kind::kHbone && route.identities.empty()) std::abort();
       ztunnel::DecideInbound(*snapshot, *workload, {ip, 15008}, "x.svc:80", "");
     }
   });
@@ -36,7 +36,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     model::Workload client;
     for (const auto& address : service->addresses) {
       client.network = address.network;
-      ztunnel::DecideOutbound(*snapshot, client, {address.cidr.ip(), 80}, [] { return 7; });
+      route::DecideOutbound(*snapshot, client, {address.cidr.ip(), 80}, [] { return 7; });
     }
   });
   mesh.RemoveAddress(name);

@@ -20,7 +20,7 @@ PURE = BASE | {"common/net"}  # of common/net only address.h: checked below
 TLS = NET | {"common/tls", "common/takeover"}  # of takeover only fields.h
 COMMON = {
     "base", "event", "netns", "net", "dns", "proto", "tls", "metrics", "http", "hbone", "admin",
-    "grpc", "model", "policy", "lb", "state", "xds", "identity", "kube", "yaml",
+    "grpc", "model", "policy", "lb", "state", "route", "xds", "identity", "kube", "yaml",
     "takeover",
 }
 ALL_COMMON = {f"common/{name}" for name in COMMON}
@@ -37,6 +37,8 @@ EDGES = {
     "common/policy": PURE | {"common/model"},
     "common/lb": PURE | {"common/model"},
     "common/state": PURE | {"common/model", "common/policy", "common/lb", "common/proto"},
+    # proto: for mesh_for_test.h
+    "common/route": PURE | {"common/model", "common/lb", "common/state", "common/proto"},
     "common/tls": TLS | {"common/model"},
     "common/hbone": TLS | {"common/model"},
     "common/http": TLS,
@@ -57,7 +59,8 @@ EDGES = {
     "tools/qanatctl": ALL_COMMON | {"bpf/user", "deploy"},
     "tools/loadgen": NET,
 }
-PURE_FOLDERS = {"common/dns", "common/model", "common/policy", "common/lb", "common/state"}
+PURE_FOLDERS = {"common/dns", "common/model", "common/policy", "common/lb", "common/state",
+                "common/route"}
 # BoringSSL's and gRPC's headers stay behind one target each.
 PRIVATE_HEADERS = [
     (re.compile(r"^openssl/"), {"common/tls"}, "only common/tls sees BoringSSL"),

@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/route/identify.h"
 #include "common/tls/crypto.h"
 #include "ztunnel/admin/json.h"
 #include "ztunnel/admin/policy_json.h"
-#include "ztunnel/route/identify.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -294,7 +294,7 @@ std::string ConfigDumpJson(const DumpInput& input) {
       (info.flow.reporter == Reporter::kSource ? outbound : inbound)
           .push_back(StockConnectionJson(info));
     }
-    const Identified known = IdentifyPod(
+    const route::Identified known = route::IdentifyPod(
         input.snapshot, {input.config.network, input.config.control_plane.cluster_id}, *entry.pod);
     out["workloadState"][uid] = {
         {"state", entry.up ? "Up" : "Pending"},

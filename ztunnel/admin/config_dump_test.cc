@@ -5,7 +5,7 @@
 
 #include "ztunnel/admin/istioctl_types_for_test.h"
 #include "ztunnel/admin/json.h"
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -65,8 +65,8 @@ class ConfigDumpTest : public testing::Test {
   Json Dump(const Config& config = Config()) {
     const auto snapshot = mesh_.Snapshot();
     std::map<std::string, Pods::Entry> pods;
-    pods["uid-frontend"] = {TestMesh::LocalPod("frontend", "10.0.0.1"), true, ""};
-    pods["uid-unknown"] = {TestMesh::LocalPod("unknown", "10.0.0.7"), false, "no such namespace"};
+    pods["uid-frontend"] = {LocalPod("frontend", "10.0.0.1"), true, ""};
+    pods["uid-unknown"] = {LocalPod("unknown", "10.0.0.7"), false, "no such namespace"};
     ConnectionInfo in, out;
     in.pod_uid = out.pod_uid = "uid-frontend";
     in.flow.reporter = Reporter::kDestination;
@@ -225,9 +225,8 @@ TEST(DnsJson, SaysWhoIsAskedAndFromWhere) {
   dns::PodDns dns;
   dns.servers = {{At("10.96.0.10:53"), true}, {At("127.0.0.53:53"), false}};
   dns.search = {"shop.svc.cluster.local"};
-  const Json shown =
-      Json::parse(DnsJson({{TestMesh::LocalPod("frontend", "10.0.0.1"), dns},
-                           {TestMesh::LocalPod("backend", "10.0.0.2"), dns::PodDns()}}));
+  const Json shown = Json::parse(DnsJson(
+      {{LocalPod("frontend", "10.0.0.1"), dns}, {LocalPod("backend", "10.0.0.2"), dns::PodDns()}}));
   ASSERT_EQ(shown.size(), 2u);
   EXPECT_EQ(shown[0]["name"], "frontend");
   EXPECT_EQ(shown[0]["nameservers"], Json::parse(R"([{"address":"10.96.0.10:53","askedFrom":"pod"},

@@ -9,13 +9,13 @@
 
 #include "common/identity/secret_manager.h"
 #include "common/policy/policy.h"
+#include "common/route/outbound.h"
 #include "common/state/snapshot.h"
 #include "ztunnel/config.h"
 #include "ztunnel/dns/pod_dns.h"
 #include "ztunnel/pods.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/route/inbound.h"
-#include "ztunnel/route/outbound.h"
 
 namespace qanat::ztunnel {
 
@@ -37,7 +37,7 @@ std::string DnsJson(const std::vector<std::pair<PodPtr, dns::PodDns>>& pods);
 
 struct WhyOutbound {
   std::string source;  // uid of the workload
-  Route route;
+  route::Route route;
   PodPtr one_pass_pod;  // set when it would go in one pass
   std::string one_pass_why_not;
 };

@@ -7,9 +7,9 @@
 #include <random>
 
 #include "common/policy/policy.h"
+#include "common/route/outbound.h"
+#include "common/route/required_waypoint.h"
 #include "ztunnel/admin/json.h"
-#include "ztunnel/route/outbound.h"
-#include "ztunnel/route/required_waypoint.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -78,7 +78,7 @@ Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::stri
   }
   WhyOutbound why;
   why.source = pod->ns + "/" + pod->name;
-  const Identified identified = IdentifyPod(context.snapshot, context.mesh, *pod);
+  const route::Identified identified = route::IdentifyPod(context.snapshot, context.mesh, *pod);
   if (identified.workload == nullptr) {
     why.route.reason = identified.reason;
     why.route.detail = identified.detail;
@@ -93,20 +93,21 @@ Result<std::string> WhyOutboundAnswer(const WhyContext& context, const std::stri
     return WhyOutboundJson(why);
   }
   std::mt19937_64 random(std::random_device{}());
-  OutboundOptions options;
+  route::OutboundOptions options;
   options.waypoints_of_endpoints = context.enforce_waypoint;
   options.socks = context.socks;
-  why.route = DecideOutbound(
+  why.route = route::DecideOutbound(
       context.snapshot, *identified.workload, to, [&random] { return random(); }, options);
-  if (why.route.kind == Route::Kind::kHbone) {
+  if (why.route.kind == route::Route::Kind::kHbone) {
     const PodPtr far = context.pods.Find(
         fmt::format("{}/{}", why.route.destination->ns, why.route.destination->name()));
-    OnePass one_pass = DecideOnePass(why.route, context.one_pass ? far : nullptr);
-    if (one_pass.pod != nullptr) {
-      const Identified both = IdentifyPod(context.snapshot, context.mesh, *one_pass.pod);
-      if (both.workload == nullptr) one_pass = {nullptr, both.detail};
+    route::OnePass one_pass =
+        route::DecideOnePass(why.route, context.one_pass ? far.get() : nullptr);
+    if (one_pass.possible) {
+      const route::Identified both = route::IdentifyPod(context.snapshot, context.mesh, *far);
+      if (both.workload == nullptr) one_pass = {false, both.detail};
     }
-    why.one_pass_pod = std::move(one_pass.pod);
+    if (one_pass.possible) why.one_pass_pod = far;
     why.one_pass_why_not = std::move(one_pass.why_not);
   }
   return WhyOutboundJson(why);
@@ -140,7 +141,7 @@ Result<std::string> WhyInboundAnswer(const WhyContext& context, const std::strin
   if (!request.destination_ip.is_set() && !pod->addresses.empty()) {
     request.destination_ip = pod->addresses.front();
   }
-  const Identified identified = IdentifyPod(context.snapshot, context.mesh, *pod);
+  const route::Identified identified = route::IdentifyPod(context.snapshot, context.mesh, *pod);
   if (identified.workload == nullptr) {
     const Reason reason = identified.reason == Reason::kSourceUnknown ? Reason::kDestinationUnknown
                                                                       : identified.reason;
@@ -149,13 +150,13 @@ Result<std::string> WhyInboundAnswer(const WhyContext& context, const std::strin
   if (const std::string full = MemoryFull(context, *pod); !full.empty()) {
     return refused(Reason::kMemoryExhausted, full);
   }
-  if (IsProxyPort(request.destination_port, context.socks)) {
+  if (route::IsProxyPort(request.destination_port, context.socks)) {
     return refused(Reason::kSelfCall, fmt::format("{} is a port of the proxy", port));
   }
   const auto explanation =
       policy::Explain(context.snapshot.PoliciesFor(*identified.workload), request);
   if (explanation.decision.allowed && context.enforce_waypoint) {
-    RequiredWaypoint required = CheckRequiredWaypoint(
+    route::RequiredWaypoint required = route::CheckRequiredWaypoint(
         context.snapshot, *identified.workload, {request.destination_ip, request.destination_port},
         {request.source, request.source_ip});
     if (required.reason != Reason::kNone) {

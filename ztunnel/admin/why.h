@@ -6,15 +6,15 @@
 #include <string>
 
 #include "common/base/result.h"
+#include "common/route/identify.h"
 #include "common/state/snapshot.h"
 #include "ztunnel/pods.h"
-#include "ztunnel/route/identify.h"
 
 namespace qanat::ztunnel {
 
 struct WhyContext {
   const state::MeshSnapshot& snapshot;
-  const Mesh& mesh;
+  const route::Mesh& mesh;
   const Pods& pods;
   bool one_pass = true;
   bool enforce_waypoint = true;

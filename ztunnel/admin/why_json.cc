@@ -81,8 +81,8 @@ std::string WhyInboundJson(const policy::Explanation& explanation, model::Reason
 }
 
 std::string WhyOutboundJson(const WhyOutbound& why) {
-  const Route& route = why.route;
-  const bool refused = route.kind == Route::Kind::kRefuse;
+  const route::Route& route = why.route;
+  const bool refused = route.kind == route::Route::Kind::kRefuse;
   std::string path(ToString(route.kind));
   if (route.via_waypoint) path = "waypoint";
   if (why.one_pass_pod) path = "one-pass";

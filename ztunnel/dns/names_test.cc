@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 
 #include "common/dns/message.h"
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel::dns {
 namespace {

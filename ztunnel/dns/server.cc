@@ -127,7 +127,7 @@ void Server::Handle(wire::Bytes message, bool tcp, Reply reply) {
   if (type == wire::type::kAxfr || type == wire::type::kIxfr) {
     return ReplyError(message, *query, wire::Rcode::kRefused, reply);
   }
-  const Identified client = hooks_.identify(*pod_);
+  const route::Identified client = hooks_.identify(*pod_);
   if (client.workload == nullptr) return Hold(message, tcp, std::move(reply));
   if (canonical_name_ != client.workload->canonical_name ||
       canonical_revision_ != client.workload->canonical_revision) {

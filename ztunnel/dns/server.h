@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "common/net/socket.h"
+#include "common/route/identify.h"
 #include "ztunnel/config.h"
 #include "ztunnel/dns/forwarder.h"
 #include "ztunnel/dns/listeners.h"
 #include "ztunnel/dns/names.h"
-#include "ztunnel/route/identify.h"
 #include "ztunnel/telemetry/worker_metrics.h"
 
 namespace qanat::ztunnel::dns {
@@ -30,7 +30,7 @@ class Server {
     const Config& config;
     WorkerMetrics& metrics;
     std::function<const state::MeshSnapshot&()> snapshot;
-    std::function<Identified(const Pod&)> identify;
+    std::function<route::Identified(const Pod&)> identify;
     std::function<void(const Error&)> exhausted;      // no descriptor for another TCP client
     int kept_from = std::numeric_limits<int>::max();  // see BoundDescriptors()
   };

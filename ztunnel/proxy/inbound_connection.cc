@@ -6,12 +6,12 @@
 #include <cerrno>
 
 #include "common/base/log.h"
+#include "common/route/on_demand.h"
+#include "common/route/outbound.h"
+#include "common/route/required_waypoint.h"
 #include "ztunnel/proxy/proxy_header.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/route/gateways.h"
-#include "ztunnel/route/on_demand.h"
-#include "ztunnel/route/outbound.h"
-#include "ztunnel/route/required_waypoint.h"
+#include "ztunnel/route/described.h"
 #include "ztunnel/route/stream_source.h"
 #include "ztunnel/telemetry/headers.h"
 
@@ -59,7 +59,7 @@ InboundConnection::InboundConnection(Worker& worker, PodPtr pod, net::SocketAddr
 void InboundConnection::Start() {
   if (!plaintext()) {
     setup_->responder.OnGone([this] { End(Reason::kReset, "the client gave up", false); });
-  } else if (IsProxyPort(flow_.target.port(), worker_.environment().config.socks5)) {
+  } else if (route::IsProxyPort(flow_.target.port(), worker_.environment().config.socks5)) {
     return RefuseWith(503, Reason::kSelfCall,
                       fmt::format("{} is a port of the proxy", flow_.target.ToString()));
   }
@@ -97,7 +97,7 @@ void InboundConnection::Decide(const model::WorkloadPtr& local) {
     return RefuseWith(401, decision.reason,
                       fmt::format("{} {}", Explanation(decision.reason), decision.policy));
   }
-  const RequiredWaypoint required =
+  const route::RequiredWaypoint required =
       worker_.CheckWaypoint(*local, flow_.target, {Copy(flow_.source_identity), flow_.source.ip()});
   if (required.reason != Reason::kNone) return RefuseWith(401, required.reason, required.detail);
   state_ = State::kConnecting;
@@ -106,10 +106,10 @@ void InboundConnection::Decide(const model::WorkloadPtr& local) {
 }
 
 std::vector<std::string> InboundConnection::Missing(const model::Workload& local) const {
-  if (plaintext()) return MissingAround(worker_.snapshot(), local);
+  if (plaintext()) return route::MissingAround(worker_.snapshot(), local);
   const auto for_sender = [&](const net::IpAddress& sender) {
-    return MissingForInbound(worker_.snapshot(), local, flow_.destination,
-                             setup_->request.authority, sender);
+    return route::MissingForInbound(worker_.snapshot(), local, flow_.destination,
+                                    setup_->request.authority, sender);
   };
   std::vector<std::string> missing = for_sender(flow_.source.ip());
   if (const auto said = net::SocketAddress::Parse(setup_->source_said.value_or(""))) {
@@ -128,7 +128,7 @@ bool InboundConnection::TakeSource(const model::Workload& local) {
     RefuseWith(hbone::kMisdirected, Reason::kSourceUnproven, "shared tunnels are switched off");
     return false;
   }
-  const Sender tunnel{Copy(flow_.source_identity), flow_.source.ip()};
+  const route::Sender tunnel{Copy(flow_.source_identity), flow_.source.ip()};
   const Config& config = worker_.environment().config;
   StreamSource said =
       CheckStreamSource(worker_.snapshot(), local.network, tunnel, *setup_->source_said,
@@ -184,7 +184,7 @@ policy::Decision InboundConnection::Check(const model::Workload& local) const {
 void InboundConnection::OnSnapshot() {
   if (state_ == State::kOver) return;
   if (state_ == State::kIdentifying) return TryIdentify();
-  const Identified found = worker_.Identify(*pod_);
+  const route::Identified found = worker_.Identify(*pod_);
   // Not announced any more is no reason by itself: the pod's end comes from the node agent.
   if (found.reason == Reason::kSourceUnknown) return;
   if (found.reason != Reason::kNone) return Close(Reason::kIdentityChanged, found.detail);

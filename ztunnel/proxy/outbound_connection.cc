@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "common/base/log.h"
+#include "common/route/on_demand.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/route/on_demand.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -50,11 +50,11 @@ void OutboundConnection::Decide(const model::WorkloadPtr& source) {
   flow_.source_workload = source;
   setup_->attempts = Attempts(event::Clock::now());
   std::vector<std::string> missing;
-  Route route = NextRoute({}, &missing);
+  route::Route route = NextRoute({}, &missing);
   if (worker_.environment().want_names && route.destination != nullptr &&
       worker_.PodByName(route.destination->ns, route.destination->name()) != nullptr) {
     // In one pass the destination's end is decided here as well.
-    for (auto& name : MissingAround(worker_.snapshot(), *route.destination)) {
+    for (auto& name : route::MissingAround(worker_.snapshot(), *route.destination)) {
       missing.push_back(std::move(name));
     }
   }
@@ -62,17 +62,17 @@ void OutboundConnection::Decide(const model::WorkloadPtr& source) {
   Take(std::move(route));
 }
 
-Route OutboundConnection::NextRoute(std::vector<std::string> tried,
-                                    std::vector<std::string>* missing) const {
-  OutboundOptions options = worker_.outbound_options(*pod_);
+route::Route OutboundConnection::NextRoute(std::vector<std::string> tried,
+                                           std::vector<std::string>* missing) const {
+  route::OutboundOptions options = worker_.outbound_options(*pod_);
   options.avoid.tried = std::move(tried);
   if (worker_.environment().want_names) options.missing = missing;
-  return DecideOutbound(
+  return route::DecideOutbound(
       worker_.snapshot(), *flow_.source_workload, original_.address,
       [this] { return worker_.Random(); }, options);
 }
 
-void OutboundConnection::Take(Route route) {
+void OutboundConnection::Take(route::Route route) {
   setup_->route = std::move(route);
   kind_ = setup_->route.kind;
   via_waypoint_ = setup_->route.via_waypoint;
@@ -80,16 +80,16 @@ void OutboundConnection::Take(Route route) {
   flow_.destination_workload = setup_->route.destination;
   if (!setup_->route.host.empty()) return Resolve();
   switch (setup_->route.kind) {
-    case Route::Kind::kRefuse: return Refuse(setup_->route.reason, setup_->route.detail);
-    case Route::Kind::kPassthrough:
-    case Route::Kind::kTcp:
+    case route::Route::Kind::kRefuse: return Refuse(setup_->route.reason, setup_->route.detail);
+    case route::Route::Kind::kPassthrough:
+    case route::Route::Kind::kTcp:
       flow_.destination = setup_->route.to;
       return ConnectPlain(setup_->route.to, worker_.environment().config.packet_mark);
-    case Route::Kind::kHbone:
-    case Route::Kind::kDoubleHbone: break;
+    case route::Route::Kind::kHbone:
+    case route::Route::Kind::kDoubleHbone: break;
   }
   flow_.source_identity = worker_.Shared(flow_.source_workload->identity());
-  const bool through_gateway = setup_->route.kind == Route::Kind::kDoubleHbone;
+  const bool through_gateway = setup_->route.kind == route::Route::Kind::kDoubleHbone;
   const auto& far = through_gateway ? setup_->route.inner_identities : setup_->route.identities;
   // Which of several it will prove over there is not known.
   if (!through_gateway || far.size() == 1) {
@@ -122,8 +122,8 @@ bool OutboundConnection::TryAnother(Reason reason, const std::string& detail) {
   if (!setup_->attempts.MayRetry(reason, event::Clock::now())) return false;
   std::vector<std::string> tried = setup_->attempts.tried();
   tried.push_back(setup_->route.destination->uid.str());
-  Route next = NextRoute(std::move(tried));
-  if (next.kind == Route::Kind::kRefuse || next.destination == nullptr) return false;
+  route::Route next = NextRoute(std::move(tried));
+  if (next.kind == route::Route::Kind::kRefuse || next.destination == nullptr) return false;
   LOG_DEBUG("outbound", "{} to {}: {} failed ({}: {}), trying {}", pod_->name,
             original_.address.ToString(), setup_->route.destination->uid, ToString(reason), detail,
             next.destination->uid);
@@ -155,7 +155,7 @@ void OutboundConnection::OnTryTimeout() {
       fmt::format("{} did not answer in time",
                   setup_->route.host.empty() ? setup_->route.to.ToString()
                                              : "the name server asked for " + setup_->route.host);
-  const Route slow = setup_->route;
+  const route::Route slow = setup_->route;
   const bool shared = setup_->shared_timer != nullptr;
   if (shared) SharedFailed("timeout", "no answer in time");
   if (TryAnother(Reason::kConnectTimeout, detail)) {
@@ -177,26 +177,25 @@ bool OutboundConnection::TryOnePass() {
   if (!environment.config.one_pass || original_.by_nat) return false;
   // What nobody has confirmed since the restart is not enough to leave TLS out.
   if (worker_.snapshot().freshness() != state::Freshness::kLive) return false;
-  if (setup_->route.kind != Route::Kind::kHbone) return false;
+  if (setup_->route.kind != route::Route::Kind::kHbone) return false;
   if (!pod_->HasAddress(flow_.source.ip())) return false;
-  OnePass one_pass = DecideOnePass(
-      setup_->route,
-      worker_.PodByName(setup_->route.destination->ns, setup_->route.destination->name()));
-  if (one_pass.pod == nullptr) {
+  PodPtr far = worker_.PodByName(setup_->route.destination->ns, setup_->route.destination->name());
+  const route::OnePass one_pass = route::DecideOnePass(setup_->route, far.get());
+  if (!one_pass.possible) {
     LOG_DEBUG("outbound", "{} to {}: {}", pod_->name, setup_->route.target.ToString(),
               one_pass.why_not);
     return false;
   }
-  destination_pod_ = std::move(one_pass.pod);
+  destination_pod_ = std::move(far);
   flow_.destination = setup_->route.target;
   policy::Decision decision;
-  const Identified far = CheckOnePass(decision);
-  if (far.reason != Reason::kNone) {
+  const route::Identified both = CheckOnePass(decision);
+  if (both.reason != Reason::kNone) {
     destination_pod_ = nullptr;
     return false;
   }
-  const RequiredWaypoint required = worker_.CheckWaypoint(
-      *far.workload, setup_->route.target, {Copy(flow_.source_identity), flow_.source.ip()});
+  const route::RequiredWaypoint required = worker_.CheckWaypoint(
+      *both.workload, setup_->route.target, {Copy(flow_.source_identity), flow_.source.ip()});
   one_pass_ = true;
   if (!decision.allowed) {
     worker_.metrics().one_pass.With({"denied"})->Add();
@@ -214,10 +213,10 @@ bool OutboundConnection::TryOnePass() {
 }
 
 // Both ends are still who they were, and what the destination's policies say of them.
-Identified OutboundConnection::CheckOnePass(policy::Decision& decision) const {
-  Identified source = worker_.Identify(*pod_);
+route::Identified OutboundConnection::CheckOnePass(policy::Decision& decision) const {
+  route::Identified source = worker_.Identify(*pod_);
   if (source.reason != Reason::kNone) return source;
-  Identified destination = worker_.Identify(*destination_pod_);
+  route::Identified destination = worker_.Identify(*destination_pod_);
   if (destination.reason != Reason::kNone) return destination;
   if (destination.workload->uid != flow_.destination_workload->uid ||
       destination.workload->identity() != flow_.destination_workload->identity() ||
@@ -234,7 +233,7 @@ void OutboundConnection::OnSnapshot() {
   if (state_ == State::kIdentifying) return TryIdentify();
   if (!one_pass_ || state_ == State::kOver) return;
   policy::Decision decision;
-  const Identified both = CheckOnePass(decision);
+  const route::Identified both = CheckOnePass(decision);
   // Not announced any more is no reason by itself: the pod's end comes from the node agent.
   if (both.reason == Reason::kSourceUnknown) return;
   if (both.reason != Reason::kNone) return Close(Reason::kIdentityChanged, both.detail);
@@ -281,7 +280,7 @@ void OutboundConnection::OnResolved(Result<std::vector<net::IpAddress>> addresse
     return TryFailed(Reason::kDnsFailure,
                      fmt::format("{}: {}", setup_->route.host, addresses.error().message));
   }
-  Route route = std::move(setup_->route);
+  route::Route route = std::move(setup_->route);
   route.Resolved((*addresses)[worker_.Random() % addresses->size()], route.picked_port);
   Take(std::move(route));
 }
@@ -381,7 +380,7 @@ void OutboundConnection::SaveMore(SavedConnection& saved) const {
 void OutboundConnection::RestoreMore(const SavedConnection& saved) {
   const SavedConnection::Outbound& from = *saved.outbound;
   original_ = {from.original, from.by_nat};
-  kind_ = static_cast<Route::Kind>(from.kind);
+  kind_ = static_cast<route::Route::Kind>(from.kind);
   via_waypoint_ = from.via_waypoint;
   one_pass_ = from.one_pass;
   if (!one_pass_) return;
@@ -394,11 +393,11 @@ const char* OutboundConnection::PathName() const {
   if (one_pass_) return "one-pass";
   if (via_waypoint_) return "waypoint";
   switch (kind_) {
-    case Route::Kind::kRefuse: return "refused";
-    case Route::Kind::kPassthrough: return "passthrough";
-    case Route::Kind::kTcp: return "plain";
-    case Route::Kind::kHbone: return "hbone";
-    case Route::Kind::kDoubleHbone: return "double-hbone";
+    case route::Route::Kind::kRefuse: return "refused";
+    case route::Route::Kind::kPassthrough: return "passthrough";
+    case route::Route::Kind::kTcp: return "plain";
+    case route::Route::Kind::kHbone: return "hbone";
+    case route::Route::Kind::kDoubleHbone: return "double-hbone";
   }
   return "";
 }

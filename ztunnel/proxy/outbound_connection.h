@@ -10,13 +10,13 @@
 
 #include "common/hbone/pool.h"
 #include "common/policy/policy.h"
+#include "common/route/outbound.h"
 #include "common/tls/verified_peer.h"
 #include "ztunnel/dns/resolver.h"
 #include "ztunnel/proxy/attempts.h"
 #include "ztunnel/proxy/early_bytes.h"
 #include "ztunnel/proxy/original_destination.h"
 #include "ztunnel/proxy/user_connection.h"
-#include "ztunnel/route/outbound.h"
 
 namespace qanat::ztunnel {
 
@@ -46,7 +46,7 @@ class OutboundConnection final : public UserConnection {
     Setup(MemoryMeter& loop, MemoryMeter& owner) : early(loop, owner) {}
 
     bool own_tunnel_only = false;  // the shared one was tried
-    Route route;
+    route::Route route;
     Attempts attempts{event::Clock::now()};
     std::unique_ptr<event::Timer> try_timer;  // where another endpoint may be tried
     std::unique_ptr<dns::Resolver::Lookup> lookup;
@@ -57,14 +57,14 @@ class OutboundConnection final : public UserConnection {
   };
 
   void Decide(const model::WorkloadPtr& source) override;
-  Route NextRoute(std::vector<std::string> tried,
-                  std::vector<std::string>* missing = nullptr) const;
-  void Take(Route route);
+  route::Route NextRoute(std::vector<std::string> tried,
+                         std::vector<std::string>* missing = nullptr) const;
+  void Take(route::Route route);
   bool TryAnother(model::Reason reason, const std::string& detail);
   void TryFailed(model::Reason reason, std::string detail);
   void OnTryTimeout();
   bool TryOnePass();
-  Identified CheckOnePass(policy::Decision& decision) const;
+  route::Identified CheckOnePass(policy::Decision& decision) const;
   void Connecting();
   void Resolve();
   void OnResolved(Result<std::vector<net::IpAddress>> addresses);
@@ -96,7 +96,7 @@ class OutboundConnection final : public UserConnection {
   void SaveMore(SavedConnection& saved) const override;
   void RestoreMore(const SavedConnection& saved) override;
 
-  Route::Kind kind_ = Route::Kind::kRefuse;
+  route::Route::Kind kind_ = route::Route::Kind::kRefuse;
   bool via_waypoint_ = false;
   bool one_pass_ = false;  // to the flow's destination, which is its workload's
   OriginalDestination original_;

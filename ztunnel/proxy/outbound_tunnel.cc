@@ -9,7 +9,7 @@
 #include "common/base/log.h"
 #include "ztunnel/proxy/outbound_connection.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/route/gateways.h"
+#include "ztunnel/route/described.h"
 #include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
@@ -59,9 +59,9 @@ void OutboundConnection::OpenTunnel() {
 // network's gateway passes the inner tunnel on to a peer that cannot check it. One pod alone gains
 // nothing by a second tunnel.
 bool OutboundConnection::MayShare() const {
-  return worker_.environment().config.shares_own() && setup_->route.kind == Route::Kind::kHbone &&
-         pod_->netns != nullptr && pod_->HasAddress(flow_.source.ip()) &&
-         worker_.PodsOf(*flow_.source_identity) > 1;
+  return worker_.environment().config.shares_own() &&
+         setup_->route.kind == route::Route::Kind::kHbone && pod_->netns != nullptr &&
+         pod_->HasAddress(flow_.source.ip()) && worker_.PodsOf(*flow_.source_identity) > 1;
 }
 
 bool OutboundConnection::OpenShared() {
@@ -126,7 +126,7 @@ void OutboundConnection::OpenOwn() {
     request.early_dropped = [this] { EarlyEnded("dropped"); };
   }
   hbone::Pool* pool = &worker_.pool();
-  if (setup_->route.kind == Route::Kind::kDoubleHbone) {
+  if (setup_->route.kind == route::Route::Kind::kDoubleHbone) {
     pool = &worker_.inner_pool();
     key.through_authority = setup_->route.authority;
     key.through_identities =
@@ -201,7 +201,7 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
     const int status = result->status;
     const std::string detail = fmt::format("http status: {}", status);
     // The far end of an inner tunnel is one endpoint: others are reached by another tunnel.
-    if (status >= 500 && setup_->route.kind == Route::Kind::kDoubleHbone) {
+    if (status >= 500 && setup_->route.kind == route::Route::Kind::kDoubleHbone) {
       worker_.inner_pool().Drain([this](const hbone::PoolKey& key) {
         return key.destination == setup_->route.to &&
                key.through_authority == setup_->route.authority;
@@ -215,7 +215,7 @@ void OutboundConnection::OnTunnelResponse(hbone::ClientSession::ConnectResult re
   }
   proven_by_ = result->stream->verified_peer();
   if (proven_by_ == nullptr) worker_.CountUntracked(Reporter::kSource);
-  if (setup_->route.kind == Route::Kind::kDoubleHbone)
+  if (setup_->route.kind == route::Route::Kind::kDoubleHbone)
     NameFarEnd(hbone::Find(result->headers, "baggage"));
   Reached(std::move(result->stream), result->early);
 }

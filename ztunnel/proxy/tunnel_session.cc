@@ -49,7 +49,7 @@ void TunnelSession::OnSnapshot() {
 }
 
 void TunnelSession::TryIdentify() {
-  Identified found = worker_.Identify(*pod_);
+  route::Identified found = worker_.Identify(*pod_);
   if (found.reason != Reason::kNone) {
     last_failure_ = std::move(found);
     if (timer_ != nullptr) return;

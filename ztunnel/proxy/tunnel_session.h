@@ -6,9 +6,9 @@
 #include <memory>
 
 #include "common/hbone/server_session.h"
+#include "common/route/identify.h"
 #include "common/tls/tls_transport.h"
 #include "ztunnel/proxy/connection.h"
-#include "ztunnel/route/identify.h"
 #include "ztunnel/takeover/tunnel_state.h"
 
 namespace qanat::ztunnel {
@@ -66,7 +66,7 @@ class TunnelSession final : public Connection {
   event::TimePoint unused_since_{};  // where it had no stream when last looked at
   std::optional<std::pair<model::Reason, std::string>> close_later_;  // asked for while frozen
   bool drain_later_ = false;
-  Identified last_failure_;
+  route::Identified last_failure_;
   std::unique_ptr<event::Timer> timer_;
   std::unique_ptr<tls::TlsHandshake> handshake_;
   std::unique_ptr<hbone::ServerSession> session_;

@@ -6,9 +6,9 @@
 
 #include <array>
 
+#include "common/route/on_demand.h"
 #include "ztunnel/memory/budget.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/route/on_demand.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -46,7 +46,7 @@ bool UserConnection::Admit() {
 }
 
 void UserConnection::TryIdentify() {
-  Identified found = worker_.Identify(*pod_);
+  route::Identified found = worker_.Identify(*pod_);
   if (found.reason == Reason::kNone) {
     beginning_->decided = event::Clock::now();
     Decide(found.workload);
@@ -56,7 +56,7 @@ void UserConnection::TryIdentify() {
   if (worker_.environment().want_names && found.reason == Reason::kSourceUnknown) {
     std::vector<std::string> names;
     for (const auto& ip : pod_->addresses) {
-      names.push_back(NameOf(worker_.environment().mesh.network, ip));
+      names.push_back(route::NameOf(worker_.environment().mesh.network, ip));
     }
     worker_.environment().want_names(std::move(names));
   }
@@ -77,7 +77,7 @@ bool UserConnection::AwaitNames(std::vector<std::string> names, event::Duration 
   return true;
 }
 
-void UserConnection::WaitForMore(Identified why, event::Duration most) {
+void UserConnection::WaitForMore(route::Identified why, event::Duration most) {
   if (beginning_->unidentified == nullptr) {
     beginning_->unidentified = std::make_unique<Unidentified>(worker_.loop(), [this] {
       Refuse(beginning_->unidentified->why.reason, beginning_->unidentified->why.detail);

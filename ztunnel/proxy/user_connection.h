@@ -11,10 +11,10 @@
 
 #include "common/base/fd.h"
 #include "common/net/socket.h"
+#include "common/route/identify.h"
 #include "common/takeover/session.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/relay.h"
-#include "ztunnel/route/identify.h"
 #include "ztunnel/takeover/connection_state.h"
 #include "ztunnel/takeover/tunnel_state.h"
 #include "ztunnel/telemetry/series_cache.h"
@@ -95,7 +95,7 @@ class UserConnection : public Connection, private Relay::Owner {
   struct Unidentified {
     Unidentified(event::EventLoop& loop, event::Timer::Handler give_up)
         : timer(loop, std::move(give_up)) {}
-    Identified why;
+    route::Identified why;
     event::Timer timer;
   };
   // Until it is relayed.
@@ -115,7 +115,7 @@ class UserConnection : public Connection, private Relay::Owner {
 
  private:
   void OnRelayEnd(const Relay::Result& result) override { End(result.reason, result.error, true); }
-  void WaitForMore(Identified why, event::Duration most = kIdentifyTimeout);
+  void WaitForMore(route::Identified why, event::Duration most = kIdentifyTimeout);
   const Series& MakeRelay(net::TransportPtr client, net::TransportPtr other);
   void ForgetStream();
   SavedConnection Save() const;

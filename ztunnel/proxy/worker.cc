@@ -322,7 +322,7 @@ void Worker::SetSnapshot(state::SnapshotPtr snapshot) {
 }
 
 bool Worker::RefreshVerdict(PodEntry& entry) const {
-  const Identified found = Identify(*entry.pod);
+  const route::Identified found = Identify(*entry.pod);
   model::Identity identity;
   policy::PolicySet policies;
   if (found.workload != nullptr) {
@@ -339,8 +339,8 @@ bool Worker::RefreshVerdict(PodEntry& entry) const {
   return true;
 }
 
-Identified Worker::Identify(const Pod& pod) const {
-  return IdentifyPod(*snapshot_, environment_.mesh, pod);
+route::Identified Worker::Identify(const Pod& pod) const {
+  return route::IdentifyPod(*snapshot_, environment_.mesh, pod);
 }
 
 policy::Decision Worker::CheckPolicy(const model::Workload& destination,
@@ -359,11 +359,11 @@ policy::Decision Worker::CheckPolicy(const model::Workload& destination,
   return decision;
 }
 
-RequiredWaypoint Worker::CheckWaypoint(const model::Workload& destination,
-                                       const net::SocketAddress& target,
-                                       const Sender& sender) const {
+route::RequiredWaypoint Worker::CheckWaypoint(const model::Workload& destination,
+                                              const net::SocketAddress& target,
+                                              const route::Sender& sender) const {
   if (!environment_.config.enforce_waypoint) return {};
-  return CheckRequiredWaypoint(*snapshot_, destination, target, sender);
+  return route::CheckRequiredWaypoint(*snapshot_, destination, target, sender);
 }
 
 // ---- draining

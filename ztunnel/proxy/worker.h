@@ -21,6 +21,9 @@
 #include "common/lb/outliers.h"
 #include "common/lb/pick_cache.h"
 #include "common/policy/policy.h"
+#include "common/route/identify.h"
+#include "common/route/outbound.h"
+#include "common/route/required_waypoint.h"
 #include "common/state/snapshot.h"
 #include "common/tls/handshake_shared.h"
 #include "ztunnel/config.h"
@@ -33,9 +36,6 @@
 #include "ztunnel/proxy/relay.h"
 #include "ztunnel/proxy/sharing.h"
 #include "ztunnel/proxy/spare_sockets.h"
-#include "ztunnel/route/identify.h"
-#include "ztunnel/route/outbound.h"
-#include "ztunnel/route/required_waypoint.h"
 #include "ztunnel/takeover/mover.h"
 #include "ztunnel/telemetry/pool_metrics.h"
 #include "ztunnel/telemetry/series_cache.h"
@@ -47,7 +47,7 @@ namespace qanat::ztunnel {
 // then on.
 struct Environment {
   Config config;
-  Mesh mesh;
+  route::Mesh mesh;
   Metrics* metrics = nullptr;
   PoolMetrics* pools = nullptr;
   log::LineWriter* access_log = nullptr;
@@ -127,14 +127,14 @@ class Worker {
   tls::HandshakeShared& handshakes() { return *handshakes_; }
   uint64_t Random() { return random_(); }
   // How outgoing connections are decided at present: which endpoints keep failing.
-  OutboundOptions outbound_options(const Pod& client);
+  route::OutboundOptions outbound_options(const Pod& client);
   // What became of a route that was one of several; others are nobody's choice.
-  void EndpointFailed(const Pod& client, const Route& route);
-  void EndpointGood(const Pod& client, const Route& route);
+  void EndpointFailed(const Pod& client, const route::Route& route);
+  void EndpointGood(const Pod& client, const route::Route& route);
   PodPtr PodByName(std::string_view ns, std::string_view name) const;
   PodPtr PodByUid(const std::string& uid) const;
   PodPtr PodByCookie(uint64_t netns_cookie) const;
-  Identified Identify(const Pod& pod) const;
+  route::Identified Identify(const Pod& pod) const;
   // The one that connections have in common.
   SharedIdentity Shared(model::Identity identity);
   identity::CertificatePtr FindCertificate(const model::Identity& identity) const;
@@ -143,8 +143,9 @@ class Worker {
   policy::Decision CheckPolicy(const model::Workload& destination,
                                const policy::Request& request) const;
   // What was to come through a waypoint did; always so with QANAT_ENFORCE_WAYPOINT=false.
-  RequiredWaypoint CheckWaypoint(const model::Workload& destination,
-                                 const net::SocketAddress& target, const Sender& sender) const;
+  route::RequiredWaypoint CheckWaypoint(const model::Workload& destination,
+                                        const net::SocketAddress& target,
+                                        const route::Sender& sender) const;
   Connection& Adopt(std::unique_ptr<Connection> connection);
   void Release(Connection* connection);  // destroyed after this round
   void LogFlow(const Flow& flow, const FlowEnd& end);

@@ -6,8 +6,8 @@
 
 namespace qanat::ztunnel {
 
-OutboundOptions Worker::outbound_options(const Pod& client) {
-  OutboundOptions options;
+route::OutboundOptions Worker::outbound_options(const Pod& client) {
+  route::OutboundOptions options;
   options.picks = &picks_;
   options.waypoints_of_endpoints = environment_.config.enforce_waypoint;
   options.socks = environment_.config.socks5;
@@ -22,7 +22,7 @@ OutboundOptions Worker::outbound_options(const Pod& client) {
   return options;
 }
 
-void Worker::EndpointFailed(const Pod& client, const Route& route) {
+void Worker::EndpointFailed(const Pod& client, const route::Route& route) {
   if (route.picked_port == 0) return;
   const std::string key = lb::Outliers::Key(client.uid, route.destination->uid, route.picked_port);
   if (!outliers_.Failed(key, event::Clock::now())) return;
@@ -30,7 +30,7 @@ void Worker::EndpointFailed(const Pod& client, const Route& route) {
   LOG_INFO("outbound", "{} keeps failing and is left out for a while", key);
 }
 
-void Worker::EndpointGood(const Pod& client, const Route& route) {
+void Worker::EndpointGood(const Pod& client, const route::Route& route) {
   if (route.picked_port == 0 || outliers_.empty()) return;
   outliers_.Good(lb::Outliers::Key(client.uid, route.destination->uid, route.picked_port));
 }

@@ -7,7 +7,7 @@
 #include <charconv>
 
 #include "common/lb/lb.h"
-#include "ztunnel/route/outbound.h"
+#include "common/route/outbound.h"
 #include "ztunnel/telemetry/headers.h"
 
 namespace qanat::ztunnel {
@@ -155,7 +155,7 @@ InboundTarget DecideInbound(const state::MeshSnapshot& snapshot, const model::Wo
     return Refuse(400, Reason::kBadRequest,
                   fmt::format("authority \"{}\" has no port that one can connect to", authority));
   }
-  if (IsProxyPort(out.target.port(), options.socks)) {
+  if (route::IsProxyPort(out.target.port(), options.socks)) {
     const net::SocketAddress port = out.target;
     return SelfCall(std::move(out), port);
   }
@@ -168,7 +168,7 @@ InboundTarget DecideInbound(const state::MeshSnapshot& snapshot, const model::Wo
     const uint16_t port = local.application_tunnel->port;
     out.connect = net::SocketAddress(loopback ? LoopbackOf(tunnel.ip()) : tunnel.ip(),
                                      port == 0 ? out.target.port() : port);
-    if (IsProxyPort(port, options.socks)) {
+    if (route::IsProxyPort(port, options.socks)) {
       const net::SocketAddress tunnel_port = out.connect;
       return SelfCall(std::move(out), tunnel_port);
     }

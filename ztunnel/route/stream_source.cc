@@ -63,7 +63,7 @@ std::string NotAsProxy(const Workload& end, const Workload& pod, const NodeProxi
 }  // namespace
 
 StreamSource CheckStreamSource(const state::MeshSnapshot& snapshot, std::string_view network,
-                               const Sender& tunnel, std::string_view said,
+                               const route::Sender& tunnel, std::string_view said,
                                const NodeProxies& proxies) {
   const auto source = net::SocketAddress::Parse(said);
   if (!source || source->port() == 0) {

@@ -11,8 +11,8 @@
 #include <string_view>
 
 #include "common/model/reason.h"
+#include "common/route/gateways.h"
 #include "common/state/snapshot.h"
-#include "ztunnel/route/gateways.h"
 
 namespace qanat::ztunnel {
 
@@ -30,7 +30,7 @@ struct NodeProxies {
 // `tunnel`: the peer's proven identity, and the address that its tunnel comes from. `said`: the
 // header's value.
 StreamSource CheckStreamSource(const state::MeshSnapshot& snapshot, std::string_view network,
-                               const Sender& tunnel, std::string_view said,
+                               const route::Sender& tunnel, std::string_view said,
                                const NodeProxies& proxies = {});
 
 }  // namespace qanat::ztunnel

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel {
 namespace {

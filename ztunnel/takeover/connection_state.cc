@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <array>
 
+#include "common/route/outbound.h"
 #include "common/takeover/fields.h"
-#include "ztunnel/route/gateways.h"
-#include "ztunnel/route/outbound.h"
+#include "ztunnel/route/described.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -151,7 +151,7 @@ Result<SavedConnection::Outbound> DecodeOutbound(std::string_view bytes) {
   out.destination_pod = fields.Bytes(kDestinationPod);
   out.destination = fields.Bytes(kOnePassWorkload);
   QANAT_RETURN_IF_ERROR(Read(fields, kOnePassTarget, out.target));
-  if (out.kind > static_cast<uint64_t>(Route::Kind::kDoubleHbone) ||
+  if (out.kind > static_cast<uint64_t>(route::Route::Kind::kDoubleHbone) ||
       (out.one_pass && (out.destination_pod.empty() || out.destination.empty()))) {
     return Fail(Code::kInvalidArgument, "a route that cannot be");
   }

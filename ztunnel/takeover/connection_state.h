@@ -36,7 +36,7 @@ struct SavedConnection {
   struct Outbound {
     net::SocketAddress original;
     bool by_nat = false;
-    uint64_t kind = 0;  // Route::Kind
+    uint64_t kind = 0;  // route::Route::Kind
     bool via_waypoint = false;
     bool one_pass = false;
     std::string destination_pod, destination;  // one pass: uids of the pod and of its workload

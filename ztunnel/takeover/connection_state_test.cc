@@ -9,11 +9,11 @@
 #include <numeric>
 #include <vector>
 
+#include "common/route/outbound.h"
 #include "common/takeover/fields.h"
 #include "common/takeover/fields_for_test.h"
-#include "ztunnel/route/gateways.h"
-#include "ztunnel/route/mesh_for_test.h"
-#include "ztunnel/route/outbound.h"
+#include "ztunnel/mesh_for_test.h"
+#include "ztunnel/route/described.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -37,7 +37,7 @@ SavedConnection Whole() {
   saved.flow.tunnel = At("10.0.0.250:35000");
   saved.outbound = SavedConnection::Outbound{At("10.96.0.1:80"),
                                              true,
-                                             static_cast<uint64_t>(Route::Kind::kHbone),
+                                             static_cast<uint64_t>(route::Route::Kind::kHbone),
                                              true,
                                              true,
                                              "uid-2",

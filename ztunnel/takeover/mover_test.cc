@@ -14,10 +14,10 @@
 #include "common/tls/revocation.h"
 #include "common/tls/test_certs.h"
 #include "common/tls/test_crl.h"
+#include "ztunnel/mesh_for_test.h"
 #include "ztunnel/proxy/inbound_connection.h"
 #include "ztunnel/proxy/outbound_connection.h"
 #include "ztunnel/proxy/worker.h"
-#include "ztunnel/route/mesh_for_test.h"
 
 namespace qanat::ztunnel {
 namespace {
@@ -56,7 +56,7 @@ class MoverTest : public ::testing::Test {
     environment.renew_certificate = [](const model::Identity&) {};
     environment.reread_addresses = [](const std::string&) {};
     worker = std::make_unique<Worker>(0, environment);
-    auto bob = std::make_shared<Pod>(*TestMesh::LocalPod("bob", "10.0.0.2"));
+    auto bob = std::make_shared<Pod>(*LocalPod("bob", "10.0.0.2"));
     bob->netns_cookie = 77;
     pod = bob;
     mesh.Put(TestMesh::MakePod("bob", "10.0.0.2")).Put(TestMesh::MakePod("alice", "10.0.0.1"));

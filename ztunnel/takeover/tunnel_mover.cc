@@ -259,7 +259,7 @@ Result<PodPtr> TunnelMover::Owner(const std::string& pod_uid, uint64_t netns_coo
   if (pod == nullptr || pod->netns_cookie != netns_cookie) {
     return Fail(Code::kNotFound, "its pod is not served here");
   }
-  const Identified own = worker_.Identify(*pod);
+  const route::Identified own = worker_.Identify(*pod);
   if (own.reason == model::Reason::kSourceUnknown) return Fail(Code::kUnavailable, own.detail);
   if (own.reason != model::Reason::kNone || own.workload->identity().ToString() != identity) {
     return Fail(Code::kNotFound, "its pod has another identity here");

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 #include "ztunnel/telemetry/sweep.h"
 #include "ztunnel/telemetry/worker_metrics.h"
 

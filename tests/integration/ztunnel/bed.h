@@ -17,7 +17,7 @@
 #include "common/netns/netns.h"
 #include "tests/integration/ztunnel/fakes.h"
 #include "ztunnel/app.h"
-#include "ztunnel/route/mesh_for_test.h"
+#include "ztunnel/mesh_for_test.h"
 
 namespace qanat::ztunnel::test {
 

@@ -8,10 +8,10 @@
 #include <set>
 
 #include "common/net/socket.h"
-#include "ztunnel/route/mesh_for_test.h"
-#include "ztunnel/route/outbound.h"
+#include "common/route/mesh_for_test.h"
+#include "common/route/outbound.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 using model::Reason;
@@ -160,4 +160,4 @@ TEST_F(DefectsTest, G_AnUnknownVisibilityIsForTheNamespaceOnly) {
 }
 
 }  // namespace
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/identify.h"
+#include "common/route/identify.h"
 
 #include <fmt/format.h>
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 using model::Reason;
@@ -12,7 +12,8 @@ bool IsPod(const model::Workload& workload) {
   return workload.uid.view().find("//Pod/") != std::string_view::npos;
 }
 
-model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh, const Pod& pod) {
+model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh,
+                        const PodFacts& pod) {
   // The uid of a pod in workload xDS (stock istiod): <cluster>//Pod/<namespace>/<name>.
   std::string uid;
   uid.reserve(mesh.cluster_id.size() + pod.ns.size() + pod.name.size() + 8);
@@ -28,7 +29,7 @@ model::WorkloadPtr Find(const state::MeshSnapshot& snapshot, const Mesh& mesh, c
 
 }  // namespace
 
-Identified IdentifyPod(const state::MeshSnapshot& snapshot, const Mesh& mesh, const Pod& pod) {
+Identified IdentifyPod(const state::MeshSnapshot& snapshot, const Mesh& mesh, const PodFacts& pod) {
   auto workload = Find(snapshot, mesh, pod);
   if (workload == nullptr) {
     return {Reason::kSourceUnknown,
@@ -63,4 +64,4 @@ Identified IdentifyPod(const state::MeshSnapshot& snapshot, const Mesh& mesh, co
   return {Reason::kNone, {}, std::move(workload)};
 }
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -9,10 +9,10 @@
 #include "common/lb/lb.h"
 #include "common/lb/pick_cache.h"
 #include "common/model/reason.h"
+#include "common/route/pod_facts.h"
 #include "common/state/snapshot.h"
-#include "ztunnel/pod.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 
 // Ports that belong to the proxy in every pod; never an application's (stock: illegal_ports). With
 // `socks` (UNSTABLE_ENABLE_SOCKS5) there is one more.
@@ -68,11 +68,12 @@ Route DecideOutbound(const state::MeshSnapshot& snapshot, const model::Workload&
                      const OutboundOptions& options = {});
 
 // A direct route whose far end is a pod of this node can be taken in one pass, without TLS, if both
-// ends are known by their namespace. Returns the destination's pod, or nullptr and why not.
+// ends are known by their namespace. `destination_pod`: what this node knows of it; nullptr: it is
+// not one of its pods.
 struct OnePass {
-  PodPtr pod;
-  std::string why_not;
+  bool possible = false;
+  std::string why_not;  // otherwise
 };
-OnePass DecideOnePass(const Route& route, const PodPtr& destination_pod);
+OnePass DecideOnePass(const Route& route, const PodFacts* destination_pod);
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

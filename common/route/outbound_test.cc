@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/outbound.h"
+#include "common/route/outbound.h"
 
 #include <gmock/gmock.h>
 
-#include "ztunnel/route/mesh_for_test.h"
+#include "common/route/mesh_for_test.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 using model::Reason;
@@ -261,11 +261,11 @@ TEST_F(OutboundTest, PassthroughServiceGoesWhereItWasAsked) {
 
 TEST_F(OutboundTest, OnePassNeedsBothSourcesToAgree) {
   const Route route = Decide("10.96.0.10:80");
-  const auto taken = [&](const Route& r, const PodPtr& pod) {
-    return DecideOnePass(r, pod).pod != nullptr;
+  const auto taken = [&](const Route& r, const PodFacts& pod) {
+    return DecideOnePass(r, &pod).possible;
   };
   EXPECT_TRUE(taken(route, TestMesh::LocalPod("backend-1", "10.91.2.7")));
-  EXPECT_FALSE(taken(route, nullptr));
+  EXPECT_FALSE(DecideOnePass(route, nullptr).possible);
   EXPECT_FALSE(taken(route, TestMesh::LocalPod("backend-1", "10.91.2.77")));
   EXPECT_FALSE(taken(route, TestMesh::LocalPod("backend-1", "10.91.2.7", "other")));
   EXPECT_FALSE(taken(route, TestMesh::LocalPod("other", "10.91.2.7")));
@@ -275,4 +275,4 @@ TEST_F(OutboundTest, OnePassNeedsBothSourcesToAgree) {
 }
 
 }  // namespace
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

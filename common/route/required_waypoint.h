@@ -8,10 +8,10 @@
 #include <string>
 
 #include "common/model/reason.h"
+#include "common/route/gateways.h"
 #include "common/state/snapshot.h"
-#include "ztunnel/route/gateways.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 
 struct RequiredWaypoint {
   model::Reason reason = model::Reason::kNone;  // or kWaypointRequired
@@ -23,4 +23,4 @@ RequiredWaypoint CheckRequiredWaypoint(const state::MeshSnapshot& snapshot,
                                        const model::Workload& local,
                                        const net::SocketAddress& target, const Sender& sender);
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

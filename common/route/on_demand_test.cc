@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/on_demand.h"
+#include "common/route/on_demand.h"
 
 #include <gmock/gmock.h>
 
-#include "ztunnel/route/mesh_for_test.h"
-#include "ztunnel/route/outbound.h"
+#include "common/route/mesh_for_test.h"
+#include "common/route/outbound.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 using testing::ElementsAre;
@@ -105,4 +105,4 @@ TEST_F(OnDemandNamesTest, Known) {
 }
 
 }  // namespace
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -2,10 +2,10 @@
 // The outbound decision, case by case: each row changes the small mesh in its own way.
 #include <gmock/gmock.h>
 
-#include "ztunnel/route/mesh_for_test.h"
-#include "ztunnel/route/outbound.h"
+#include "common/route/mesh_for_test.h"
+#include "common/route/outbound.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 namespace wire = istio::workload;
@@ -361,7 +361,8 @@ TEST_F(NetworksTest, ThroughTheGatewayByNameWithBothIdentities) {
                                                   "spiffe://cluster.local/ns/shop/sa/other"));
   EXPECT_EQ(route.destination->name(), "backend-1");
   EXPECT_FALSE(route.via_waypoint);
-  EXPECT_EQ(DecideOnePass(route, TestMesh::LocalPod("backend-1", "10.91.2.7")).pod, nullptr);
+  const PodFacts pod = TestMesh::LocalPod("backend-1", "10.91.2.7");
+  EXPECT_FALSE(DecideOnePass(route, &pod).possible);
 }
 
 TEST_F(NetworksTest, AnEndpointWithoutAddressIsReachableThroughItsGateway) {
@@ -430,4 +431,4 @@ TEST_F(NetworksTest, AWaypointInAnotherNetwork) {
 }
 
 }  // namespace
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -7,10 +7,10 @@
 #include <string>
 
 #include "common/model/reason.h"
+#include "common/route/pod_facts.h"
 #include "common/state/snapshot.h"
-#include "ztunnel/pod.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 
 struct Mesh {  // where we are; from the configuration
   std::string network;
@@ -23,6 +23,6 @@ struct Identified {
   model::WorkloadPtr workload;  // set exactly when reason is kNone
 };
 
-Identified IdentifyPod(const state::MeshSnapshot& snapshot, const Mesh& mesh, const Pod& pod);
+Identified IdentifyPod(const state::MeshSnapshot& snapshot, const Mesh& mesh, const PodFacts& pod);
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

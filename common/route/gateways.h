@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who is a gateway: whose certificate a waypoint or a network's gateway shows, and from whom an
-// incoming tunnel's word about a far source is taken. Pure.
+// Who is a gateway: whose certificate a waypoint or a network's gateway shows, and whose word about
+// others counts. Pure.
 #pragma once
 
 #include <optional>
@@ -8,9 +8,8 @@
 
 #include "common/model/identity.h"
 #include "common/state/snapshot.h"
-#include "ztunnel/telemetry/headers.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 
 // Who an incoming connection is from: what its certificate (or, in one pass, its namespace) proved,
 // and the address that it came from.
@@ -28,14 +27,4 @@ bool HasIdentity(const state::MeshSnapshot& snapshot, const model::GatewayAddres
 // may make a pod may label it so.
 bool IsGateway(const state::MeshSnapshot& snapshot, std::string_view network, const Sender& sender);
 
-// A workload as baggage describes it: names for labels and the log, no identity and no address.
-model::WorkloadPtr Described(std::string_view network, const Baggage& said);
-model::WorkloadPtr Described(std::string_view network, std::string_view baggage);
-
-// The source that baggage describes, for labels and the log only, when it came over the gateway of
-// another network (x-forwarded-network). nullptr: the sender is not that network's gateway, and
-// nothing of what it says is believed.
-model::WorkloadPtr ForwardedSource(const state::MeshSnapshot& snapshot, const Sender& sender,
-                                   std::string_view forwarded_network, std::string_view baggage);
-
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -8,10 +8,10 @@
 
 #include "common/proto/authorization.pb.h"
 #include "common/proto/workload.pb.h"
+#include "common/route/pod_facts.h"
 #include "common/state/mesh_state.h"
-#include "ztunnel/pod.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 
 inline net::IpAddress Ip(const std::string& text) { return net::IpAddress::Parse(text).value(); }
 inline net::SocketAddress At(const std::string& text) {
@@ -104,14 +104,13 @@ class TestMesh {
   void Remove(const std::string& name) { state_.RemoveAddress(name); }
   state::SnapshotPtr Snapshot() { return state_.Publish(); }
 
-  static PodPtr LocalPod(const std::string& name, const std::string& ip,
-                         const std::string& account = "") {
-    auto pod = std::make_shared<Pod>();
-    pod->uid = "uid-" + name;
-    pod->name = name;
-    pod->ns = "shop";
-    pod->service_account = account.empty() ? name : account;
-    if (!ip.empty()) pod->addresses = {Ip(ip)};
+  static PodFacts LocalPod(const std::string& name, const std::string& ip,
+                           const std::string& account = "") {
+    PodFacts pod;
+    pod.name = name;
+    pod.ns = "shop";
+    pod.service_account = account.empty() ? name : account;
+    if (!ip.empty()) pod.addresses = {Ip(ip)};
     return pod;
   }
 
@@ -119,4 +118,4 @@ class TestMesh {
   state::MeshState state_;
 };
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -8,9 +8,8 @@
 #include <vector>
 
 #include "common/state/snapshot.h"
-#include "ztunnel/pod.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 
 std::string NameOf(std::string_view network, const net::IpAddress& ip);
 std::string NameOf(const model::GatewayAddress& gateway);
@@ -30,4 +29,4 @@ std::vector<std::string> MissingForInbound(const state::MeshSnapshot& snapshot,
                                            std::string_view authority,
                                            const net::IpAddress& sender);
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

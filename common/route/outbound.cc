@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/outbound.h"
+#include "common/route/outbound.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "ztunnel/route/on_demand.h"
+#include "common/route/on_demand.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 using model::Reason;
@@ -336,22 +336,22 @@ Route DecideOutbound(const state::MeshSnapshot& snapshot, const model::Workload&
   return Decision(snapshot, source, destination, random, options).Make();
 }
 
-OnePass DecideOnePass(const Route& route, const PodPtr& destination_pod) {
-  if (route.kind != Route::Kind::kHbone) return {nullptr, "not an HBONE route"};
-  if (route.via_waypoint) return {nullptr, "a waypoint is on the way"};
-  if (!route.host.empty()) return {nullptr, "the destination is known by name only"};
-  if (destination_pod == nullptr) return {nullptr, "the destination is not a pod of this node"};
+OnePass DecideOnePass(const Route& route, const PodFacts* destination_pod) {
+  if (route.kind != Route::Kind::kHbone) return {false, "not an HBONE route"};
+  if (route.via_waypoint) return {false, "a waypoint is on the way"};
+  if (!route.host.empty()) return {false, "the destination is known by name only"};
+  if (destination_pod == nullptr) return {false, "the destination is not a pod of this node"};
   const model::Workload& workload = *route.destination;
   if (destination_pod->name != workload.name() || destination_pod->ns != workload.ns ||
       destination_pod->service_account != workload.service_account) {
-    return {nullptr, "node agent and control plane disagree on who the destination is"};
+    return {false, "node agent and control plane disagree on who the destination is"};
   }
   if (!destination_pod->HasAddress(route.target.ip())) {
-    return {nullptr, "the destination's namespace does not have the address"};
+    return {false, "the destination's namespace does not have the address"};
   }
-  if (IsProxyPort(route.target.port())) return {nullptr, "the target is a port of the proxy"};
-  if (workload.application_tunnel) return {nullptr, "the destination wants an application tunnel"};
-  return {destination_pod, {}};
+  if (IsProxyPort(route.target.port())) return {false, "the target is a port of the proxy"};
+  if (workload.application_tunnel) return {false, "the destination wants an application tunnel"};
+  return {true, {}};
 }
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

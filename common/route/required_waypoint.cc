@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/required_waypoint.h"
+#include "common/route/required_waypoint.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 
 #include "common/lb/lb.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 bool Serves(const model::Service& service, const model::PortList& ports, uint16_t target) {
@@ -81,4 +81,4 @@ RequiredWaypoint CheckRequiredWaypoint(const state::MeshSnapshot& snapshot,
                       sender.identity ? sender.identity->ToString() : "a caller in plaintext")};
 }
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/on_demand.h"
+#include "common/route/on_demand.h"
 
 #include <fmt/format.h>
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 class Missing {
@@ -106,4 +106,4 @@ std::vector<std::string> MissingForInbound(const state::MeshSnapshot& snapshot,
   return missing.Take();
 }
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route

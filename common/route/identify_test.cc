@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/route/identify.h"
+#include "common/route/identify.h"
 
-#include "ztunnel/route/mesh_for_test.h"
+#include "common/route/mesh_for_test.h"
 
-namespace qanat::ztunnel {
+namespace qanat::route {
 namespace {
 
 using model::Reason;
 
 class IdentifyTest : public ::testing::Test {
  protected:
-  Identified Identify(const PodPtr& pod) { return IdentifyPod(*mesh.Snapshot(), where, *pod); }
+  Identified Identify(const PodFacts& pod) { return IdentifyPod(*mesh.Snapshot(), where, pod); }
   TestMesh mesh;
   Mesh where;
 };
@@ -70,4 +70,4 @@ TEST_F(IdentifyTest, AnotherClusterIdIsFoundByAddress) {
 }
 
 }  // namespace
-}  // namespace qanat::ztunnel
+}  // namespace qanat::route
