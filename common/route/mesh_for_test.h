@@ -102,6 +102,13 @@ class TestMesh {
     return *this;
   }
   void Remove(const std::string& name) { state_.RemoveAddress(name); }
+  // A policy of which not all is understood: it is applied, and the server hears of it.
+  TestMesh& PutPartly(const Policy& p) {
+    EXPECT_FALSE(
+        state_.UpsertAuthorization(p.namespace_() + "/" + p.name(), p.SerializeAsString()));
+    return *this;
+  }
+  void SetFreshness(state::Freshness freshness) { state_.SetFreshness(freshness); }
   state::SnapshotPtr Snapshot() { return state_.Publish(); }
 
   static PodFacts LocalPod(const std::string& name, const std::string& ip,
