@@ -104,6 +104,8 @@ Status Hooks::LoadNode() {
     QANAT_RETURN_IF_ERROR(pod->Load());
   }
   QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(dir_ + "/maps"));
+  // An earlier agent's lease is not ours: verdicts that nobody keeps must not let anything through.
+  QANAT_RETURN_IF_ERROR(maps_.EndLease());
   return EnsureNodeLinks();
 }
 
