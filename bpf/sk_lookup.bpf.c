@@ -2,6 +2,7 @@
 // sk_lookup in each enrolled pod's network namespace: which listener gets a new connection. One
 // instance per pod with the pod's identity in .rodata (the netns cookie cannot be read here).
 #include "bpf/include/direct.bpf.h"
+#include "bpf/include/grants.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -78,13 +79,15 @@ static __always_inline int granted(const struct qanat_tuple *tuple,
                                    const struct qanat_pod_state *state) {
   struct qanat_grant *g = bpf_map_lookup_elem(&grants, tuple);
   if (!g) return 0;
-  if (g->pod_id != lookup_pod_id || g->generation != QANAT_FIELD(state->generation) ||
-      bpf_ktime_get_ns() - g->time_ns > QANAT_GRANT_LIFETIME_NS ||
-      (g->kind == QANAT_GRANT_DIRECT && !still_direct(g, state))) {
-    count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
-    return 0;
-  }
-  return 1;
+  int direct = g->kind == QANAT_GRANT_DIRECT;
+  if (g->pod_id == lookup_pod_id && g->generation == QANAT_FIELD(state->generation) &&
+      bpf_ktime_get_ns() - g->time_ns <= QANAT_GRANT_LIFETIME_NS &&
+      (!direct || still_direct(g, state)))
+    return 1;
+  /* For good: else the proxy's accepting it would pass for the application's. */
+  if (direct) remove_grant(tuple, 0);
+  count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
+  return 0;
 }
 
 SEC("sk_lookup")

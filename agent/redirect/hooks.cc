@@ -91,6 +91,7 @@ Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::st
 Status Hooks::LoadNode() {
   auto skeleton = bpf::Skeleton<node_hooks>::Open(dir_ + "/maps");
   if (!skeleton) return tl::unexpected(skeleton.error());
+  (*skeleton)->rodata->kernel_has_mptcp = ::access("/proc/sys/net/mptcp", F_OK) == 0 ? 1 : 0;
   if (Status loaded = skeleton->Load(); !loaded)
     return Fail(
         loaded.error().Annotate("the capture programs (maps of another version? drain the node and "

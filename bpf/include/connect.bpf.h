@@ -82,13 +82,18 @@ static __always_inline int connect_from_proxy(struct bpf_sock_addr *ctx, struct 
   return 1;
 }
 
-/* Off the proxy's path by a verdict? Plain TCP only: the subflows of MPTCP are sockets that this
- * hook never sees. Not if it is bound to a device or to a source that is not the pod's. */
+/* 0: a kernel without MPTCP, which would refuse to load the question. */
+const volatile __u32 kernel_has_mptcp __weak = 1;
+
+/* Off the proxy's path by a verdict? Plain TCP only: an MPTCP connection may move to other addresses
+ * (its subflows come here as TCP). Not if it is bound to a device or to a source that is not the
+ * pod's. */
 static __always_inline int choose_direct(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                          __u64 cookie, const struct qanat_pod *pod,
                                          const struct qanat_ip *src, const struct qanat_ip *dst) {
   if (QANAT_CTX(ctx, protocol) != IPPROTO_TCP || QANAT_CTX(sk, bound_dev_if)) return 0;
   if (!ip_is_any(src) && !ip_is_pods(pod, src)) return 0;
+  if (kernel_has_mptcp && bpf_skc_to_mptcp_sock(sk)) return 0;
   struct direct_case c = {.dst = *dst,
                           .source = cookie,
                           .src_id = pod->id,

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same-node direct path of the kernel, with lease and verdicts written by the test: what goes
 // straight to the application, and that everything else goes through the proxy as before.
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <gtest/gtest.h>
 
-#include <optional>
+#include <algorithm>
+#include <vector>
 
 #include "bpf/user/fence.h"
 #include "common/base/fd.h"
@@ -72,7 +74,8 @@ TEST_F(DirectTest, ReachesTheApplicationWithoutAProxy) {
 
 TEST_F(DirectTest, BothEndsSeeTheRealAddresses) {
   t_->SetVerdict(8080);
-  for (const auto& [to, own] : {std::pair{To4(), t_->a.ip4 + ":"}, {To6(), "[" + t_->a.ip6}}) {
+  for (const auto& [to, own] :
+       {std::pair{To4(), t_->a.ip4 + ":"}, std::pair{To6(), "[" + t_->a.ip6}}) {
     const std::string line = t_->From(t_->a, {.to = to, .say_self = true});
     EXPECT_NE(line.find("app " + to + " " + own), std::string::npos) << line;
     EXPECT_NE(line.find("self=" + own), std::string::npos) << line;
@@ -298,13 +301,13 @@ TEST_F(DirectTest, WorksWithSynCookies) {
 }
 
 TEST_F(DirectTest, AGrantIsVoidOnceItsVerdictIs) {
-  // The SYN is under way (its first answer is dropped) while the verdict is taken back.
+  // The SYN is under way, dropped once, while the verdict is taken back.
   t_->SetVerdict(8080);
   ASSERT_TRUE(t_->bed.Sh(t_->b.netns,
                          "nft add table inet q; nft \"add chain inet q in { type "
-                         "filter hook prerouting priority 0; }\"; nft add rule inet "
-                         "q in tcp dport 8080 drop"));
+                         "filter hook prerouting priority 0; }\""));
   const auto late = [&](const std::function<void()>& revoke) {
+    EXPECT_TRUE(t_->bed.Sh(t_->b.netns, "nft add rule inet q in tcp dport 8080 drop"));
     return t_->Python(t_->a,
                       "import socket,sys\ns=socket.socket()\ns.setblocking(False)\n"
                       "s.connect_ex((sys.argv[1],8080))\ninput('?')\ns.settimeout(10)\n"
@@ -315,7 +318,13 @@ TEST_F(DirectTest, AGrantIsVoidOnceItsVerdictIs) {
                         EXPECT_TRUE(t_->bed.Sh(t_->b.netns, "nft flush chain inet q in"));
                       });
   };
+  const uint64_t accepted = t_->Counter(t_->b, QANAT_CNT_DIRECT_ACCEPTED);
   EXPECT_EQ(late([&] { t_->SetLease(0); }), "in");
+  t_->SetLease(60);
+  EXPECT_EQ(late([&] { t_->SetFlags(t_->b, 0); }), "in");
+  t_->SetFlags(t_->b, QANAT_DIRECT_TO);
+  EXPECT_EQ(late([&] { t_->SetFlags(t_->b, QANAT_DIRECT_TO, 2); }), "in");
+  EXPECT_EQ(t_->Counter(t_->b, QANAT_CNT_DIRECT_ACCEPTED), accepted);
   ASSERT_TRUE(t_->bed.Sh(t_->b.netns, "nft delete table inet q"));
 }
 
