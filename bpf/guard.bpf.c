@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // The second guard: tcx egress on an enrolled pod's devices. A SYN that leaves an enrolled pod must
-// be the proxy's. Captured connections run over lo and never come here, so anything else means that
-// capture was missing or was dodged (a changed mark, a raw socket, a nested namespace): dropped.
+// be the proxy's, or of a direct connection that sockops has published. Captured connections run
+// over lo and never come here, so anything else means that capture was missing or was dodged (a
+// changed mark, a raw socket, a nested namespace): dropped.
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -58,6 +59,9 @@ int qanat_guard(struct __sk_buff *skb) {
     if (sk) {
       struct qanat_origin_record *r = bpf_sk_storage_get(&origins, sk, 0, 0);
       if (r && r->origin == QANAT_ORIGIN_PROXY) return TCX_NEXT;
+      /* Its tuple cannot change while it is in this state. */
+      struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
+      if (d && d->state == QANAT_DIRECT_GRANTED) return TCX_NEXT;
     }
   }
   count(id, QANAT_CNT_GUARD_DROPPED);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // sk_lookup in each enrolled pod's network namespace: which listener gets a new connection. One
 // instance per pod with the pod's identity in .rodata (the netns cookie cannot be read here).
+#include "bpf/include/direct.bpf.h"
+#include "bpf/include/grants.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -65,15 +67,27 @@ static __always_inline int give(struct bpf_sk_lookup *ctx, const struct qanat_po
   return SK_PASS;
 }
 
-static __always_inline int granted(const struct qanat_tuple *tuple, __u32 generation) {
+/* A direct grant is an application's: it lives no longer than the verdict behind it. */
+static __always_inline int still_direct(const struct qanat_grant *g,
+                                        const struct qanat_pod_state *state) {
+  const struct qanat_direct *lease = direct_lease();
+  return lease && (QANAT_FIELD(state->flags) & QANAT_DIRECT_TO) &&
+         g->verdict >= QANAT_FIELD(lease->generation) && g->verdict >= QANAT_FIELD(state->floor);
+}
+
+static __always_inline int granted(const struct qanat_tuple *tuple,
+                                   const struct qanat_pod_state *state) {
   struct qanat_grant *g = bpf_map_lookup_elem(&grants, tuple);
   if (!g) return 0;
-  if (g->pod_id != lookup_pod_id || g->generation != generation ||
-      bpf_ktime_get_ns() - g->time_ns > QANAT_GRANT_LIFETIME_NS) {
-    count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
-    return 0;
-  }
-  return 1;
+  int direct = g->kind == QANAT_GRANT_DIRECT;
+  if (g->pod_id == lookup_pod_id && g->generation == QANAT_FIELD(state->generation) &&
+      bpf_ktime_get_ns() - g->time_ns <= QANAT_GRANT_LIFETIME_NS &&
+      (!direct || still_direct(g, state)))
+    return 1;
+  /* For good: else the proxy's accepting it would pass for the application's. */
+  if (direct) remove_grant(tuple, 0);
+  count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
+  return 0;
 }
 
 SEC("sk_lookup")
@@ -123,7 +137,7 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   } else if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
     count(id, QANAT_CNT_DROP_PROXY_PORT);
     return SK_DROP;
-  } else if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {
+  } else if (!probe && granted(&tuple, state)) {
     count(id, QANAT_CNT_GRANT_USED);
     return SK_PASS;
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-// sockops at the root cgroup: publishes and removes grants. Here the source port is known and the
-// SYN has not left yet. Host sockets are only read.
+// sockops at the root cgroup: publishes and removes grants and direct connections. Here the source
+// port is known and the SYN has not left yet. Host sockets are only read.
+#include "bpf/include/direct.bpf.h"
+#include "bpf/include/grants.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -29,39 +31,79 @@ static __always_inline struct qanat_tuple outgoing(struct bpf_sock_ops *ctx) {
   return t;
 }
 
-static __always_inline void give_back(const struct qanat_grant *grant) {
-  __u64 source = grant->source;
-  struct qanat_budget *b = bpf_map_lookup_elem(&budgets, &source);
-  if (b) __sync_fetch_and_add(&b->in_flight, -1);
+static __always_inline void watch_close(struct bpf_sock_ops *ctx) {
+  bpf_sock_ops_cb_flags_set(ctx,
+                            QANAT_CTX(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-/* The entry goes; the budget is credited by the one who really removed it. */
-static __always_inline void remove_grant(const struct qanat_tuple *tuple, __u64 only_socket) {
-  struct qanat_grant *found = bpf_map_lookup_elem(&grants, tuple);
-  if (!found) return;
-  struct qanat_grant grant = *found;
-  if (only_socket && grant.socket != only_socket) return;
-  if (bpf_map_delete_elem(&grants, tuple) == 0) give_back(&grant);
-}
-
-/* 0 when the source may have one more grant in flight. */
-static __always_inline int take_budget(__u64 source) {
-  struct qanat_budget *b = bpf_map_lookup_elem(&budgets, &source);
-  if (!b) {
-    struct qanat_budget fresh = {};
-    bpf_map_update_elem(&budgets, &source, &fresh, BPF_NOEXIST);
-    b = bpf_map_lookup_elem(&budgets, &source);
-    if (!b) return -1;
+/* The tuple becomes a flow and a grant. Anything but 0 leaves neither. */
+static __always_inline int admit(struct bpf_sock_ops *ctx, const struct qanat_tuple *tuple,
+                                 struct direct_case *c) {
+  if (!direct_decide(c)) return -1;
+  __u64 now = bpf_ktime_get_ns();
+  struct qanat_flow flow = {.client = bpf_get_socket_cookie(ctx),
+                            .time_ns = now,
+                            .src_serial = c->src_serial,
+                            .dst_serial = c->dst_serial,
+                            .policy = c->policy,
+                            .generation = c->generation};
+  /* A tuple is one socket's: a leftover of it is void. */
+  if (bpf_map_update_elem(&flows, tuple, &flow, BPF_ANY)) {
+    count(c->src_id, QANAT_CNT_DIRECT_FLOW_FULL);
+    return -1;
   }
-  __u32 limit = b->limit ? b->limit : QANAT_BUDGET_DEFAULT;
-  /* Signed: the agent's correction may race with a removal, and -1 in flight must not read as four
-   * billion. */
-  if ((__s32)QANAT_FIELD(b->in_flight) >= (__s32)limit) return -1;
-  __sync_fetch_and_add(&b->in_flight, 1);
-  return 0;
+  struct qanat_grant grant = {.source = c->source,
+                              .socket = flow.client,
+                              .time_ns = now,
+                              .pod_id = c->dst_id,
+                              .generation = c->dst_generation,
+                              .kind = QANAT_GRANT_DIRECT,
+                              .verdict = c->generation};
+  if (put_grant(tuple, &grant) == 0) return 0;
+  bpf_map_delete_elem(&flows, tuple);
+  return -1;
+}
+
+/* The connect hook took it off the proxy's path. If that no longer holds, the mark that it would
+ * have got is set now: tcp_connect() looks its route up again after this callback. */
+static __always_inline void on_connect_direct(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
+                                              struct qanat_direct_sk *d) {
+  __u32 mark = QANAT_CTX(sk, mark);
+  d->state = QANAT_DIRECT_NONE;
+  if (mark == QANAT_MARK_CAPTURE) return; /* a later connect() of this socket was captured */
+  __u64 source = bpf_get_netns_cookie(ctx);
+  struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &source);
+  if (!pod) return; /* it left the mesh */
+  struct qanat_tuple tuple = outgoing(ctx);
+  __u32 id = pod->id;
+  struct direct_case c = {.dst = tuple.dst,
+                          .source = source,
+                          .src_id = id,
+                          .src_serial = pod->serial,
+                          .port = tuple.dport};
+  /* A mark, a device or a source of another kind was set since. */
+  if (mark == 0 && !QANAT_CTX(sk, bound_dev_if) && ip_is_pods(pod, &tuple.src) &&
+      admit(ctx, &tuple, &c) == 0) {
+    d->src_serial = c.src_serial;
+    d->dst_serial = c.dst_serial;
+    d->policy = c.policy;
+    d->generation = c.generation;
+    d->state = QANAT_DIRECT_GRANTED;
+    watch_close(ctx);
+    count(id, QANAT_CNT_DIRECT);
+    return;
+  }
+  mark = QANAT_MARK_CAPTURE; /* should it fail, the second guard drops the SYN */
+  bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+  count(id, QANAT_CNT_DIRECT_RETAKEN);
 }
 
 static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk) {
+  struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
+  if (d && d->state == QANAT_DIRECT_CHOSEN) {
+    on_connect_direct(ctx, sk, d);
+    return;
+  }
   struct qanat_origin_record *record = bpf_sk_storage_get(&origins, sk, 0, 0);
   if (!record) return;
   int host = record->origin == QANAT_ORIGIN_HOST;
@@ -87,50 +129,76 @@ static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock
     return;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
   if (!state || state->mode != QANAT_MODE_ENFORCED) return;
-  if (take_budget(source)) {
-    count(id, QANAT_CNT_GRANT_OVER_BUDGET);
-    return;
-  }
-  struct qanat_grant grant = {source, bpf_get_socket_cookie(ctx), bpf_ktime_get_ns(), id,
-                              state->generation};
-  /* A tuple is one socket's: a leftover of it is void, and must not be credited twice. */
-  remove_grant(&tuple, 0);
-  if (bpf_map_update_elem(&grants, &tuple, &grant, BPF_ANY)) {
-    give_back(&grant);
-    count(id, QANAT_CNT_GRANT_FULL);
-    return;
-  }
+  struct qanat_grant grant = {.source = source,
+                              .socket = bpf_get_socket_cookie(ctx),
+                              .time_ns = bpf_ktime_get_ns(),
+                              .pod_id = id,
+                              .generation = state->generation,
+                              .kind = host ? QANAT_GRANT_HOST : QANAT_GRANT_PROXY};
+  if (put_grant(&tuple, &grant)) return;
   record->granted = 1;
-  bpf_sock_ops_cb_flags_set(
-      ctx, QANAT_CTX(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
+  watch_close(ctx);
   count(id, host ? QANAT_CNT_GRANT_HOST : QANAT_CNT_GRANT_PROXY);
 }
 
-/* The server side accepted: the grant is used up. Not earlier (with SYN cookies the ACK is looked up
- * again) and not at the client's ESTABLISHED (its ACK has not arrived yet). */
+/* This end was admitted by that tuple's grant: the grant is used up. */
+static __always_inline void accepted_by(struct bpf_sock_ops *ctx, __u32 id,
+                                        const struct qanat_tuple *tuple) {
+  struct qanat_grant *grant = bpf_map_lookup_elem(&grants, tuple);
+  if (!grant) return;
+  __u32 kind = grant->kind;
+  remove_grant(tuple, 0);
+  if (kind != QANAT_GRANT_DIRECT) return;
+  struct qanat_flow *flow = bpf_map_lookup_elem(&flows, tuple);
+  if (!flow) return; /* the client is gone already */
+  flow->server = bpf_get_socket_cookie(ctx);
+  count(id, QANAT_CNT_DIRECT_ACCEPTED);
+  struct bpf_sock *sk = ctx->sk;
+  if (!sk) return;
+  struct qanat_direct_sk end = {.state = QANAT_DIRECT_SERVER,
+                                .src_serial = flow->src_serial,
+                                .dst_serial = flow->dst_serial,
+                                .policy = flow->policy,
+                                .generation = flow->generation,
+                                .port = tuple->dport};
+  bpf_sk_storage_get(&direct_sk, sk, &end, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* The server side accepted: not earlier (with SYN cookies the ACK is looked up again) and not at
+ * the client's ESTABLISHED (its ACK has not arrived yet). */
 static __always_inline void on_accepted(struct bpf_sock_ops *ctx) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
-  if (!bpf_map_lookup_elem(&pods, &cookie)) return;
+  struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
+  if (!pod) return;
+  __u32 id = pod->id;
   __u32 family = QANAT_CTX(ctx, family);
   __u16 sport = (__u16)bpf_ntohl(QANAT_CTX(ctx, remote_port));
   __u16 dport = (__u16)QANAT_CTX(ctx, local_port);
   struct qanat_tuple tuple = {remote_of(ctx, family), local_of(ctx, family), sport, dport};
-  remove_grant(&tuple, 0);
+  accepted_by(ctx, id, &tuple);
   if (family == AF_INET6) { /* a dual-stack listener's IPv4 child has family 10 */
     __u32 remote = QANAT_CTX(ctx, remote_ip4), local = QANAT_CTX(ctx, local_ip4);
     struct qanat_tuple v4 = {ip_v4(remote), ip_v4(local), sport, dport};
-    remove_grant(&v4, 0);
+    accepted_by(ctx, id, &v4);
   }
 }
 
 /* Only sockets that were granted something ask for this callback. */
 static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *sk) {
   if (QANAT_CTX(ctx, args[1]) != BPF_TCP_CLOSE) return;
+  struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
   struct qanat_origin_record *record = bpf_sk_storage_get(&origins, sk, 0, 0);
-  if (!record || !record->granted) return;
-  record->granted = 0;
+  int is_direct = d && d->state == QANAT_DIRECT_GRANTED;
+  int is_granted = record && record->granted;
+  if (!is_direct && !is_granted) return;
+  if (d) d->state = QANAT_DIRECT_NONE;
+  if (record) record->granted = 0;
   struct qanat_tuple tuple = outgoing(ctx);
-  remove_grant(&tuple, bpf_get_socket_cookie(ctx));
+  __u64 self = bpf_get_socket_cookie(ctx);
+  remove_grant(&tuple, self);
+  if (!is_direct) return;
+  struct qanat_flow *flow = bpf_map_lookup_elem(&flows, &tuple);
+  if (flow && flow->client == self) bpf_map_delete_elem(&flows, &tuple);
 }
 
 SEC("sockops")

@@ -62,6 +62,7 @@ Status Enroller::Adopt() {
     entry->sysctls = std::move(saved.sysctls);
     if (auto state = hooks_.maps().pod_state.Lookup(entry->id); state && *state)
       entry->state = **state;
+    entry->state.flags = 0;  // verdicts are this agent's to give
     entry->membership = {true, {}};
     // The pins may have been lost while the pod runs: closed first, explained later.
     if (saved.enforced) entry->state.mode = QANAT_MODE_ENFORCED;
@@ -250,9 +251,16 @@ Status Enroller::Prepare(Entry& entry) {
   Status network = ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls);
   Save(entry);  // also after a failure: what was changed must be known to be undone
   QANAT_RETURN_IF_ERROR(std::move(network));
-  const qanat_pod pod{entry.id, entry.network.spoof_low, entry.network.spoof_high,
-                      bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
-  QANAT_RETURN_IF_ERROR(maps.pods.Update(cookie, pod));
+  if (entry.serial == 0) {
+    // A pod that an earlier agent enrolled keeps its serial; every other gets one that is new.
+    QANAT_ASSIGN_OR_RETURN(const auto known, maps.pods.Lookup(cookie));
+    if (known && known->id == entry.id) {
+      entry.serial = known->serial;
+    } else {
+      QANAT_ASSIGN_OR_RETURN(entry.serial, maps.TakeSerial());
+    }
+  }
+  QANAT_RETURN_IF_ERROR(maps.pods.Update(cookie, entry.kernel_pod()));
   for (const auto& ip : entry.pod.ips)
     QANAT_RETURN_IF_ERROR(maps.pod_ips.Update(bpf::ToKernel(ip), cookie));
   entry.prepared = true;
@@ -271,6 +279,7 @@ Status Enroller::TakeOver(Entry& entry, uint64_t cookie) {
   if (!state || state->mode == QANAT_MODE_OFF) return {};
   entry.id = pod->id;
   entry.state = *state;
+  entry.state.flags = 0;
   LOG_WARN("enrol", "{}: captured by an earlier agent whose state is lost: it stays closed",
            entry.pod.FullName());
   return {};

@@ -74,6 +74,7 @@ void Enroller::ReleaseKernelState(Entry& entry) {
     }
   }
   entry.id = 0;
+  entry.serial = 0;
   entry.cookie = 0;
   entry.state = {};
   entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =

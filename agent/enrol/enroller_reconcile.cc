@@ -119,8 +119,7 @@ Status Enroller::Repair(Entry& entry) {
     QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
     entry.proven = false;
   }
-  const qanat_pod want{entry.id, entry.network.spoof_low, entry.network.spoof_high,
-                       bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
+  const qanat_pod want = entry.kernel_pod();
   auto have = hooks_.maps().pods.Lookup(entry.cookie);
   if (!have || !*have || std::memcmp(&**have, &want, sizeof want) != 0) {
     ++repairs_;

@@ -16,7 +16,8 @@ struct Enroller::Entry {
   bool leaving = false;  // gone, but its namespace still exists
   bool shown = true;     // false: taken over, and the source has not spoken of it yet
 
-  uint32_t id = 0;  // 0: none yet
+  uint32_t id = 0;      // 0: none yet
+  uint32_t serial = 0;  // in the kernel's tables; 0: none yet
   uint64_t cookie = 0;
   PodFacts network;
   SavedSysctls sysctls;
@@ -45,6 +46,11 @@ struct Enroller::Entry {
   std::vector<std::pair<Waiter, event::TimePoint>> waiters;
 
   bool enforced() const { return state.mode != QANAT_MODE_OFF; }
+  // Its entry in the map `pods`.
+  qanat_pod kernel_pod() const {
+    return {id,     network.spoof_low,        network.spoof_high,
+            serial, bpf::ToKernel(pod.Ip4()), bpf::ToKernel(pod.Ip6())};
+  }
 };
 
 // A CNI call for a pod that the source has not shown yet.

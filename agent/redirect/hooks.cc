@@ -91,6 +91,7 @@ Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::st
 Status Hooks::LoadNode() {
   auto skeleton = bpf::Skeleton<node_hooks>::Open(dir_ + "/maps");
   if (!skeleton) return tl::unexpected(skeleton.error());
+  (*skeleton)->rodata->kernel_has_mptcp = ::access("/proc/sys/net/mptcp", F_OK) == 0 ? 1 : 0;
   if (Status loaded = skeleton->Load(); !loaded)
     return Fail(
         loaded.error().Annotate("the capture programs (maps of another version? drain the node and "
@@ -104,6 +105,8 @@ Status Hooks::LoadNode() {
     QANAT_RETURN_IF_ERROR(pod->Load());
   }
   QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(dir_ + "/maps"));
+  // An earlier agent's lease is not ours: verdicts that nobody keeps must not let anything through.
+  QANAT_RETURN_IF_ERROR(maps_.EndLease());
   return EnsureNodeLinks();
 }
 

@@ -14,7 +14,7 @@
 #include <linux/types.h>
 #endif
 
-#define QANAT_ABI_VERSION 1
+#define QANAT_ABI_VERSION 2
 
 /* Marks, meaningful inside a pod's network namespace only. */
 #define QANAT_MARK_PROXY 0x539u    /* a proxy's socket: goes out, has no ip rule */
@@ -32,7 +32,10 @@
 
 #define QANAT_MAX_PODS 512
 #define QANAT_MAX_WORKERS 16
-#define QANAT_MAX_GRANTS 16384
+#define QANAT_MAX_GRANTS 65536
+#define QANAT_MAX_VERDICTS 65536
+#define QANAT_MAX_FLOWS 65536
+#define QANAT_MISSES_BYTES 65536
 #define QANAT_MAX_PEERS 4
 #define QANAT_MAX_POD_ROOTS 4
 #define QANAT_CGROUP_DEPTH 12 /* how far up a cgroup is compared */
@@ -66,6 +69,7 @@ struct qanat_pod {
   __u32 id;        /* 1 .. QANAT_MAX_PODS-1; index of pod_state and counters */
   __u16 spoof_low; /* the proxy's spoofed sources get a port in [spoof_low, spoof_high] */
   __u16 spoof_high;
+  __u32 serial;        /* this pod and no other: an id is given out again, a serial never */
   struct qanat_ip ip4; /* zero: the pod has none */
   struct qanat_ip ip6;
 };
@@ -76,26 +80,80 @@ enum qanat_mode {
   QANAT_MODE_CUT = 2,      /* capture is known broken: refuse all new TCP */
 };
 
-/* map `pod_state`: array by pod id. One store of `mode` flips every hook at once. */
+enum qanat_pod_flag {
+  QANAT_DIRECT_FROM = 1 << 0, /* its connections may go straight to applications of this node */
+  QANAT_DIRECT_TO = 1 << 1,   /* such connections may come to it */
+};
+
+/* map `pod_state`: array by pod id. One store of `mode` flips every hook at once, one of `flags`
+ * takes the pod off the direct path. */
 struct qanat_pod_state {
   __u32 mode;
-  __u32 generation; /* grants of another generation are void */
+  __u32 generation;           /* grants of another generation are void */
   __u32 workers[QANAT_ROLES]; /* slots to hash over, at most QANAT_MAX_WORKERS */
+  __u32 flags;                /* qanat_pod_flag */
+  __u32 floor;                /* verdicts towards this pod of a lower generation are void */
+};
+
+/* map `direct`: array of one. The agent's lease on the direct path; without it every connection
+ * goes through the proxy. */
+struct qanat_direct {
+  __u64 lease_until; /* CLOCK_BOOTTIME: CLOCK_MONOTONIC stands still while a machine sleeps */
+  __u32 generation;  /* verdicts of a lower generation are void */
+  __u32 on;
+  __u32 next_serial; /* for qanat_pod.serial; only the agent reads it */
   __u32 reserved;
 };
+
+/* map `verdicts`: what the agent's policy engine says of one pod, one destination pod and one port.
+ * The source is the pod and not its identity: a policy may name addresses. */
+struct qanat_verdict_key {
+  __u32 src_serial;
+  __u32 dst_serial;
+  __u16 port;
+  __u8 family; /* 4 or 6: of what goes over the wire */
+  __u8 reserved;
+};
+enum qanat_verdict_what {
+  QANAT_VERDICT_ASKED = 0, /* put by the connect hook; the agent has not answered yet */
+  QANAT_VERDICT_NO = 1,    /* goes through the proxy, which decides */
+  QANAT_VERDICT_DIRECT = 2,
+};
+struct qanat_verdict {
+  __u32 generation;
+  __u32 policy; /* which policy allowed it, for records; the agent's number */
+  __u32 what;
+};
+
+/* map `misses` (RINGBUF): a connection for which there is no verdict, once for each key. */
+struct qanat_miss {
+  struct qanat_verdict_key key;
+  struct qanat_ip dst;
+};
+/* map `asked`: array by pod id: entries that this pod's connections put into `verdicts` and that
+ * are not answered. The agent writes it, and the hook stops asking at the limit. */
+#define QANAT_MAX_ASKED 64
 
 /* map `listeners` (SOCKMAP): one slot per pod, role and proxy worker. */
 static inline __u32 qanat_slot(__u32 pod_id, __u32 role, __u32 worker) {
   return (pod_id * QANAT_ROLES + role) * QANAT_MAX_WORKERS + worker;
 }
 
+enum qanat_grant_kind {
+  QANAT_GRANT_HOST = 1,   /* the node's own connection: a probe */
+  QANAT_GRANT_PROXY = 2,  /* the proxy's, which has evaluated policy: one pass */
+  QANAT_GRANT_DIRECT = 3, /* an application's, by a verdict */
+};
+
 /* map `grants`: tuple -> grant. The one way past the proxy into a captured pod. */
 struct qanat_grant {
-  __u64 source;        /* netns cookie of the connecting socket */
-  __u64 socket;        /* its socket cookie: whose close removes the grant */
-  __u64 time_ns;       /* CLOCK_MONOTONIC */
-  __u32 pod_id;        /* destination */
-  __u32 generation;    /* of the destination when it was granted */
+  __u64 source;     /* netns cookie of the connecting socket */
+  __u64 socket;     /* its socket cookie: whose close removes the grant */
+  __u64 time_ns;    /* CLOCK_MONOTONIC */
+  __u32 pod_id;     /* destination */
+  __u32 generation; /* of the destination when it was granted */
+  __u32 kind;
+  __u32 verdict; /* generation of the verdict behind a direct one */
 };
 
 /* map `budgets`: netns cookie -> grants in flight from there. */
@@ -103,7 +161,36 @@ struct qanat_budget {
   __u32 in_flight;
   __u32 limit; /* 0: QANAT_BUDGET_DEFAULT */
 };
-#define QANAT_BUDGET_DEFAULT 1024
+/* Times QANAT_MAX_PODS this is QANAT_MAX_GRANTS: no source can take another's place in the map. */
+#define QANAT_BUDGET_DEFAULT 128
+
+/* map `flows`: client's tuple -> a direct connection that lives. What is not in it was not let
+ * through: it is how the agent finds connections to end and to tell of. */
+struct qanat_flow {
+  __u64 client;  /* socket cookies */
+  __u64 server;  /* 0: not accepted yet */
+  __u64 time_ns; /* CLOCK_MONOTONIC, of the connect */
+  __u32 src_serial;
+  __u32 dst_serial;
+  __u32 policy;
+  __u32 generation; /* of the verdict */
+};
+
+/* map `direct_sk` (SK_STORAGE): both ends of direct connections. */
+enum qanat_direct_state {
+  QANAT_DIRECT_NONE = 0,
+  QANAT_DIRECT_CHOSEN = 1,  /* the connect hook took it off the proxy's path */
+  QANAT_DIRECT_GRANTED = 2, /* sockops published its tuple: its SYN may leave */
+  QANAT_DIRECT_SERVER = 3,  /* the accepted end */
+};
+struct qanat_direct_sk {
+  __u32 state;
+  __u32 src_serial;
+  __u32 dst_serial;
+  __u32 policy;
+  __u32 generation; /* of the verdict */
+  __u32 port;
+};
 
 /* map `origins` (SK_STORAGE): why a socket may do what applications may not. */
 enum qanat_origin {
@@ -138,8 +225,8 @@ struct qanat_cgroup {
 
 /* map `config`: array of one. */
 struct qanat_config {
-  __u64 host_cookie;                                /* the node's network namespace */
-  struct qanat_cgroup peers[QANAT_MAX_PEERS];       /* cgroups of ZDS peers that still live */
+  __u64 host_cookie;                                  /* the node's network namespace */
+  struct qanat_cgroup peers[QANAT_MAX_PEERS];         /* cgroups of ZDS peers that still live */
   struct qanat_cgroup pod_roots[QANAT_MAX_POD_ROOTS]; /* below these live pods */
 };
 
@@ -171,6 +258,12 @@ enum qanat_counter {
   QANAT_CNT_GRANT_OVER_BUDGET,  /* refused: too many in flight from one source */
   QANAT_CNT_GRANT_FULL,         /* refused: the map is full */
   QANAT_CNT_GUARD_DROPPED,      /* SYNs that were about to leave uncaptured */
+  QANAT_CNT_DIRECT,             /* connections that went straight to the application's pod */
+  QANAT_CNT_DIRECT_ACCEPTED,    /* ... accepted there */
+  QANAT_CNT_DIRECT_RETAKEN,     /* captured after all: something changed since connect() */
+  QANAT_CNT_DIRECT_FLOW_FULL,   /* captured: no room in the table of flows */
+  QANAT_CNT_DIRECT_ASKED,       /* no verdict yet: the agent was asked */
+  QANAT_CNT_DIRECT_NOT_ASKED,   /* no verdict, and too many questions open */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -7,6 +7,7 @@
 #define QANAT_BPF_CONNECT_H
 
 #include "bpf/include/cgroup.bpf.h"
+#include "bpf/include/direct.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -22,8 +23,7 @@ static __always_inline int set_mark(struct bpf_sock_addr *ctx, __u32 mark) {
 }
 
 static __always_inline int remember_origin(struct bpf_sock *sk, __u32 origin) {
-  struct qanat_origin_record *r =
-      bpf_sk_storage_get(&origins, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  struct qanat_origin_record *r = bpf_sk_storage_get(&origins, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!r) return -1;
   r->origin = origin;
   r->granted = 0;
@@ -82,6 +82,38 @@ static __always_inline int connect_from_proxy(struct bpf_sock_addr *ctx, struct 
   return 1;
 }
 
+/* 0: a kernel without MPTCP, which would refuse to load the question. */
+const volatile __u32 kernel_has_mptcp __weak = 1;
+
+/* Off the proxy's path by a verdict? Plain TCP only: an MPTCP connection may move to other addresses
+ * (its subflows come here as TCP). Not if it is bound to a device or to a source that is not the
+ * pod's. */
+static __always_inline int choose_direct(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                         __u64 cookie, const struct qanat_pod *pod,
+                                         const struct qanat_ip *src, const struct qanat_ip *dst) {
+  if (QANAT_CTX(ctx, protocol) != IPPROTO_TCP || QANAT_CTX(sk, bound_dev_if)) return 0;
+  if (!ip_is_any(src) && !ip_is_pods(pod, src)) return 0;
+  if (kernel_has_mptcp && bpf_skc_to_mptcp_sock(sk)) return 0;
+  struct direct_case c = {.dst = *dst,
+                          .source = cookie,
+                          .src_id = pod->id,
+                          .src_serial = pod->serial,
+                          .port = bpf_ntohs((__u16)QANAT_CTX(ctx, user_port)),
+                          .ask = 1};
+  if (!direct_decide(&c)) return 0;
+  /* With CAP_NET_RAW an application may have set one, and it may have an ip rule. */
+  if (QANAT_CTX(sk, mark) && set_mark(ctx, 0)) return 0;
+  struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  if (!d) return 0;
+  d->state = QANAT_DIRECT_CHOSEN;
+  d->src_serial = c.src_serial;
+  d->dst_serial = c.dst_serial;
+  d->policy = c.policy;
+  d->generation = c.generation;
+  d->port = c.port;
+  return 1;
+}
+
 static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                           const struct qanat_ip *src, const struct qanat_ip *dst) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
@@ -115,6 +147,9 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
       return 1;
     }
     if (mode == QANAT_MODE_CUT) return refuse(id, QANAT_CNT_REFUSED_CUT, ECONNREFUSED);
+    if ((QANAT_FIELD(state->flags) & QANAT_DIRECT_FROM) &&
+        choose_direct(ctx, sk, cookie, pod, src, dst))
+      return 1;
   }
   const struct qanat_ip *own = ip_is_v4(dst) ? &pod->ip4 : &pod->ip6;
   /* Table 101 needs a source of the family: without one the kernel would take the destination. */

@@ -26,6 +26,7 @@ enum bpf_map_type {
   BPF_MAP_TYPE_PERCPU_ARRAY = 6,
   BPF_MAP_TYPE_SOCKMAP = 15,
   BPF_MAP_TYPE_SK_STORAGE = 24,
+  BPF_MAP_TYPE_RINGBUF = 27,
 };
 enum {
   BPF_ANY = 0,

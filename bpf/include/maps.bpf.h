@@ -34,6 +34,25 @@ QANAT_MAP(budgets, BPF_MAP_TYPE_HASH, QANAT_MAX_PODS + 16, __u64, struct qanat_b
 QANAT_MAP(probes, BPF_MAP_TYPE_HASH, 256, struct qanat_tuple, struct qanat_probe, 0);
 QANAT_MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, QANAT_MAX_PODS, __u32, struct qanat_counters, 0);
 
+QANAT_MAP(direct, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_direct, 0);
+QANAT_MAP(verdicts, BPF_MAP_TYPE_HASH, QANAT_MAX_VERDICTS, struct qanat_verdict_key,
+          struct qanat_verdict, BPF_F_NO_PREALLOC);
+QANAT_MAP(asked, BPF_MAP_TYPE_ARRAY, QANAT_MAX_PODS, __u32, __u32, 0);
+QANAT_MAP(flows, BPF_MAP_TYPE_HASH, QANAT_MAX_FLOWS, struct qanat_tuple, struct qanat_flow,
+          BPF_F_NO_PREALLOC);
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, QANAT_MISSES_BYTES);
+} misses SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct qanat_direct_sk);
+} direct_sk SEC(".maps") __weak;
+
 struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);
   __uint(map_flags, BPF_F_NO_PREALLOC);

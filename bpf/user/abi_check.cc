@@ -5,13 +5,23 @@
 
 #include "bpf/include/abi.h"
 
-static_assert(QANAT_ABI_VERSION == 1);
+static_assert(QANAT_ABI_VERSION == 2);
 static_assert(sizeof(qanat_ip) == 16);
 static_assert(sizeof(qanat_tuple) == 36 && offsetof(qanat_tuple, dst) == 16 &&
               offsetof(qanat_tuple, sport) == 32 && offsetof(qanat_tuple, dport) == 34);
-static_assert(sizeof(qanat_pod) == 40 && offsetof(qanat_pod, ip4) == 8);
-static_assert(sizeof(qanat_pod_state) == 24 && offsetof(qanat_pod_state, workers) == 8);
-static_assert(sizeof(qanat_grant) == 32 && offsetof(qanat_grant, pod_id) == 24);
+static_assert(sizeof(qanat_pod) == 44 && offsetof(qanat_pod, serial) == 8 &&
+              offsetof(qanat_pod, ip4) == 12);
+static_assert(sizeof(qanat_pod_state) == 28 && offsetof(qanat_pod_state, workers) == 8 &&
+              offsetof(qanat_pod_state, flags) == 20);
+static_assert(sizeof(qanat_grant) == 40 && offsetof(qanat_grant, pod_id) == 24 &&
+              offsetof(qanat_grant, kind) == 32);
+static_assert(QANAT_MAX_PODS * QANAT_BUDGET_DEFAULT <= QANAT_MAX_GRANTS);
+static_assert(sizeof(qanat_direct) == 24 && offsetof(qanat_direct, generation) == 8);
+static_assert(sizeof(qanat_verdict_key) == 12 && offsetof(qanat_verdict_key, family) == 10);
+static_assert(sizeof(qanat_verdict) == 12);
+static_assert(sizeof(qanat_miss) == 28 && offsetof(qanat_miss, dst) == 12);
+static_assert(sizeof(qanat_flow) == 40 && offsetof(qanat_flow, src_serial) == 24);
+static_assert(sizeof(qanat_direct_sk) == 24);
 static_assert(sizeof(qanat_budget) == 8);
 static_assert(sizeof(qanat_origin_record) == 8);
 static_assert(sizeof(qanat_probe) == 16);

@@ -47,6 +47,18 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_GRANT_FULL: return {"grant_full", "not granted: the map is full"};
     case QANAT_CNT_GUARD_DROPPED:
       return {"guard_dropped", "dropped: a SYN that was leaving uncaptured"};
+    case QANAT_CNT_DIRECT:
+      return {"direct", "connections that went straight to the application's pod"};
+    case QANAT_CNT_DIRECT_ACCEPTED:
+      return {"direct_accepted", "direct connections that the application's pod accepted"};
+    case QANAT_CNT_DIRECT_RETAKEN:
+      return {"direct_retaken", "captured after all: something changed since connect()"};
+    case QANAT_CNT_DIRECT_FLOW_FULL:
+      return {"direct_flow_full", "captured: no room in the table of direct connections"};
+    case QANAT_CNT_DIRECT_ASKED:
+      return {"direct_asked", "captured, and the agent was asked for a verdict"};
+    case QANAT_CNT_DIRECT_NOT_ASKED:
+      return {"direct_not_asked", "captured, and too many questions are open"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

@@ -21,6 +21,10 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.budgets, "budgets"));
   QANAT_RETURN_IF_ERROR(open(maps.probes, "probes"));
   QANAT_RETURN_IF_ERROR(open(maps.counters, "counters"));
+  QANAT_RETURN_IF_ERROR(open(maps.direct, "direct"));
+  QANAT_RETURN_IF_ERROR(open(maps.verdicts, "verdicts"));
+  QANAT_RETURN_IF_ERROR(open(maps.asked, "asked"));
+  QANAT_RETURN_IF_ERROR(open(maps.flows, "flows"));
   return maps;
 }
 
@@ -31,6 +35,22 @@ Result<qanat_counters> NodeMaps::CountersOf(uint32_t pod_id) const {
   for (const qanat_counters& cpu : *values)
     for (int i = 0; i < QANAT_COUNTERS; ++i) sum.value[i] += cpu.value[i];
   return sum;
+}
+
+Status NodeMaps::EndLease() {
+  QANAT_ASSIGN_OR_RETURN(auto value, direct.Lookup(0));
+  qanat_direct off = value.value_or(qanat_direct{});
+  off.lease_until = 0;
+  off.on = 0;
+  return direct.Update(0, off);
+}
+
+Result<uint32_t> NodeMaps::TakeSerial() {
+  QANAT_ASSIGN_OR_RETURN(auto value, direct.Lookup(0));
+  qanat_direct next = value.value_or(qanat_direct{});
+  const uint32_t serial = ++next.next_serial;
+  QANAT_RETURN_IF_ERROR(direct.Update(0, next));
+  return serial;
 }
 
 qanat_ip ToKernel(const net::IpAddress& ip) {

@@ -24,8 +24,16 @@ struct NodeMaps {
   Map<__u64, qanat_budget> budgets;
   Map<qanat_tuple, qanat_probe> probes;
   PerCpuMap<__u32, qanat_counters> counters;
+  Map<__u32, qanat_direct> direct;
+  Map<qanat_verdict_key, qanat_verdict> verdicts;
+  Map<__u32, __u32> asked;
+  Map<qanat_tuple, qanat_flow> flows;
 
   Result<qanat_counters> CountersOf(uint32_t pod_id) const;  // summed over the CPUs
+  // From here on no connection is let past the proxy by a verdict. Live ones stay.
+  Status EndLease();
+  // A serial that no pod of this node ever had.
+  Result<uint32_t> TakeSerial();
 };
 
 qanat_ip ToKernel(const net::IpAddress& ip);
