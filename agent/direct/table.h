@@ -54,7 +54,8 @@ class VerdictTable {
 
   // `capacity`: how many verdicts the kernel's map takes. Some of its room stays with the hooks'
   // questions.
-  explicit VerdictTable(size_t capacity) : capacity_(capacity - capacity / 8) {}
+  explicit VerdictTable(size_t capacity, uint32_t first_generation = 1)
+      : capacity_(capacity - capacity / 8), generation_(first_generation) {}
 
   // The hooks asked. Nothing to do where the pods are gone. When the table is full, all that go
   // through the proxy anyway are forgotten first: who still connects asks again.
@@ -83,7 +84,7 @@ class VerdictTable {
   std::map<VerdictKey, TableEntry> entries_;
   std::map<std::string, uint32_t, std::less<>> numbers_;
   std::vector<std::string> names_ = {""};
-  uint32_t generation_ = 1;
+  uint32_t generation_;
   size_t direct_ = 0;
 };
 

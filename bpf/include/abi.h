@@ -101,8 +101,9 @@ struct qanat_direct {
   __u64 lease_until; /* CLOCK_BOOTTIME: CLOCK_MONOTONIC stands still while a machine sleeps */
   __u32 generation;  /* verdicts of a lower generation are void */
   __u32 on;
-  __u32 next_serial; /* for qanat_pod.serial; only the agent reads it */
-  __u32 reserved;
+  /* Only the agent reads these; here they outlive it. */
+  __u32 next_serial;     /* for qanat_pod.serial */
+  __u32 last_generation; /* the highest that a verdict had */
 };
 
 /* map `verdicts`: what the agent's policy engine says of one pod, one destination pod and one port.

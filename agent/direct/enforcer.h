@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keeps the kernel's direct path in step with the mesh: answers the hooks' questions, and when
+// something is tightened takes it out of the kernel in an order in which nothing slips through,
+// ends the connections that are no longer allowed, and only then calls the state enforced:
+//   1. verdicts that stay towards an affected pod are written anew, its floor is raised, the others
+//      are taken out: no new answer is "yes"
+//   2. wait for programs that still hold an old answer
+//   3. their grants go, and live connections that the policies refuse now are ended
+//   4. wait once more, and 3 again: a connect that had passed both hooks before 1 is seen by now
+// The main thread's. It blocks that thread for two waits (some 30 ms) when something is tightened
+// that was direct, and not at all otherwise.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/direct/kernel_table.h"
+#include "agent/direct/table.h"
+#include "agent/direct/verdict.h"
+
+namespace qanat::agent::direct {
+
+// Where a live connection's two sockets are, to end it.
+enum class End { kClient, kServer };
+
+// What the rest of the agent does for it.
+struct EnforcerHooks {
+  // Writes a pod's flags (qanat_pod_flag) and floor where the hooks read them.
+  std::function<Status(uint32_t serial, uint32_t flags, uint32_t floor)> set_pod;
+  // Resets one socket of a connection, by its cookie. kNotFound: it is gone.
+  std::function<Status(uint32_t serial, const Flow& flow, End end)> destroy;
+};
+
+struct EnforcerStats {
+  uint32_t generation = 0;      // what is enforced
+  uint64_t policy_version = 0;  // the snapshot's, likewise
+  size_t verdicts = 0, direct = 0;
+  uint64_t answered = 0;  // questions of the hooks
+  uint64_t revocations = 0;
+  uint64_t ended = 0;     // connections, by a refusal
+  uint64_t failures = 0;  // of the kernel's interface; the path is off until one works again
+  bool leased = false;
+  std::string why_off;  // where it is not
+};
+
+class Enforcer {
+ public:
+  Enforcer(KernelTable kernel, route::Mesh mesh, EnforcerHooks hooks);
+
+  // A pod that is captured and proved; again when anything of it changed. `id` is its index,
+  // `cookie` its namespace's.
+  void PutPod(uint32_t serial, uint32_t id, uint64_t cookie, Member member);
+  // It leaves: nothing new goes direct from or to it once this has returned. What lives goes on.
+  void RemovePod(uint32_t serial);
+
+  // Returns when it is enforced. Nothing is direct before the first one.
+  void SetSnapshot(state::SnapshotPtr snapshot);
+
+  // The hooks have no verdict for these.
+  void Answer(const std::vector<qanat_miss>& misses);
+
+  // Each second. `stale`: why what is known may be older than the control plane's; "" when it is
+  // not. Without a call for five seconds the kernel ends the path by itself.
+  void Tick(const std::string& stale);
+
+  const EnforcerStats& stats() const { return stats_; }
+  // For `why` and the admin page.
+  std::optional<Verdict> Judge(const VerdictKey& key) const;
+  const VerdictTable& table() const { return table_; }
+
+ private:
+  struct Known {
+    uint32_t id = 0;
+    uint64_t cookie = 0;
+    Member member;
+    uint32_t floor = 0;
+  };
+  VerdictTable::Judging judging() const {
+    return [this](const VerdictKey& key) { return Judge(key); };
+  }
+  using IsVoid = std::function<bool(const qanat_grant&)>;
+  // All of these: false when the kernel did not take it; the path is off then.
+  bool Begin();
+  bool Rejudge();
+  bool Write(const TableChanges& changes);
+  bool Revoke(const IsVoid& is_void);
+  bool EndRefused();
+  bool SetPod(uint32_t serial, Known& pod);
+  bool Check(const Status& status, const char* what);
+
+  KernelTable kernel_;
+  route::Mesh mesh_;
+  EnforcerHooks hooks_;
+  VerdictTable table_;
+  std::map<uint32_t, Known> pods_;
+  state::SnapshotPtr snapshot_;
+  // Nothing is in the kernel: at first, and after a write that failed. The next tick begins anew.
+  bool off_ = true;
+  EnforcerStats stats_;
+};
+
+inline constexpr std::chrono::seconds kLease{5};
+
+}  // namespace qanat::agent::direct

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/direct/kernel_table.h"
+
+#include <ctime>
+
+namespace qanat::agent::direct {
+namespace {
+
+uint64_t BootTimeNs() {
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000000000ull + static_cast<uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+VerdictKey FromKernel(const qanat_verdict_key& key) {
+  return {key.src_serial, key.dst_serial, key.port, key.family == 6};
+}
+
+qanat_verdict_key ToKernel(const VerdictKey& key) {
+  qanat_verdict_key out{};
+  out.src_serial = key.source;
+  out.dst_serial = key.destination;
+  out.port = key.port;
+  out.family = key.v6 ? 6 : 4;
+  return out;
+}
+
+VerdictKey Flow::Key() const {
+  return {value.src_serial, value.dst_serial, tuple.dport, bpf::FromKernel(tuple.dst).is_v6()};
+}
+
+Result<KernelTable> KernelTable::Open(bpf::NodeMaps& maps) {
+  QANAT_ASSIGN_OR_RETURN(auto fence, bpf::Fence::Make());
+  return KernelTable(maps, std::move(fence));
+}
+
+Result<uint32_t> KernelTable::Clear() {
+  QANAT_RETURN_IF_ERROR(EndLease());
+  QANAT_ASSIGN_OR_RETURN(auto direct, Direct());
+  direct.generation = ++direct.last_generation;  // older grants and verdicts are void
+  QANAT_RETURN_IF_ERROR(maps_->direct.Update(0, direct));
+  for (const qanat_verdict_key& key : maps_->verdicts.Keys()) {
+    QANAT_RETURN_IF_ERROR(Remove(FromKernel(key)));
+  }
+  for (uint32_t id = 0; id < QANAT_MAX_PODS; ++id) {
+    QANAT_RETURN_IF_ERROR(Answered(id));
+  }
+  return direct.generation;
+}
+
+Result<qanat_direct> KernelTable::Direct() const {
+  QANAT_ASSIGN_OR_RETURN(auto value, maps_->direct.Lookup(0));
+  return value.value_or(qanat_direct{});
+}
+
+Status KernelTable::Put(const VerdictKey& key, const TableEntry& entry) {
+  qanat_verdict verdict{};
+  verdict.generation = entry.generation;
+  verdict.policy = entry.policy;
+  verdict.what = entry.direct ? QANAT_VERDICT_DIRECT : QANAT_VERDICT_NO;
+  return maps_->verdicts.Update(ToKernel(key), verdict);
+}
+
+Status KernelTable::Remove(const VerdictKey& key) {
+  if (auto erased = maps_->verdicts.Erase(ToKernel(key)); !erased) {
+    return tl::unexpected(erased.error());
+  }
+  return {};
+}
+
+Status KernelTable::RemoveGrants(const std::function<bool(const qanat_grant&)>& is_void) {
+  for (const qanat_tuple& tuple : maps_->grants.Keys()) {
+    QANAT_ASSIGN_OR_RETURN(auto grant, maps_->grants.Lookup(tuple));
+    if (!grant || grant->kind != QANAT_GRANT_DIRECT || !is_void(*grant)) continue;
+    QANAT_ASSIGN_OR_RETURN(const bool erased, maps_->grants.Erase(tuple));
+    if (!erased) continue;
+    // Whoever removes an entry gives its place back; a race with the kernel is put right by the
+    // budgets' own correction.
+    QANAT_ASSIGN_OR_RETURN(auto budget, maps_->budgets.Lookup(grant->source));
+    if (!budget || budget->in_flight == 0) continue;
+    --budget->in_flight;
+    QANAT_RETURN_IF_ERROR(maps_->budgets.Update(grant->source, *budget));
+  }
+  return {};
+}
+
+std::vector<Flow> KernelTable::Flows() const {
+  std::vector<Flow> flows;
+  for (const qanat_tuple& tuple : maps_->flows.Keys()) {
+    auto value = maps_->flows.Lookup(tuple);
+    if (value && *value) flows.push_back({tuple, **value});
+  }
+  return flows;
+}
+
+Status KernelTable::RemoveFlow(const qanat_tuple& tuple) {
+  if (auto erased = maps_->flows.Erase(tuple); !erased) return tl::unexpected(erased.error());
+  return {};
+}
+
+Status KernelTable::Lease(std::chrono::nanoseconds time) {
+  QANAT_ASSIGN_OR_RETURN(auto direct, Direct());
+  direct.lease_until = BootTimeNs() + static_cast<uint64_t>(time.count());
+  direct.on = 1;
+  return maps_->direct.Update(0, direct);
+}
+
+Status KernelTable::KeepGeneration(uint32_t generation) {
+  QANAT_ASSIGN_OR_RETURN(auto direct, Direct());
+  if (direct.last_generation >= generation) return {};
+  direct.last_generation = generation;
+  return maps_->direct.Update(0, direct);
+}
+
+}  // namespace qanat::agent::direct
