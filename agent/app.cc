@@ -178,6 +178,14 @@ Status App::StartHold(event::EventLoop& loop, Parts& p) {
   return p.hold->Listen(p.config.hold_socket);
 }
 
+Status PrepareProcess(const Config& config) {
+  if (!InCluster(config)) return bpf::EnsureBpfDir(config.bpf_dir);  // mounts one if there is none
+  QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
+  QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
+  QANAT_RETURN_IF_ERROR(CheckNetworkRights());
+  return config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0 ? CheckBpfFs() : Status();
+}
+
 App::App(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 App::~App() = default;
 
@@ -186,12 +194,6 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   Parts& p = *parts;
   p.config = config;
 
-  if (InCluster(config)) {
-    QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
-    QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
-    QANAT_RETURN_IF_ERROR(CheckNetworkRights());
-    if (config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0) QANAT_RETURN_IF_ERROR(CheckBpfFs());
-  }
   p.features = bpf::ProbeFeatures();
   QANAT_RETURN_IF_ERROR(bpf::CheckRequired(p.features, bpf::KernelRelease()));
   bool guard = false;

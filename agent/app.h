@@ -47,6 +47,9 @@ struct Config {
   unsigned cni_timeout_ms = 30000;
 };
 
+// What is needed once and not allowed later (sandbox/sandbox.h): mounts, other kinds of namespaces.
+Status PrepareProcess(const Config& config);
+
 class App {
  public:
   // Everything is up when this returns: hooks attached, old pods taken over, sockets listening.

@@ -3,11 +3,21 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 #include "agent/app.h"
+#include "agent/sandbox/sandbox.h"
 #include "common/base/log.h"
 #include "common/base/program.h"
+
+namespace {
+
+constexpr char kNotStarted[] =
+    "not started: {}; until it is, nobody is enrolled on this node, new pods of the mesh wait, and "
+    "what is enrolled stays as it is";
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace qanat;
@@ -101,8 +111,26 @@ int main(int argc, char** argv) {
     if (!done) LOG_ERROR("agent", "{}", done.error().ToString());
     return done ? 0 : 1;
   }
+  const auto get = [](const char* name) { return std::getenv(name); };
+  const Result<bool> confined = agent::sandbox::IsOn(get);
+  if (!confined) {
+    std::fprintf(stderr, "qanat-agent: %s\n", confined.error().message.c_str());
+    return 2;
+  }
   // Two links a pod are held open, and a proof of every pod at once takes six sockets each.
   RaiseFileLimit();
+  Status may_start = agent::PrepareProcess(config);
+  if (may_start && *confined)
+    may_start = agent::sandbox::Enter(config.zds_group, log::CurrentFormat());
+  if (!may_start) {
+    LOG_ERROR("agent", kNotStarted, may_start.error().ToString());
+    return 1;
+  }
+  if (*confined)
+    LOG_INFO("sandbox", "{}", agent::sandbox::Describe());
+  else
+    LOG_WARN("sandbox",
+             "off (QANAT_SANDBOX): all rights and system calls that it was started with");
 
   event::EventLoop loop;
   Result<std::unique_ptr<agent::App>> app = Fail(Code::kUnavailable, "not built yet");
@@ -115,10 +143,7 @@ int main(int argc, char** argv) {
   });
   app = agent::App::Build(loop, config);
   if (!app) {
-    LOG_ERROR("agent",
-              "not started: {}; until it is, nobody is enrolled on this node, new pods of the mesh "
-              "wait, and what is enrolled stays as it is",
-              app.error().ToString());
+    LOG_ERROR("agent", kNotStarted, app.error().ToString());
     return 1;
   }
   loop.Run();
