@@ -166,7 +166,7 @@ struct App::Parts {
 Status App::StartHold(event::EventLoop& loop, Parts& p) {
   if (p.config.hold_socket.empty()) return {};
   HoldOptions options;
-  options.group = p.config.zds_group;
+  options.user = p.config.proxy;
   if (const char* above = std::getenv("NOTIFY_SOCKET")) options.notify_socket = above;
   p.hold = std::make_unique<ListenerHold>(
       loop,
@@ -227,9 +227,17 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   // Every pod must be known before the first proxy gets its snapshot: it drops what is not in it.
   p.zds = std::make_unique<zds::Server>(loop, p.enroller.get());
   p.enroller->SetZds(p.zds.get());
+  if (p.config.proxy.user && p.config.proxy.cgroup.empty() && InCluster(config)) {
+    auto own = bpf::CgroupOfProcess(static_cast<int>(::getpid()));
+    if (own) p.config.proxy.cgroup = KubepodsOfCgroupPath(*own);
+  }
+  if (Status closed = zds::CloseSocketFolder(
+          std::filesystem::path(config.zds_socket).parent_path().string(), config.proxy.group);
+      !closed)
+    LOG_WARN("zds", "{}", closed.error().message);
   // First: a proxy that has connected gives its listeners and asks for those of one before it.
   QANAT_RETURN_IF_ERROR(StartHold(loop, p));
-  QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, config.zds_group));
+  QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, p.config.proxy));
   p.gate = std::make_unique<Gate>(*p.enroller, config, [&p] {
     p.sync_limit->Stop();
     p.zds->StartAccepting();

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/zds/proxy_user.h"
 #include "common/base/result.h"
 #include "common/event/event_loop.h"
 
@@ -22,8 +23,8 @@ struct Config {
   std::string status_dir;
   std::string state_dir;  // default: beside status_dir, agent-state
   std::string zds_socket;
-  std::optional<gid_t> zds_group;  // who may connect to it beside root
-  std::string hold_socket;         // where proxies give their listeners to be kept; empty: none
+  zds::ProxyUser proxy;     // who may connect to it beside root
+  std::string hold_socket;  // where proxies give their listeners to be kept; empty: none
   std::string cni_socket;
   std::string bpf_dir = "/sys/fs/bpf/qanat/node";
   std::string cgroup_root;                // empty: from mountinfo

@@ -37,8 +37,13 @@ int main(int argc, char** argv) {
                    "own state (default: agent-state beside --status-dir)");
   flags.add_option("--zds-socket", config.zds_socket, "seqpacket socket for the proxy")->required();
   flags.add_option(
-      "--zds-group", config.zds_group,
+      "--zds-group", config.proxy.group,
       "id of the group that may connect to it too: that of a proxy that is not root's");
+  flags.add_option("--zds-uid", config.proxy.user,
+                   "of that group only this user (default: every one)");
+  flags.add_option("--zds-cgroup", config.proxy.cgroup,
+                   "and only in this cgroup or below it, as in /proc/PID/cgroup (default: in a "
+                   "cluster, and with --zds-uid, that of all pods)");
   flags.add_option("--hold-socket", config.hold_socket,
                    "datagram socket (the proxy's NOTIFY_SOCKET): listeners of pods that the proxy "
                    "gives are kept across its death (default: none)");
@@ -121,7 +126,7 @@ int main(int argc, char** argv) {
   RaiseFileLimit();
   Status may_start = agent::PrepareProcess(config);
   if (may_start && *confined)
-    may_start = agent::sandbox::Enter(config.zds_group, log::CurrentFormat());
+    may_start = agent::sandbox::Enter(config.proxy.group, log::CurrentFormat());
   if (!may_start) {
     LOG_ERROR("agent", kNotStarted, may_start.error().ToString());
     return 1;

@@ -29,7 +29,8 @@ constexpr int kOwn[] = {
     SYS_openat2,
     SYS_fchown,
     SYS_fchownat,
-    SYS_statfs,  // whether pins are on a bpffs
+    SYS_statfs,     // whether pins are on a bpffs
+    SYS_utimensat,  // the installed plugin
 #ifdef __x86_64__
     SYS_chown,
     SYS_rmdir,

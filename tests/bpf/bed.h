@@ -80,7 +80,8 @@ class Bed {
   std::string out_ns() const { return name_ + "-out"; }
   std::string dir() const { return dir_; }
   std::string bpf_dir() const { return "/sys/fs/bpf/" + name_; }
-  std::string zds_socket() const { return dir_ + "/ztunnel.sock"; }
+  std::string zds_folder() const { return dir_ + "/zds"; }
+  std::string zds_socket() const { return zds_folder() + "/ztunnel.sock"; }
   std::string log_path() const { return dir_ + "/agent.log"; }
   std::string Log() const;
   // Ends the agent in order and returns what sanitizers said in its log; empty is what is wanted.
