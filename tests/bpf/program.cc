@@ -80,7 +80,6 @@ PodPrograms::Found PodPrograms::Find(const Lookup& lookup) {
   in.protocol = lookup.protocol;
   in.remote_port = htons(from.port());
   in.local_port = to.port();
-  in.ingress_ifindex = lookup.device;
   const qanat_ip remote = bpf::ToKernel(from.ip()), local = bpf::ToKernel(to.ip());
   if (to.ip().is_v4()) {
     in.family = AF_INET;

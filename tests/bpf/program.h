@@ -30,7 +30,6 @@ class PodPrograms {
 
   struct Lookup {
     std::string from, to;  // "10.0.0.9:4000", "[fd00::5]:80"
-    uint32_t device = 7;   // where the SYN came in; 1 is lo
     uint8_t protocol = 6;  // TCP
   };
   struct Found {
