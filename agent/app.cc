@@ -60,7 +60,7 @@ struct App::Parts {
 Status App::StartHold(event::EventLoop& loop, Parts& p) {
   if (p.config.hold_socket.empty()) return {};
   HoldOptions options;
-  options.group = p.config.zds_group;
+  options.user = p.config.proxy;
   if (const char* above = std::getenv("NOTIFY_SOCKET")) options.notify_socket = above;
   p.hold = std::make_unique<ListenerHold>(
       loop,
@@ -72,6 +72,14 @@ Status App::StartHold(event::EventLoop& loop, Parts& p) {
   return p.hold->Listen(p.config.hold_socket);
 }
 
+Status PrepareProcess(const Config& config) {
+  if (!InCluster(config)) return bpf::EnsureBpfDir(config.bpf_dir);  // mounts one if there is none
+  QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
+  QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
+  QANAT_RETURN_IF_ERROR(CheckNetworkRights());
+  return config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0 ? CheckBpfFs() : Status();
+}
+
 App::App(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 App::~App() = default;
 
@@ -80,12 +88,6 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   Parts& p = *parts;
   p.config = config;
 
-  if (InCluster(config)) {
-    QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
-    QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
-    QANAT_RETURN_IF_ERROR(CheckNetworkRights());
-    if (config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0) QANAT_RETURN_IF_ERROR(CheckBpfFs());
-  }
   p.features = bpf::ProbeFeatures();
   QANAT_RETURN_IF_ERROR(bpf::CheckRequired(p.features, bpf::KernelRelease()));
   bool guard = false;
@@ -119,9 +121,17 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   // Every pod must be known before the first proxy gets its snapshot: it drops what is not in it.
   p.zds = std::make_unique<zds::Server>(loop, p.enroller.get());
   p.enroller->SetZds(p.zds.get());
+  if (p.config.proxy.user && p.config.proxy.cgroup.empty() && InCluster(config)) {
+    auto own = bpf::CgroupOfProcess(static_cast<int>(::getpid()));
+    if (own) p.config.proxy.cgroup = KubepodsOfCgroupPath(*own);
+  }
+  if (Status closed = zds::CloseSocketFolder(
+          std::filesystem::path(config.zds_socket).parent_path().string(), config.proxy.group);
+      !closed)
+    LOG_WARN("zds", "{}", closed.error().message);
   // First: a proxy that has connected gives its listeners and asks for those of one before it.
   QANAT_RETURN_IF_ERROR(StartHold(loop, p));
-  QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, config.zds_group));
+  QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, p.config.proxy));
   p.gate = std::make_unique<Gate>(*p.enroller,
                                   DnsFilesOptions{DnsDir(config), config.cluster_dns,
                                                   config.cluster_domain, config.resolv_conf},

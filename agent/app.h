@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "agent/mesh/mesh_options.h"
+#include "agent/zds/proxy_user.h"
 #include "common/base/result.h"
 #include "common/event/event_loop.h"
 
@@ -23,8 +24,8 @@ struct Config {
   std::string status_dir;
   std::string state_dir;  // default: beside status_dir, agent-state
   std::string zds_socket;
-  std::optional<gid_t> zds_group;  // who may connect to it beside root
-  std::string hold_socket;         // where proxies give their listeners to be kept; empty: none
+  zds::ProxyUser proxy;     // who may connect to it beside root
+  std::string hold_socket;  // where proxies give their listeners to be kept; empty: none
   std::string cni_socket;
   std::string bpf_dir = "/sys/fs/bpf/qanat/node";
   std::string cgroup_root;                // empty: from mountinfo
@@ -49,6 +50,9 @@ struct Config {
   unsigned cni_timeout_ms = 30000;
 };
 
+// What is needed once and not allowed later (sandbox/sandbox.h): mounts, other kinds of namespaces.
+Status PrepareProcess(const Config& config);
+
 class App {
  public:
   // Everything is up when this returns: hooks attached, old pods taken over, sockets listening.
@@ -66,7 +70,7 @@ class App {
   std::unique_ptr<Parts> parts_;
 };
 
-// --cleanup: plain networking for every pod of this instance, then its pins and state are removed.
+// Plain networking for every pod of this instance, then its pins and state are removed.
 Status Cleanup(const Config& config);
 
 }  // namespace qanat::agent

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "agent/app.h"
+#include "agent/sandbox/sandbox.h"
+#include "agent/uninstall.h"
 #include "common/base/log.h"
 #include "common/base/program.h"
 
@@ -31,13 +33,17 @@ void ReadMesh(qanat::agent::Config& config) {
   config.mesh.node.pod_namespace = config.ns;
 }
 
+constexpr char kNotStarted[] =
+    "not started: {}; until it is, nobody is enrolled on this node, new pods of the mesh wait, and "
+    "what is enrolled stays as it is";
+
 }  // namespace
 
 int main(int argc, char** argv) {
   using namespace qanat;
   agent::Config config;
   std::string log_format = "text", log_level = "info";
-  bool cleanup = false;
+  bool uninstall = false;
 
   CLI::App flags("Node agent: enrols pods into the mesh and owns their capture.", "qanat-agent");
   flags.set_version_flag("--version", "qanat-agent " QANAT_VERSION);
@@ -51,8 +57,13 @@ int main(int argc, char** argv) {
                    "own state (default: agent-state beside --status-dir)");
   flags.add_option("--zds-socket", config.zds_socket, "seqpacket socket for the proxy")->required();
   flags.add_option(
-      "--zds-group", config.zds_group,
+      "--zds-group", config.proxy.group,
       "id of the group that may connect to it too: that of a proxy that is not root's");
+  flags.add_option("--zds-uid", config.proxy.user,
+                   "of that group only this user (default: every one)");
+  flags.add_option("--zds-cgroup", config.proxy.cgroup,
+                   "and only in this cgroup or below it, as in /proc/PID/cgroup (default: in a "
+                   "cluster, and with --zds-uid, that of all pods)");
   flags.add_option("--hold-socket", config.hold_socket,
                    "datagram socket (the proxy's NOTIFY_SOCKET): listeners of pods that the proxy "
                    "gives are kept across its death (default: none)");
@@ -111,8 +122,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"text", "json"}));
   flags.add_option("--log-level", log_level, "as RUST_LOG: info, or info,zds=debug")
       ->envname("RUST_LOG");
-  flags.add_flag("--cleanup", cleanup,
-                 "restore plain networking for every pod of this instance, remove its pins, exit");
+  flags.add_flag("--uninstall,--cleanup", uninstall,
+                 "restore plain networking for every pod of this instance, remove all that it left "
+                 "on the node (pins, state, sockets, the CNI plugin and its entry), exit");
   CLI11_PARSE(flags, argc, argv);
 
   log::Init("qanat-agent", log_format == "json" ? log::Format::kJson : log::Format::kText);
@@ -120,14 +132,32 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "qanat-agent: --log-level: %s\n", levels.error().message.c_str());
     return 2;
   }
-  if (cleanup) {
-    Status done = agent::Cleanup(config);
+  if (uninstall) {
+    Status done = agent::Uninstall(config);
     if (!done) LOG_ERROR("agent", "{}", done.error().ToString());
     return done ? 0 : 1;
   }
   ReadMesh(config);
+  const auto get = [](const char* name) { return std::getenv(name); };
+  const Result<bool> confined = agent::sandbox::IsOn(get);
+  if (!confined) {
+    std::fprintf(stderr, "qanat-agent: %s\n", confined.error().message.c_str());
+    return 2;
+  }
   // Two links a pod are held open, and a proof of every pod at once takes six sockets each.
   RaiseFileLimit();
+  Status may_start = agent::PrepareProcess(config);
+  if (may_start && *confined)
+    may_start = agent::sandbox::Enter(config.proxy.group, log::CurrentFormat());
+  if (!may_start) {
+    LOG_ERROR("agent", kNotStarted, may_start.error().ToString());
+    return 1;
+  }
+  if (*confined)
+    LOG_INFO("sandbox", "{}", agent::sandbox::Describe());
+  else
+    LOG_WARN("sandbox",
+             "off (QANAT_SANDBOX): all rights and system calls that it was started with");
 
   event::EventLoop loop;
   Result<std::unique_ptr<agent::App>> app = Fail(Code::kUnavailable, "not built yet");
@@ -140,10 +170,7 @@ int main(int argc, char** argv) {
   });
   app = agent::App::Build(loop, config);
   if (!app) {
-    LOG_ERROR("agent",
-              "not started: {}; until it is, nobody is enrolled on this node, new pods of the mesh "
-              "wait, and what is enrolled stays as it is",
-              app.error().ToString());
+    LOG_ERROR("agent", kNotStarted, app.error().ToString());
     return 1;
   }
   loop.Run();

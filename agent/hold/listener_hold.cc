@@ -11,14 +11,6 @@ namespace {
 constexpr int kSoNetnsCookie = 71;  // SO_NETNS_COOKIE, Linux 5.14
 constexpr std::string_view kPrefix = "qanat-";
 
-// The same who may be our proxy: whoever can talk ZDS gets the pods' namespaces, which is more.
-Status MayTalk(const ucred& who, std::optional<gid_t> group) {
-  if (who.uid == 0 || who.gid == group) return {};
-  return Fail(Code::kPermissionDenied, "user " + std::to_string(who.uid) + ":" +
-                                           std::to_string(who.gid) +
-                                           " may not be the proxy (--zds-group)");
-}
-
 void Say(const Status& status) {
   if (!status) LOG_WARN("hold", "not kept across our own death: {}", status.error().message);
 }
@@ -37,7 +29,7 @@ ListenerHold::ListenerHold(event::EventLoop& loop, HoldWorld world, HoldOptions 
       above_(options_.notify_socket),
       holder_(loop,
               takeover::HolderOptions{
-                  .may = [this](const ucred& who) { return MayTalk(who, options_.group); },
+                  .may = [this](const ucred& who) { return options_.user.Admit(who); },
                   .fits = [this](std::string_view name, int fd) { return Fits(name, fd); },
                   .on_kept = [this](const std::string& name,
                                     std::span<const int> fds) { Say(above_.Keep(name, fds)); },
@@ -48,7 +40,7 @@ ListenerHold::ListenerHold(event::EventLoop& loop, HoldWorld world, HoldOptions 
 }
 
 Status ListenerHold::Listen(const std::string& path) {
-  return holder_.Listen(path, options_.group);
+  return holder_.Listen(path, options_.user.group);
 }
 
 void ListenerHold::Adopt(const std::vector<takeover::PassedFd>& passed) {

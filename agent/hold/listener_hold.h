@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "agent/zds/proxy_user.h"
 #include "common/event/event_loop.h"
 #include "common/takeover/holder.h"
 #include "common/takeover/supervisor.h"
@@ -31,8 +32,8 @@ struct HoldWorld {
 };
 
 struct HoldOptions {
-  std::optional<gid_t> group;  // may talk to us beside root, as at the ZDS socket
-  std::string notify_socket;   // of who keeps them for us in turn; "": nobody
+  zds::ProxyUser user;        // may talk to us beside root, as at the ZDS socket
+  std::string notify_socket;  // of who keeps them for us in turn; "": nobody
   // After that long without a proxy they are given up: connections are refused instead of waiting.
   event::Duration without_proxy = std::chrono::seconds(60);
   // After that long with proxies, of which none has taken up what another one gave: nobody reads

@@ -21,14 +21,11 @@ constexpr auto kAcceptPause = std::chrono::milliseconds(200);
 constexpr int kSoPeerPidFd = 77;  // SO_PEERPIDFD, Linux 6.5
 constexpr size_t kMaxConnections = 16;
 
-Result<Peer> Identify(int fd, uint64_t id, std::optional<gid_t> group) {
+Result<Peer> Identify(int fd, uint64_t id, const ProxyUser& user) {
   ucred cred{};
   socklen_t size = sizeof cred;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) != 0) return FailErrno("SO_PEERCRED");
-  if (cred.uid != 0 && cred.gid != group)
-    return Fail(Code::kPermissionDenied, "user " + std::to_string(cred.uid) + ":" +
-                                             std::to_string(cred.gid) +
-                                             " may not be the proxy (--zds-group)");
+  QANAT_RETURN_IF_ERROR(user.Admit(cred));
   Peer peer;
   peer.id = id;
   peer.pid = cred.pid;
@@ -53,7 +50,7 @@ Server::Server(event::EventLoop& loop, Owner* owner)
 
 Server::~Server() = default;
 
-Status Server::Listen(const std::string& path, std::optional<gid_t> group) {
+Status Server::Listen(const std::string& path, const ProxyUser& user) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
@@ -68,10 +65,10 @@ Status Server::Listen(const std::string& path, std::optional<gid_t> group) {
   const int bound = ::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
   ::umask(old);
   if (bound != 0) return FailErrno("bind " + path);
-  group_ = group;
-  if (group && (::chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0 ||
-                ::chmod(path.c_str(), 0660) != 0)) {
-    return FailErrno("open " + path + " to group " + std::to_string(*group) +
+  user_ = user;
+  if (user.group && (::chown(path.c_str(), static_cast<uid_t>(-1), *user.group) != 0 ||
+                     ::chmod(path.c_str(), 0660) != 0)) {
+    return FailErrno("open " + path + " to group " + std::to_string(*user.group) +
                      " (--zds-group; it must be one of the agent's own: supplementalGroups)");
   }
   if (::listen(listener_.get(), 16) != 0) return FailErrno("listen on " + path);
@@ -90,7 +87,7 @@ void Server::Accept() {
   accept_pause_.Start(kAcceptPause);
   if (!fd) return;
   ++stats_.accepted;
-  auto peer = Identify(fd.get(), next_peer_++, group_);
+  auto peer = Identify(fd.get(), next_peer_++, user_);
   if (!peer || connections_.size() >= kMaxConnections) {
     ++stats_.refused;
     LOG_WARN("zds", "connection refused: {}", peer ? "too many connections" : peer.error().message);

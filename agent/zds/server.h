@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "agent/zds/connection.h"
+#include "agent/zds/proxy_user.h"
 
 namespace qanat::agent::zds {
 
@@ -36,7 +37,7 @@ class Owner {
 
 struct Stats {
   uint64_t accepted = 0;
-  uint64_t refused = 0;          // not root, or refused by the owner
+  uint64_t refused = 0;          // not the proxy's user, or refused by the owner
   uint64_t protocol_errors = 0;  // garbage, unprompted messages, oversize
   uint64_t timeouts = 0;
 };
@@ -49,7 +50,7 @@ class Server {
   // Replaces whatever socket lies at `path`; mode 0600, or 0660 for a group, by which a proxy that
   // is not root's gets in. Proxies may connect from then on and wait; they are answered after
   // StartAccepting().
-  Status Listen(const std::string& path, std::optional<gid_t> group = {});
+  Status Listen(const std::string& path, const ProxyUser& user = {});
   void StartAccepting();
 
   // To the newest connection, after its snapshot. `done` is called with kUnavailable when there is
@@ -74,7 +75,7 @@ class Server {
   event::EventLoop& loop_;
   Owner* owner_;
   Fd listener_;
-  std::optional<gid_t> group_;
+  ProxyUser user_;
   std::unique_ptr<event::IoWatch> watch_;
   event::Timer accept_pause_;
   std::vector<std::unique_ptr<Connection>> connections_;  // oldest first

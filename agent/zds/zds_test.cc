@@ -8,8 +8,12 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
+#include "agent/zds/proxy_user.h"
 #include "agent/zds/server.h"
+#include "bpf/user/mounts.h"
 #include "common/proto/zds.pb.h"
 
 namespace qanat::agent::zds {
@@ -152,7 +156,7 @@ TEST_F(ZdsServerTest, OpenToRootOrToAGroupToo) {
   EXPECT_EQ(Rights(path_), "600 " + std::to_string(::getegid()));
   const std::string path = path_ + "-group";
   Server server(loop_, &owner_);
-  ASSERT_TRUE(server.Listen(path, 1337));
+  ASSERT_TRUE(server.Listen(path, {.group = 1337}));
   server.StartAccepting();
   EXPECT_EQ(Rights(path), "660 1337");
   ::chmod(path.c_str(), 0666);  // the rights of the file are not all that is looked at
@@ -166,6 +170,53 @@ TEST_F(ZdsServerTest, OpenToRootOrToAGroupToo) {
     EXPECT_EQ(Receive(proxy), answer);
   }
   ::unlink(path.c_str());
+}
+
+TEST(ProxyUserTest, RootAndWhoFitsAllThatIsSet) {
+  const auto admits = [](const ProxyUser& user, uid_t uid, gid_t gid) {
+    return user.Admit({.pid = ::getpid(), .uid = uid, .gid = gid}).has_value();
+  };
+  EXPECT_TRUE(admits({}, 0, 5));
+  EXPECT_FALSE(admits({}, 5, 5)) << "nothing is set";
+  EXPECT_TRUE(admits({.group = 1337}, 5, 1337));
+  const ProxyUser both{.group = 1337, .user = 1338};
+  EXPECT_TRUE(admits(both, 1338, 1337));
+  EXPECT_FALSE(admits(both, 5, 1337));
+  EXPECT_FALSE(admits(both, 1338, 5));
+  EXPECT_TRUE(admits({.user = 1338}, 1338, 5));
+  auto own = bpf::CgroupOfProcess(::getpid());
+  ASSERT_TRUE(own);
+  EXPECT_TRUE(admits({.user = 5, .cgroup = *own}, 5, 5));
+  EXPECT_FALSE(admits({.user = 5, .cgroup = *own + "x"}, 5, 5));
+  EXPECT_FALSE(admits({.user = 5, .cgroup = *own + "/below"}, 5, 5));
+  EXPECT_TRUE(admits({.user = 5, .cgroup = *own + "/below"}, 0, 0));
+  EXPECT_FALSE(both.Admit({.pid = 0, .uid = 0xffff, .gid = 1337}));
+}
+
+TEST(ProxyUserTest, TheFolderIsClosedUnlessOthersUseIt) {
+  const std::string folder = "/tmp/qanat-zds-folder-" + std::to_string(::getpid());
+  const auto rights = [&] {
+    struct stat is{};
+    EXPECT_EQ(::stat(folder.c_str(), &is), 0);
+    return std::pair(is.st_mode & 07777u, is.st_gid);
+  };
+  EXPECT_TRUE(CloseSocketFolder(folder, gid_t{1337}));
+  EXPECT_EQ(rights(), std::pair(0750u, gid_t{1337}));
+  // With an earlier agent's sockets in it, and opened by somebody.
+  EXPECT_EQ(::chmod(folder.c_str(), 0755), 0);
+  event::EventLoop loop;
+  FakeOwner owner;
+  Server server(loop, &owner);
+  EXPECT_TRUE(server.Listen(folder + "/zds"));
+  EXPECT_TRUE(CloseSocketFolder(folder, gid_t{1338}));
+  EXPECT_EQ(rights(), std::pair(0750u, gid_t{1338}));
+  EXPECT_EQ(::chmod(folder.c_str(), 0755), 0);
+  std::ofstream(folder + "/file") << "of another";
+  const Status left = CloseSocketFolder(folder, {});
+  ASSERT_FALSE(left);
+  EXPECT_NE(left.error().message.find(folder), std::string::npos);
+  EXPECT_EQ(rights(), std::pair(0755u, gid_t{1338}));
+  std::filesystem::remove_all(folder);
 }
 
 TEST_F(ZdsServerTest, SnapshotGoesOneByOneAndNewPodsFollow) {

@@ -54,7 +54,9 @@ class Bed {
   void StartAgent(std::vector<std::string> extra = {});
   // SIGKILL or SIGTERM, waits for its end.
   void StopAgent(int signal = 15);
-  int CleanupAgent();               // qanat-agent --cleanup; its exit code
+  // qanat-agent --uninstall of the agent that was started; its exit code. With more settings: as
+  // if in a cluster.
+  int CleanupAgent(const char* flag = "--cleanup", std::vector<std::string> more = {});
   void StartPeer(int workers = 2);  // the ZDS peer, in the cgroup "ztunnel"
   Process& agent() { return agent_; }
   Process& peer() { return peer_; }
@@ -80,7 +82,8 @@ class Bed {
   std::string out_ns() const { return name_ + "-out"; }
   std::string dir() const { return dir_; }
   std::string bpf_dir() const { return "/sys/fs/bpf/" + name_; }
-  std::string zds_socket() const { return dir_ + "/ztunnel.sock"; }
+  std::string zds_folder() const { return dir_ + "/zds"; }
+  std::string zds_socket() const { return zds_folder() + "/ztunnel.sock"; }
   std::string log_path() const { return dir_ + "/agent.log"; }
   std::string Log() const;
   // Ends the agent in order and returns what sanitizers said in its log; empty is what is wanted.

@@ -141,7 +141,7 @@ class L4(MeshCase):
         search = ["mesh.svc.cluster.local", "svc.cluster.local", "cluster.local", "plain.svc.cluster.local"]
         with open(f"{self.mesh.run}/pods/{info['uid']}/resolv.conf") as f:
             self.assertEqual(f.read(), f"search {' '.join(search)}\nnameserver 10.96.0.10\nnameserver 10.96.0.77\noptions ndots:3\n")
-        told = f"{self.mesh.run}/nodes/node1/dns/{info['uid']}"
+        told = f"{self.mesh.run}/nodes/node1/zds/dns/{info['uid']}"
         with open(told) as f:
             self.assertEqual(json.load(f), {"nameservers": ["10.96.0.10", "10.96.0.77"], "search": search, "ndots": 3})
         self.mesh.remove("named.yaml")

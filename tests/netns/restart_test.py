@@ -183,7 +183,7 @@ class Restart(MeshCase):
 
     def test_strangers_get_nothing(self):
         """A process of another user cannot even reach the socket; garbage harms nobody."""
-        path = f"{self.mesh.run}/nodes/node1/hold.sock"
+        path = f"{self.mesh.run}/nodes/node1/zds/hold.sock"
         before = self.held("node1")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             for rude in (b"", b"\xff" * 4096, b"FDSTORE=1\nFDNAME=qanat-nobody-outbound", b"X_QANAT_FETCH=1"):

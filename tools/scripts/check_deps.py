@@ -21,7 +21,7 @@ TLS = NET | {"common/tls", "common/takeover"}  # of takeover only fields.h
 COMMON = {
     "base", "event", "netns", "net", "dns", "proto", "tls", "metrics", "http", "hbone", "admin",
     "grpc", "model", "policy", "lb", "state", "route", "xds", "identity", "kube", "yaml",
-    "takeover",
+    "takeover", "sandbox",
 }
 ALL_COMMON = {f"common/{name}" for name in COMMON}
 EDGES = {
@@ -47,6 +47,7 @@ EDGES = {
     "common/xds": TLS | {"common/grpc", "common/http", "common/proto"},
     "common/identity": TLS | {"common/grpc", "common/model", "common/proto"},
     "common/takeover": EVENT,
+    "common/sandbox": BASE,
     "common/kube": TLS | {"common/http", "common/grpc"},  # of grpc: resolver and backoff
     "bpf/include": set(),
     "bpf": {"bpf/include"},

@@ -6,9 +6,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,44 +16,16 @@
 #include <vector>
 
 #include "common/base/fd.h"
+#include "common/sandbox/privileges.h"
 #include "ztunnel/sandbox/sandbox.h"
 
 namespace qanat::ztunnel::sandbox {
 namespace {
 
-constexpr int kKept[] = {CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN};
+using qanat::sandbox::Has;
 
-struct Capabilities {
-  uint64_t effective = 0, permitted = 0, inheritable = 0;
-};
-
-Result<Capabilities> Read() {
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2]{};
-  if (syscall(SYS_capget, &header, data) != 0) return FailErrno("read the capabilities");
-  return Capabilities{data[0].effective | static_cast<uint64_t>(data[1].effective) << 32,
-                      data[0].permitted | static_cast<uint64_t>(data[1].permitted) << 32,
-                      data[0].inheritable | static_cast<uint64_t>(data[1].inheritable) << 32};
-}
-
-Status Write(const Capabilities& capabilities) {
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2]{};
-  for (int i = 0; i < 2; ++i) {
-    data[i].effective = static_cast<uint32_t>(capabilities.effective >> (32 * i));
-    data[i].permitted = static_cast<uint32_t>(capabilities.permitted >> (32 * i));
-    data[i].inheritable = static_cast<uint32_t>(capabilities.inheritable >> (32 * i));
-  }
-  if (syscall(SYS_capset, &header, data) != 0) return FailErrno("drop capabilities");
-  return {};
-}
-
-uint64_t KeptMask() {
-  uint64_t mask = 0;
-  for (const int capability : kKept) mask |= uint64_t{1} << capability;
-  return mask;
-}
-bool Has(uint64_t set, int capability) { return (set >> capability & 1) != 0; }
+constexpr qanat::sandbox::Capability kKept[] = {
+    {CAP_NET_ADMIN, "NET_ADMIN"}, {CAP_NET_RAW, "NET_RAW"}, {CAP_SYS_ADMIN, "SYS_ADMIN"}};
 
 // Files are reached through the groups (a token that the kubelet made readable for one), so they
 // stay; root's own would lend its files.
@@ -137,41 +107,12 @@ Status LendFolder(const std::string& path, const User& to) {
 }
 
 Status DropPrivileges(const std::optional<User>& run_as) {
-  QANAT_ASSIGN_OR_RETURN(Capabilities capabilities, Read());
-  // The bounding set matters to execve() only, which the filter forbids: as far as it can be.
-  if (Has(capabilities.effective, CAP_SETPCAP)) {
-    for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; ++capability) {
-      if (!Has(KeptMask(), capability)) prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-    }
-  }
+  QANAT_ASSIGN_OR_RETURN(const auto capabilities, qanat::sandbox::ReadCapabilities());
+  if (Has(capabilities.effective, CAP_SETPCAP)) qanat::sandbox::BoundCapabilities(kKept);
   if (run_as) QANAT_RETURN_IF_ERROR(Become(*run_as, capabilities.permitted));
-  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-  capabilities.permitted &= KeptMask();
-  capabilities.effective = capabilities.permitted;
-  capabilities.inheritable = 0;
-  return Write(capabilities);
+  return qanat::sandbox::KeepCapabilities(kKept);
 }
 
-Status SealProcess() {
-  const rlimit none{0, 0};
-  setrlimit(RLIMIT_CORE, &none);
-  // Not before the user has changed: that sets it anew.
-  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return FailErrno("forbid dumps of the process");
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return FailErrno("forbid new privileges");
-  return {};
-}
-
-std::string Describe() {
-  std::string out =
-      "user " + std::to_string(geteuid()) + ":" + std::to_string(getegid()) + ", capabilities";
-  const auto capabilities = Read();
-  const uint64_t has = capabilities ? capabilities->permitted : 0;
-  const char* names[] = {"NET_ADMIN", "NET_RAW", "SYS_ADMIN"};
-  for (size_t i = 0; i < std::size(kKept); ++i) {
-    if (Has(has, kKept[i])) out.append(" ").append(names[i]);
-  }
-  if (has == 0) out += " none";
-  return out;
-}
+std::string Describe() { return qanat::sandbox::Describe(kKept); }
 
 }  // namespace qanat::ztunnel::sandbox

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ztunnel/sandbox/sandbox.h"
 
+#include "common/sandbox/filter.h"
+#include "common/sandbox/privileges.h"
+#include "ztunnel/sandbox/syscalls.h"
+
 namespace qanat::ztunnel::sandbox {
 
 Result<Options> ReadOptions(const GetEnvironment& get) {
@@ -42,8 +46,8 @@ Status Start(const Options& options, log::Format format) {
 
 Status Enter(const std::optional<User>& run_as, log::Format format) {
   QANAT_RETURN_IF_ERROR(DropPrivileges(run_as));
-  QANAT_RETURN_IF_ERROR(SealProcess());
-  return InstallFilter(format);
+  QANAT_RETURN_IF_ERROR(qanat::sandbox::SealProcess());
+  return qanat::sandbox::InstallFilter({OwnCalls()}, format);
 }
 
 }  // namespace qanat::ztunnel::sandbox

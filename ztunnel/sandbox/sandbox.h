@@ -36,7 +36,8 @@ Result<Options> ReadOptions(const GetEnvironment& get);
 Status Start(const Options& options, log::Format format);
 
 // In this order, since each step takes away what the next ones do not need:
-// the user (groups stay, but for root's), capabilities, then what SealProcess does.
+// the user (groups stay, but for root's), capabilities, new privileges and dumps, then the calls
+// that are neither in common/sandbox/calls.h nor in syscalls.h.
 // An error names what could not be done; then nothing of the program is to start.
 Status Enter(const std::optional<User>& run_as, log::Format format);
 
@@ -46,10 +47,6 @@ Status Enter(const std::optional<User>& run_as, log::Format format);
 Status LendFolder(const std::string& path, const User& to);
 // Becomes that user and keeps at most NET_ADMIN, NET_RAW and SYS_ADMIN, of these what it has.
 Status DropPrivileges(const std::optional<User>& run_as);
-// No new privileges by execve, no core dump, no ptrace by equals, /proc entries that are root's.
-Status SealProcess();
-// Allows the calls of syscalls.h. Others return EPERM, and are named in the log the first time.
-Status InstallFilter(log::Format format);
 
 std::string Describe();  // "user 1337:1337, capabilities NET_ADMIN ...", for the log
 

@@ -12,68 +12,35 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <sstream>
 #include <thread>
 
 #include "common/base/fd.h"
+#include "common/sandbox/calls.h"
+#include "common/sandbox/filter.h"
+#include "common/sandbox/privileges.h"
+#include "tests/support/confined.h"
 #include "ztunnel/sandbox/syscalls.h"
 
 namespace qanat::ztunnel::sandbox {
 namespace {
 
-// What `action` returns in a child, and in `log` what the child wrote to stderr.
-std::string InChild(const std::function<std::string()>& action, std::string* log = nullptr) {
-  int answer[2], errors[2];
-  if (pipe2(answer, O_CLOEXEC) != 0 || pipe2(errors, O_CLOEXEC) != 0) return "no pipe";
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(errors[1], STDERR_FILENO);
-    const std::string text = action();
-    (void)!write(answer[1], text.data(), text.size());
-    _exit(0);
-  }
-  close(answer[1]);
-  close(errors[1]);
-  const auto all = [](int fd) {
-    std::string text;
-    char buffer[4096];
-    for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;) {
-      text.append(buffer, static_cast<size_t>(n));
-    }
-    close(fd);
-    return text;
+using qanat::test::Attempt;
+using qanat::test::InChild;
+using qanat::test::OwnStatus;
+
+std::string TryAll(const std::vector<Attempt>& attempts) {
+  const auto enter = []() -> Status {
+    QANAT_RETURN_IF_ERROR(qanat::sandbox::SealProcess());
+    return qanat::sandbox::InstallFilter({OwnCalls()}, log::Format::kText);
   };
-  std::string text = all(answer[0]);
-  const std::string said = all(errors[0]);
-  if (log != nullptr) *log = said;
-  int status = 0;
-  waitpid(child, &status, 0);
-  if (status != 0) text += fmt::format(" (status {:#x}: {})", status, said);
-  return text;
-}
-
-std::string ErrorOf(long result) { return result >= 0 ? "ok" : strerrorname_np(errno); }
-
-// A line of /proc/self/status, "CapEff:", without its name.
-std::string StatusOf(const std::string& name) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind(name, 0) != 0) continue;
-    std::istringstream words(line.substr(name.size()));
-    std::string out;
-    for (std::string word; words >> word;) out += (out.empty() ? "" : " ") + word;
-    return out;
-  }
-  return "?";
+  return qanat::test::TryAll(enter, attempts);
 }
 
 TEST(Sandbox, Users) {
@@ -104,9 +71,9 @@ TEST(Sandbox, KeepsThreeCapabilitiesAndTheGroupsButRoots) {
     if (const Status status = DropPrivileges(User{1337, 1338}); !status) {
       return status.error().message;
     }
-    return StatusOf("Uid:") + "|" + StatusOf("Gid:") + "|" + StatusOf("Groups:") + "|" +
-           StatusOf("CapInh:") + "|" + StatusOf("CapPrm:") + "|" + StatusOf("CapEff:") + "|" +
-           StatusOf("CapBnd:") + "|" + StatusOf("CapAmb:") + "|" + Describe();
+    return OwnStatus("Uid:") + "|" + OwnStatus("Gid:") + "|" + OwnStatus("Groups:") + "|" +
+           OwnStatus("CapInh:") + "|" + OwnStatus("CapPrm:") + "|" + OwnStatus("CapEff:") + "|" +
+           OwnStatus("CapBnd:") + "|" + OwnStatus("CapAmb:") + "|" + Describe();
   });
   // NET_ADMIN 12, NET_RAW 13, SYS_ADMIN 21.
   EXPECT_EQ(got,
@@ -118,7 +85,7 @@ TEST(Sandbox, KeepsThreeCapabilitiesAndTheGroupsButRoots) {
 TEST(Sandbox, TheUserStaysWhereNoneIsAskedFor) {
   const std::string got = InChild([] {
     if (const Status status = DropPrivileges({}); !status) return status.error().message;
-    return StatusOf("Uid:") + "|" + StatusOf("CapEff:");
+    return OwnStatus("Uid:") + "|" + OwnStatus("CapEff:");
   });
   EXPECT_EQ(got, "0 0 0 0|0000000000203000");
 }
@@ -133,30 +100,10 @@ TEST(Sandbox, AUserThatCannotBeBecomeIsAnError) {
 
 TEST(Sandbox, Sealed) {
   const std::string got = InChild([] {
-    if (const Status status = SealProcess(); !status) return status.error().message;
-    return fmt::format("dumpable {} nnp {}", prctl(PR_GET_DUMPABLE), StatusOf("NoNewPrivs:"));
+    if (const Status status = qanat::sandbox::SealProcess(); !status) return status.error().message;
+    return fmt::format("dumpable {} nnp {}", prctl(PR_GET_DUMPABLE), OwnStatus("NoNewPrivs:"));
   });
   EXPECT_EQ(got, "dumpable 0 nnp 1");
-}
-
-struct Attempt {
-  const char* name;
-  std::function<long()> call;
-  const char* expected = "EPERM";
-};
-
-std::string TryAll(const std::vector<Attempt>& attempts) {
-  if (const Status status = SealProcess(); !status) return status.error().message;
-  if (const Status status = InstallFilter(log::Format::kText); !status) {
-    return status.error().message;
-  }
-  std::string wrong;
-  for (const Attempt& attempt : attempts) {
-    errno = 0;
-    const std::string got = ErrorOf(attempt.call());
-    if (got != attempt.expected) wrong += fmt::format("{}: {}; ", attempt.name, got);
-  }
-  return wrong + "done";
 }
 
 TEST(Sandbox, RefusesWhatItIsNotFor) {
@@ -188,7 +135,7 @@ TEST(Sandbox, RefusesWhatItIsNotFor) {
       {"securebits", [] { return prctl(PR_SET_SECUREBITS, 0, 0, 0, 0); }},
       {"getpid", [] { return syscall(SYS_getpid); }, "ok"},
   };
-  if (SanitizerCalls().empty()) {
+  if (qanat::sandbox::SanitizerCalls().empty()) {
     attempts.push_back(
         {"execve", [] { return syscall(SYS_execve, "/bin/true", nullptr, nullptr); }});
     attempts.push_back({"ptrace", [] { return syscall(SYS_ptrace, 0, 0, 0, 0); }});
@@ -224,14 +171,7 @@ TEST(Sandbox, AllowsWhatAProgramDoes) {
   EXPECT_EQ(log, "");
 }
 
-TEST(Sandbox, NoCallIsListedTwice) {
-  std::vector<int> all(AllowedCalls().begin(), AllowedCalls().end());
-  all.insert(all.end(), SanitizerCalls().begin(), SanitizerCalls().end());
-  for (const Checked& checked : CheckedCalls()) all.push_back(checked.call);
-  std::sort(all.begin(), all.end());
-  const auto twice = std::adjacent_find(all.begin(), all.end());
-  EXPECT_TRUE(twice == all.end()) << *twice;  // a checked call that is also allowed is not checked
-}
+TEST(Sandbox, NoCallIsListedTwice) { EXPECT_EQ(qanat::test::ListedTwice(OwnCalls()), 0); }
 
 // Folders of the node that a kubelet made for root.
 class LendFolderTest : public ::testing::Test {

@@ -1,32 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The system calls that the proxy may make. Taken from traces of the tests with every feature of it
-// and from what libc makes of the functions that it calls (other versions of libc choose other
-// calls for the same function: these are here too). Everything else is refused: SYS_ADMIN alone
-// would otherwise mean mount, bpf, pivot_root, quotactl and a hundred more.
+// The system calls that the proxy may make beside those of common/sandbox/calls.h.
 #pragma once
 
-#include <linux/seccomp.h>
-#include <sys/syscall.h>
-
-#include <cstdint>
 #include <span>
 
 namespace qanat::ztunnel::sandbox {
 
-// Allowed whatever their arguments.
-std::span<const int> AllowedCalls();
-
-// A call of which only some values of one argument are allowed.
-struct Checked {
-  int call;
-  int argument;                      // its index
-  std::span<const uint32_t> values;  // one of these; with `bits`, all of these bits
-  bool bits = false;
-};
-std::span<const Checked> CheckedCalls();
-
-// What only the sanitizers' runtimes need, at a report or the search for leaks at the end. Empty in
-// every other build; there is no switch at run time.
-std::span<const int> SanitizerCalls();
+std::span<const int> OwnCalls();
 
 }  // namespace qanat::ztunnel::sandbox

@@ -27,9 +27,11 @@ struct Names {
   std::string NodePods(const std::string& node) const { return NodeDir(node) + "/pods"; }
   std::string NodeStatus(const std::string& node) const { return NodeDir(node) + "/status"; }
   std::string CniSocket(const std::string& node) const { return NodeDir(node) + "/cni.sock"; }
-  std::string ZdsSocket(const std::string& node) const { return NodeDir(node) + "/ztunnel.sock"; }
+  // The sockets that the agent has for the node proxy, in a folder that it closes to others.
+  std::string ZdsDir(const std::string& node) const { return NodeDir(node) + "/zds"; }
+  std::string ZdsSocket(const std::string& node) const { return ZdsDir(node) + "/ztunnel.sock"; }
   // Where the agent takes the node proxy's listeners to keep them; and where we take the agent's.
-  std::string HoldSocket(const std::string& node) const { return NodeDir(node) + "/hold.sock"; }
+  std::string HoldSocket(const std::string& node) const { return ZdsDir(node) + "/hold.sock"; }
   std::string AgentHoldSocket(const std::string& node) const {
     return NodeDir(node) + "/agent-hold.sock";
   }

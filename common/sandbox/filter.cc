@@ -2,6 +2,8 @@
 // The seccomp filter, assembled by hand (seccomp(2); the kernel keeps a bitmap of the calls that
 // are allowed whatever their arguments, so these cost next to nothing since 5.11). A refused call
 // traps: the handler names it on stderr once and lets it return EPERM.
+#include "common/sandbox/filter.h"
+
 #include <fmt/format.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -18,8 +20,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "ztunnel/sandbox/sandbox.h"
-#include "ztunnel/sandbox/syscalls.h"
+#include "common/sandbox/calls.h"
 
 #ifndef SECCOMP_FILTER_FLAG_SPEC_ALLOW
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
@@ -28,7 +29,7 @@
 #define SYS_clone3 435
 #endif
 
-namespace qanat::ztunnel::sandbox {
+namespace qanat::sandbox {
 namespace {
 
 #if defined(__x86_64__)
@@ -74,7 +75,7 @@ void AddChecked(Assembler& out, const Checked& checked) {
   out.Return(SECCOMP_RET_TRAP);
 }
 
-std::vector<sock_filter> Assemble() {
+std::vector<sock_filter> Assemble(const Allowed& allowed) {
   Assembler out;
   out.Load(offsetof(seccomp_data, arch));
   out.Add(BPF_JMP | BPF_JEQ | BPF_K, kArchitecture, 1, 0);
@@ -83,11 +84,10 @@ std::vector<sock_filter> Assemble() {
   // Its flags lie behind a pointer, where no filter sees them; libc takes clone() instead.
   out.ReturnIfEqual(SYS_clone3, SECCOMP_RET_ERRNO | ENOSYS);
   for (const Checked& checked : CheckedCalls()) AddChecked(out, checked);
-  for (const int call : AllowedCalls()) {
-    out.ReturnIfEqual(static_cast<uint32_t>(call), SECCOMP_RET_ALLOW);
-  }
-  for (const int call : SanitizerCalls()) {
-    out.ReturnIfEqual(static_cast<uint32_t>(call), SECCOMP_RET_ALLOW);
+  for (const std::span<const int> calls : {CommonCalls(), allowed.calls, SanitizerCalls()}) {
+    for (const int call : calls) {
+      out.ReturnIfEqual(static_cast<uint32_t>(call), SECCOMP_RET_ALLOW);
+    }
   }
   out.Return(SECCOMP_RET_TRAP);  // x32's numbers too
   return std::move(out.program());
@@ -115,7 +115,7 @@ void Name(unsigned number) {
   text(as_json ? R"({"level":"warn","scope":"sandbox","message":")" : "warn\tsandbox\t");
   text("system call ");
   put(digits + at, sizeof digits - at);
-  text(" was refused (said once; QANAT_SANDBOX=off if this proxy needs it)");
+  text(" was refused (said once; QANAT_SANDBOX=off if it is needed here)");
   text(as_json ? "\"}\n" : "\n");
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line, size);
 }
@@ -130,13 +130,13 @@ void OnRefused(int, siginfo_t* info, void* context) {
 
 }  // namespace
 
-Status InstallFilter(log::Format format) {
+Status InstallFilter(const Allowed& allowed, log::Format format) {
   as_json = format == log::Format::kJson;
   struct sigaction action{};
   action.sa_sigaction = OnRefused;
   action.sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER;
   if (sigaction(SIGSYS, &action, nullptr) != 0) return FailErrno("SIGSYS");
-  std::vector<sock_filter> program = Assemble();
+  std::vector<sock_filter> program = Assemble(allowed);
   const sock_fprog fprog{static_cast<unsigned short>(program.size()), program.data()};
   // SPEC_ALLOW: before 5.16 a filter switched the processor's store bypass off, for every load of
   // the data path. TSYNC: runtimes of sanitizers have a thread by now.
@@ -151,4 +151,4 @@ Status InstallFilter(log::Format format) {
   return {};
 }
 
-}  // namespace qanat::ztunnel::sandbox
+}  // namespace qanat::sandbox
