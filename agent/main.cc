@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "agent/app.h"
+#include "agent/node_features.h"
 #include "common/base/log.h"
 #include "common/base/program.h"
 
@@ -89,6 +90,10 @@ int main(int argc, char** argv) {
       ->envname("RUST_LOG");
   flags.add_flag("--cleanup", cleanup,
                  "restore plain networking for every pod of this instance, remove its pins, exit");
+  flags.add_flag_callback(
+      "--features", [] { throw CLI::RuntimeError(agent::PrintFeatures()); },
+      "say what this node's kernel has, what serves instead of the rest, and exit: 1 where the "
+      "agent would not start");
   CLI11_PARSE(flags, argc, argv);
 
   log::Init("qanat-agent", log_format == "json" ? log::Format::kJson : log::Format::kText);
