@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "agent/node_features.h"
 #include "bpf/user/counters.h"
 
 namespace qanat::agent {
@@ -12,6 +13,15 @@ using Json = nlohmann::json;
 
 admin::Response Dump(const Json& json) {
   return admin::Json(200, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+const char* GuardName(Guard guard) {
+  switch (guard) {
+    case Guard::kTcx: return "tcx";
+    case Guard::kClsact: return "clsact";
+    case Guard::kNone: break;
+  }
+  return "none";
 }
 
 Json CountersJson(const qanat_counters& counters) {
@@ -88,8 +98,9 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
       [node_name = std::move(node_name), features = std::move(features),
        shown](const admin::Request&) {
         Json json = {{"node", node_name}, {"pins", shown.hooks->dir()}, {"abi", QANAT_ABI_VERSION}};
-        for (const auto& feature : features)
-          json["features"][feature.name] = {{"present", feature.present}, {"why", feature.why}};
+        json["kernel"] = bpf::KernelRelease();
+        json["features"] = FeaturesJson(features);
+        json["guard"] = GuardName(shown.hooks->guard());
         for (const auto& link : shown.hooks->NodeLinks())
           json["hooks"][link.name] = {{"attached", link.attached}, {"program", link.program_id}};
         const zds::Stats& stats = shown.zds->stats();

@@ -90,11 +90,15 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
 
   p.features = bpf::ProbeFeatures();
   QANAT_RETURN_IF_ERROR(bpf::CheckRequired(p.features, bpf::KernelRelease()));
-  bool guard = false;
-  for (const auto& feature : p.features) {
-    if (feature.name == "tcx") guard = feature.present;
-    if (!feature.present) LOG_WARN("agent", "this kernel lacks {}: {}", feature.name, feature.why);
-  }
+  const Guard guard = bpf::Has(p.features, "tcx")      ? Guard::kTcx
+                      : bpf::Has(p.features, "clsact") ? Guard::kClsact
+                                                       : Guard::kNone;
+  for (const auto& feature : p.features)
+    if (!feature.present)
+      LOG_INFO("agent", "this kernel lacks {}, which {}; instead: {}", feature.name, feature.why,
+               feature.instead);
+  if (guard == Guard::kNone)
+    LOG_WARN("agent", "this kernel has neither tcx nor clsact: pods get no second guard");
   QANAT_ASSIGN_OR_RETURN(const std::string cgroup_root, CgroupRoot(config));
   QANAT_ASSIGN_OR_RETURN(p.hooks, Hooks::Open(config.bpf_dir, cgroup_root, guard));
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "agent/app.h"
+#include "agent/node_features.h"
 #include "agent/sandbox/sandbox.h"
 #include "agent/uninstall.h"
 #include "common/base/log.h"
@@ -125,6 +126,10 @@ int main(int argc, char** argv) {
   flags.add_flag("--uninstall,--cleanup", uninstall,
                  "restore plain networking for every pod of this instance, remove all that it left "
                  "on the node (pins, state, sockets, the CNI plugin and its entry), exit");
+  flags.add_flag_callback(
+      "--features", [] { throw CLI::RuntimeError(agent::PrintFeatures()); },
+      "say what this node's kernel has, what serves instead of the rest, and exit: 1 where the "
+      "agent would not start");
   CLI11_PARSE(flags, argc, argv);
 
   log::Init("qanat-agent", log_format == "json" ? log::Format::kJson : log::Format::kText);

@@ -10,6 +10,7 @@
 
 #include "agent/cni/install.h"
 #include "agent/files/files.h"
+#include "agent/settings.h"
 #include "common/base/fd.h"
 
 namespace qanat::agent {

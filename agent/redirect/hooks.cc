@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <set>
 
+#include "agent/redirect/tc_filter.h"
 #include "bpf/user/mounts.h"
 #include "bpf/user/skeleton.h"
 #include "common/base/log.h"
@@ -52,6 +53,15 @@ uint32_t ProgramId(int fd) {
   return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
 }
 
+// Of the program with that id; "" when there is none.
+std::string ProgramName(uint32_t id) {
+  Fd fd(id != 0 ? bpf_prog_get_fd_by_id(id) : -1);
+  bpf_prog_info info{};
+  uint32_t length = sizeof info;
+  return fd && bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0 ? info.name : "";
+}
+constexpr const char* kGuardName = "qanat_guard";
+
 }  // namespace
 
 struct Hooks::NodePrograms {
@@ -72,12 +82,12 @@ struct Hooks::NodePrograms {
   }
 };
 
-Hooks::Hooks(std::string dir, int cgroup, bool guard)
+Hooks::Hooks(std::string dir, int cgroup, Guard guard)
     : dir_(std::move(dir)), cgroup_(cgroup), guard_(guard) {}
 Hooks::~Hooks() = default;
 
 Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::string& cgroup_root,
-                                           bool guard) {
+                                           Guard guard) {
   libbpf_set_print(LibbpfLog);
   QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(dir + "/maps"));
   QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(dir + "/links"));
@@ -101,7 +111,7 @@ Status Hooks::LoadNode() {
     // The per-pod object has maps of its own (the listeners): pin them all before any pod.
     auto pod = bpf::Skeleton<pod_hooks>::Open(dir_ + "/maps");
     if (!pod) return tl::unexpected(pod.error());
-    if (!guard_) bpf_program__set_autoload((*pod)->progs.qanat_guard, false);
+    if (guard_ == Guard::kNone) bpf_program__set_autoload((*pod)->progs.qanat_guard, false);
     QANAT_RETURN_IF_ERROR(pod->Load());
   }
   QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(dir_ + "/maps"));
@@ -170,7 +180,7 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   SetIp(s->rodata->lookup_ip4, pod.ip4);
   SetIp(s->rodata->lookup_ip6, pod.ip6);
   s->rodata->guard_pod_id = pod.id;
-  if (!guard_) bpf_program__set_autoload(s->progs.qanat_guard, false);
+  if (guard_ == Guard::kNone) bpf_program__set_autoload(s->progs.qanat_guard, false);
   QANAT_RETURN_IF_ERROR(skeleton->Load());
 
   const int lookup = bpf_program__fd(s->progs.qanat_sk_lookup);
@@ -178,37 +188,58 @@ Status Hooks::AttachPod(const PodTarget& pod) {
     return Link::Attach(lookup, AttachType::kSkLookup, pod.ns->fd());
   });
   if (!done) return Fail(done.error().Annotate("sk_lookup"));
-  if (!guard_) return {};
-  const int guard = bpf_program__fd(s->progs.qanat_guard);
+  if (guard_ == Guard::kNone) return {};
+  done = AttachGuard(pod, bpf_program__fd(s->progs.qanat_guard));
+  if (!done) return Fail(done.error().Annotate("second guard"));
+  return {};
+}
+
+Status Hooks::AttachGuard(const PodTarget& pod, int program) {
   for (uint32_t device : pod.devices) {
-    done = EnsureLink(
-        PodLink(pod.id, "guard-" + std::to_string(device)), guard, [&]() -> Result<Link> {
+    if (guard_ == Guard::kClsact) {
+      QANAT_RETURN_IF_ERROR(pod.ns->Run([&] { return tc::AttachEgress(program, device); }));
+      continue;
+    }
+    QANAT_RETURN_IF_ERROR(EnsureLink(
+        PodLink(pod.id, "guard-" + std::to_string(device)), program, [&]() -> Result<Link> {
           Result<Link> link = Fail(Code::kInternal, "not attached");
           QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
-            link = Link::Attach(guard, AttachType::kTcxEgress, static_cast<int>(device));
+            link = Link::Attach(program, AttachType::kTcxEgress, static_cast<int>(device));
             return {};
           }));
           return link;
-        });
-    if (!done) return Fail(done.error().Annotate("second guard"));
+        }));
+  }
+  return {};
+}
+
+Status Hooks::CheckPinned(const std::string& name) const {
+  auto link = Link::OpenPinned(LinkPath(name));
+  if (!link) return Fail(Code::kFailedPrecondition, "link " + name + " is gone");
+  auto info = link->Info();
+  if (!info || !info->attached)
+    return Fail(Code::kFailedPrecondition, "link " + name + " is detached");
+  return {};
+}
+
+Status Hooks::CheckGuard(const PodTarget& pod) const {
+  for (uint32_t device : pod.devices) {
+    if (guard_ == Guard::kTcx)
+      QANAT_RETURN_IF_ERROR(CheckPinned(PodLink(pod.id, "guard-" + std::to_string(device))));
+    if (guard_ == Guard::kClsact)
+      QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
+        QANAT_ASSIGN_OR_RETURN(const uint32_t program, tc::EgressProgram(device));
+        if (ProgramName(program) == kGuardName) return {};
+        return Fail(Code::kFailedPrecondition,
+                    "the second guard's filter on device " + std::to_string(device) + " is gone");
+      }));
   }
   return {};
 }
 
 Status Hooks::CheckPod(const PodTarget& pod) const {
-  auto check = [&](const std::string& name) -> Status {
-    auto link = Link::OpenPinned(LinkPath(name));
-    if (!link) return Fail(Code::kFailedPrecondition, "link " + name + " is gone");
-    auto info = link->Info();
-    if (!info || !info->attached)
-      return Fail(Code::kFailedPrecondition, "link " + name + " is detached");
-    return {};
-  };
-  QANAT_RETURN_IF_ERROR(check(PodLink(pod.id, "lookup")));
-  if (guard_)
-    for (uint32_t device : pod.devices)
-      QANAT_RETURN_IF_ERROR(check(PodLink(pod.id, "guard-" + std::to_string(device))));
-  return {};
+  QANAT_RETURN_IF_ERROR(CheckPinned(PodLink(pod.id, "lookup")));
+  return CheckGuard(pod);
 }
 
 void Hooks::DetachPod(uint32_t id) {

@@ -5,6 +5,7 @@
 //   DIR/maps/NAME            every map
 //   DIR/links/connect4 ...   the node's cgroup links
 //   DIR/links/pod-ID-lookup  sk_lookup of a pod; pod-ID-guard-IFINDEX its second guard
+//                            (tcx only: a filter below clsact has no link)
 #pragma once
 
 #include <functional>
@@ -21,16 +22,19 @@
 
 namespace qanat::agent {
 
+// What carries the second guard.
+enum class Guard { kNone, kTcx, kClsact };
+
 class Hooks {
  public:
-  // `cgroup_root`: mount point of cgroup2. `guard`: whether this kernel has tcx.
+  // `cgroup_root`: mount point of cgroup2. `guard`: what this kernel has.
   static Result<std::unique_ptr<Hooks>> Open(const std::string& dir, const std::string& cgroup_root,
-                                             bool guard);
+                                             Guard guard);
   ~Hooks();
 
   bpf::NodeMaps& maps() { return maps_; }
   const std::string& dir() const { return dir_; }
-  bool has_guard() const { return guard_; }
+  Guard guard() const { return guard_; }
 
   // The node's links are attached with our programs; repairs what is not. An error says which.
   Status EnsureNodeLinks();
@@ -62,15 +66,18 @@ class Hooks {
 
  private:
   struct NodePrograms;
-  Hooks(std::string dir, int cgroup, bool guard);
+  Hooks(std::string dir, int cgroup, Guard guard);
   Status LoadNode();
   std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
   Status EnsureLink(const std::string& name, int program,
                     const std::function<Result<bpf::Link>()>& attach);
+  Status AttachGuard(const PodTarget& pod, int program);
+  Status CheckPinned(const std::string& name) const;
+  Status CheckGuard(const PodTarget& pod) const;
 
   std::string dir_;
   Fd cgroup_;
-  bool guard_;
+  Guard guard_;
   std::unique_ptr<NodePrograms> node_;
   // By name. Held besides the pins: a removed pin alone then detaches nothing while we live.
   std::map<std::string, bpf::Link> links_;

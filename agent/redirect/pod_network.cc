@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "agent/redirect/rtnetlink.h"
+#include "agent/redirect/tc_filter.h"
 #include "bpf/include/abi.h"
 #include "common/base/fd.h"
 
@@ -166,6 +167,9 @@ Status RestorePodNetwork(const netns::NetNs& ns, const SavedSysctls& saved) {
       keep(rtnl::DeleteLocalDefault(family, QANAT_ROUTE_TABLE));
     }
     for (const auto& [name, value] : saved) keep(WriteSysctl(name, value));
+    // A guard that is a link went with its pin.
+    if (auto interfaces = rtnl::Interfaces())
+      for (const auto& i : *interfaces) keep(tc::DetachEgress(i.ifindex));
     return first;
   });
 }

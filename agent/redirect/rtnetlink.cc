@@ -5,6 +5,8 @@
 #include <linux/fib_rules.h>
 #include <linux/if.h>
 #include <linux/if_addr.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <netinet/in.h>
 
@@ -79,6 +81,15 @@ template <typename F>
 void ForEachAttribute(const nlmsghdr* message, size_t header, F&& f) {
   const auto* a = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, header));
   const char* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(message));
+  for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
+       a = mnl_attr_next(a))
+    f(a);
+}
+
+template <typename F>
+void ForEachNested(const nlattr* nest, F&& f) {
+  const auto* a = static_cast<const nlattr*>(mnl_attr_get_payload(nest));
+  const char* end = reinterpret_cast<const char*>(a) + mnl_attr_get_payload_len(nest);
   for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
        a = mnl_attr_next(a))
     f(a);
@@ -234,6 +245,29 @@ Result<net::IpAddress> LocalDefaultSource(int family, uint32_t table) {
   });
   QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "list routes"));
   return source;
+}
+
+Result<std::vector<Filter>> Filters(uint32_t ifindex, Direction direction) {
+  Message message(RTM_GETTFILTER, NLM_F_DUMP);
+  auto* ask = message.Extra<tcmsg>();
+  ask->tcm_ifindex = static_cast<int>(ifindex);
+  ask->tcm_parent =
+      TC_H_MAKE(TC_H_CLSACT, direction == Direction::kEgress ? TC_H_MIN_EGRESS : TC_H_MIN_INGRESS);
+  std::vector<Filter> out;
+  auto result = Talk(message, [&](const nlmsghdr* h) {
+    const auto* tcm = static_cast<const tcmsg*>(mnl_nlmsg_get_payload(h));
+    if (tcm->tcm_handle == 0) return;  // the head of a list of filters
+    Filter filter{TC_H_MAJ(tcm->tcm_info) >> 16, tcm->tcm_handle, 0};
+    ForEachAttribute(h, sizeof(tcmsg), [&](const nlattr* a) {
+      if (mnl_attr_get_type(a) != TCA_OPTIONS) return;
+      ForEachNested(a, [&](const nlattr* option) {
+        if (mnl_attr_get_type(option) == TCA_BPF_ID) filter.program_id = mnl_attr_get_u32(option);
+      });
+    });
+    out.push_back(filter);
+  });
+  QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "list filters"));
+  return out;
 }
 
 }  // namespace qanat::agent::rtnl

@@ -45,4 +45,13 @@ Status DeleteLocalDefault(int family, uint32_t table);
 // The preferred source of that route, none when there is no such route.
 Result<net::IpAddress> LocalDefaultSource(int family, uint32_t table);
 
+// Filters below a device's clsact; none where it has no clsact.
+enum class Direction { kIngress, kEgress };
+struct Filter {
+  uint32_t priority = 0;
+  uint32_t handle = 0;
+  uint32_t program_id = 0;  // 0: it is no BPF program
+};
+Result<std::vector<Filter>> Filters(uint32_t ifindex, Direction direction);
+
 }  // namespace qanat::agent::rtnl

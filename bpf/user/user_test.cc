@@ -79,6 +79,25 @@ TEST(FeaturesTest, NamesTheKernelEveryMissingFeatureAndTheRemedy) {
   EXPECT_THAT(status.error().message, ::testing::Not(::testing::HasSubstr("may not")));
 }
 
+TEST(FeaturesTest, WhatIsNotRequiredHasSomethingInItsPlace) {
+  std::set<std::string> names;
+  for (const Feature& feature : ProbeFeatures()) {
+    EXPECT_TRUE(names.insert(feature.name).second) << feature.name;
+    EXPECT_NE(feature.why, "") << feature.name;
+    EXPECT_EQ(feature.instead.empty(), feature.required) << feature.name;
+  }
+  for (const char* name : {"tcx", "clsact", "ringbuf", "inet_diag_destroy", "sock_destroy",
+                           "iter_tcp", "btf", "tcp_fields"})
+    EXPECT_TRUE(names.contains(name)) << name;
+}
+
+TEST(FeaturesTest, HasIsWhatIsPresent) {
+  const std::vector<Feature> features = {{"a", true}, {"b", false}};
+  EXPECT_TRUE(Has(features, "a"));
+  EXPECT_FALSE(Has(features, "b"));
+  EXPECT_FALSE(Has(features, "c"));
+}
+
 TEST(FeaturesTest, WhatIsForbiddenIsNotBlamedOnTheKernel) {
   const Status status = CheckRequired({{"bpf", false, true, "is needed", true}}, "6.1.0");
   ASSERT_FALSE(status);

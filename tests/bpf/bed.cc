@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -70,6 +71,11 @@ void EnterNetns(const std::string& name) {
 }
 
 }  // namespace
+
+int Slowness() {
+  const char* told = std::getenv("QANAT_TEST_SLOWNESS");
+  return told ? std::max(1, std::atoi(told)) : 1;
+}
 
 Process& Process::operator=(Process&& other) noexcept {
   if (this != &other) {
@@ -274,7 +280,8 @@ std::string Bed::SanitizerReport() {
 }
 
 bool Bed::WaitFor(const std::function<bool()>& condition, int milliseconds) const {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds) * Slowness();
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));

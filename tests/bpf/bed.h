@@ -13,6 +13,10 @@
 
 namespace qanat::test {
 
+// How much longer than on a machine of its own a test waits for something: QANAT_TEST_SLOWNESS,
+// or 1.
+int Slowness();
+
 // A forked child; killed and reaped when the handle goes.
 class Process {
  public:

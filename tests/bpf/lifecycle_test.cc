@@ -26,6 +26,7 @@ using ::testing::StartsWith;
 
 constexpr const char* kOut4 = "10.66.9.9:8080";
 constexpr const char* kOut6 = "[fd66:9::9]:8080";
+constexpr const char* kFilters = "tc qdisc show dev eth0; tc filter show dev eth0 egress";
 
 class LifecycleTest : public ::testing::Test {
  protected:
@@ -212,6 +213,7 @@ TEST_F(LifecycleTest, LeavingTheMeshRestoresPlainNetworking) {
   ASSERT_TRUE(
       bed_.Sh(a_.netns, "sysctl -qw net.ipv4.fwmark_reflect=0 net.ipv4.tcp_fwmark_accept=0"));
   const std::string rules = Output(a_.netns, "ip rule; ip -6 rule");
+  const std::string filters = Output(a_.netns, kFilters);
   Enrol();
   EXPECT_THAT(Output(a_.netns, "ip rule; ip -6 rule"), HasSubstr("0x53a"));
   ASSERT_TRUE(Works());
@@ -220,6 +222,7 @@ TEST_F(LifecycleTest, LeavingTheMeshRestoresPlainNetworking) {
       << bed_.StatusText(a_);
   ExpectPlain();
   EXPECT_EQ(Output(a_.netns, "ip rule; ip -6 rule"), rules);
+  EXPECT_EQ(Output(a_.netns, kFilters), filters);
   EXPECT_EQ(Output(a_.netns, "ip route show table 101; ip -6 route show table 101").find("local"),
             std::string::npos);
   EXPECT_EQ(Output(a_.netns,
@@ -365,6 +368,28 @@ TEST_F(LifecycleTest, MissingPartsAreRepaired) {
       bed_.WaitFor([&] { return std::filesystem::exists(bed_.bpf_dir() + "/links/connect4"); }));
 }
 
+TEST_F(LifecycleTest, TheSecondGuardIsPutBack) {
+  Enrol();
+  const auto dropped = [&] {  // a SYN from a raw socket, which no other hook sees
+    const uint64_t before = bed_.Counter(a_, "guard_dropped");
+    EXPECT_TRUE(bed_.Sh(a_.netns,
+                        "python3 -c \"import socket,struct;"
+                        "socket.socket(2,3,6).sendto(struct.pack(\\\"!HHIIBBHHH\\\","
+                        "4444,8080,1,0,0x50,2,1024,0,0),(\\\"10.66.9.9\\\",0))\""));
+    return bed_.Counter(a_, "guard_dropped") == before + 1;
+  };
+  ASSERT_TRUE(dropped());
+  const std::string pins = bed_.bpf_dir() + "/links/pod-1-guard-*";
+  if (std::system(("test -e " + pins).c_str()) == 0)
+    ASSERT_EQ(std::system(("bpftool link detach pinned " + pins).c_str()), 0);
+  else
+    ASSERT_TRUE(bed_.Sh(a_.netns, "tc filter del dev eth0 egress"));
+  EXPECT_TRUE(bed_.WaitFor([&] {
+    return bed_.Admin("/capture").find("\"repairs\": 0") == std::string::npos;
+  })) << bed_.Log();
+  EXPECT_TRUE(bed_.WaitFor(dropped)) << bed_.Log();
+}
+
 TEST_F(LifecycleTest, WithoutTheConnectHookTheSecondGuardKeepsThePodClosed) {
   Enrol();
   bed_.StopAgent(9);
@@ -485,6 +510,7 @@ TEST_F(LifecycleTest, CleanupLeavesNothingBehind) {
   EXPECT_FALSE(std::filesystem::exists(bed_.bpf_dir()));
   EXPECT_FALSE(std::filesystem::exists(bed_.dir() + "/agent-state"));
   EXPECT_EQ(Output(a_.netns, "ip rule; ip -6 rule").find("0x53"), std::string::npos);
+  EXPECT_EQ(Output(a_.netns, kFilters).find("clsact"), std::string::npos);
 }
 
 TEST_F(LifecycleTest, TwoNodesOnOneKernelLeaveEachOtherAlone) {

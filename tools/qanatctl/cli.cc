@@ -176,6 +176,19 @@ struct Builder {
                           "Not now, but since the start: connections, bytes, requests by identity");
       }
     }
+    CLI::App* node = app.add_subcommand("node", "What the nodes of the mesh are like");
+    node->require_subcommand(1);
+    node->footer("Examples:\n  qanatctl node features\n\n" + std::string(kExits));
+    CLI::App* features =
+        Add(node, "features", Verb::kNodeFeatures,
+            "What each node's kernel has of what the mesh uses, and what serves instead",
+            "  qanatctl node features\n  qanatctl node features --node node2 -o json\n\n"
+            "An agent that refuses its node's kernel cannot be asked; on that node:\n"
+            "  qanat-agent --features\n");
+    InCluster(features);
+    ByNode(features);
+    Formatted(features);
+
     CLI::App* logs = Add(&app, "logs", Verb::kLogs, "Show or change log levels of the node proxies",
                          "  qanatctl logs\n  qanatctl logs --node node1 --level info,pool=debug\n"
                          "  qanatctl logs --reset\n");

@@ -22,6 +22,7 @@ int CmdPolicies(const Options& options);
 int CmdCertificates(const Options& options);
 int CmdConnections(const Options& options);
 int CmdCapture(const Options& options);
+int CmdNodeFeatures(const Options& options);
 int CmdLogs(const Options& options);
 int CmdWhy(const Options& options);
 int CmdWords(const Options& options);

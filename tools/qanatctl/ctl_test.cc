@@ -8,6 +8,7 @@
 #include "tools/qanatctl/cli.h"
 #include "tools/qanatctl/http_call.h"
 #include "tools/qanatctl/inspect/collect.h"
+#include "tools/qanatctl/inspect/features.h"
 #include "tools/qanatctl/inspect/metrics.h"
 #include "tools/qanatctl/inspect/why.h"
 #include "tools/qanatctl/mesh_view.h"
@@ -114,6 +115,28 @@ TEST(CommandLine, WhatShowsSomethingTakesEveryOutputForm) {
       EXPECT_EQ(o.output, form) << verb;
     }
   }
+}
+
+TEST(CommandLine, NodeFeatures) {
+  Options o;
+  ASSERT_EQ(Parse({"node", "features", "--node", "n2", "-o", "json"}, o), -1);
+  EXPECT_EQ(o.verb, Verb::kNodeFeatures);
+  EXPECT_EQ(o.node, "n2");
+  EXPECT_EQ(o.output, Output::kJson);
+  EXPECT_EQ(Parse({"node"}, o), kExitUsage);
+}
+
+TEST(Features, TheTableSaysWhatIsThereAndWhatServesInstead) {
+  const auto nodes = nlohmann::json::parse(R"({"n1": {"kernel": "6.1", "features": {
+      "tcx": {"present": false, "forbidden": false, "why": "guards", "instead": "clsact"},
+      "bpf": {"present": true, "why": "is needed"},
+      "hidden": {"present": false, "forbidden": true, "why": "helps"}}},
+      "n2": {"kernel": "6.12"}})");
+  EXPECT_EQ(FeaturesTable(nodes),
+            "NODE  KERNEL  FEATURE  THERE        WHAT IT DOES  INSTEAD\n"
+            "n1    6.1     bpf      yes          is needed     -\n"
+            "n1    6.1     hidden   not allowed  helps         nothing\n"
+            "n1    6.1     tcx      no           guards        clsact\n");
 }
 
 TEST(Table, IsAlignedWithoutTrailingSpaces) {

@@ -25,6 +25,7 @@ int Dispatch(const qanat::ctl::Options& options) {
     case Verb::kCertificates: return CmdCertificates(options);
     case Verb::kConnections: return CmdConnections(options);
     case Verb::kCapture: return CmdCapture(options);
+    case Verb::kNodeFeatures: return CmdNodeFeatures(options);
     case Verb::kLogs: return CmdLogs(options);
     case Verb::kWhy: return CmdWhy(options);
     case Verb::kManifests: return CmdManifests(options);

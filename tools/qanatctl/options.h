@@ -35,6 +35,7 @@ enum class Verb : uint8_t {
   kCertificates,
   kConnections,
   kCapture,
+  kNodeFeatures,
   kLogs,
   kWhy,
   kManifests,
