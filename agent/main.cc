@@ -72,9 +72,10 @@ int main(int argc, char** argv) {
                   "what pods with dnsPolicy Default get: the kubelet's resolvConf")
       ->capture_default_str();
   flags
-      .add_option("--dns-capture", config.dns_capture,
-                  "DNS of pods goes to the proxy, where it listens for it (pods may say otherwise by "
-                  "the annotation ambient.istio.io/dns-capture)")
+      .add_option(
+          "--dns-capture", config.dns_capture,
+          "DNS of pods goes to the proxy, where it listens for it (pods may say otherwise by "
+          "the annotation ambient.istio.io/dns-capture)")
       ->envname("AMBIENT_DNS_CAPTURE")
       ->capture_default_str();
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")

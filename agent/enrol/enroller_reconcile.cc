@@ -188,8 +188,7 @@ void Enroller::SweepGrants() {
 }
 
 void Enroller::Save(const Entry& entry) {
-  SavedPod saved{entry.pod,        entry.id,      entry.cookie,
-                 entry.enforced(), entry.sysctls, entry.dns};
+  SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls, entry.dns};
   if (Status done = store_.Save(saved); !done)
     LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(),
               done.error().message);

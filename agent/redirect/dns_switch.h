@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The redirection of a pod's DNS to the proxy inside the pod: its table of servers and its switch in
-// the kernel, and the local prefix of the IPv6 aliases. What the hooks do with it:
+// The redirection of a pod's DNS to the proxy inside the pod: its table of servers and its switch
+// in the kernel, and the local prefix of the IPv6 aliases. What the hooks do with it:
 // bpf/include/dns.bpf.h.
 #pragma once
 

@@ -100,8 +100,8 @@ ProofStep JudgeProbe(const std::string& name, uint32_t role, bool from_host, uin
 }
 
 Proof::Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
-             const std::vector<net::IpAddress>& ips, uint32_t dns_families,
-             const netns::NetNs& pod, Done done)
+             const std::vector<net::IpAddress>& ips, uint32_t dns_families, const netns::NetNs& pod,
+             Done done)
     : maps_(maps), pod_id_(pod_id), done_(std::move(done)), timer_(loop, [this] { Look(); }) {
   for (const auto& ip : ips) {
     const std::string family = ip.is_v4() ? "/v4" : "/v6";

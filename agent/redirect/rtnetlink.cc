@@ -268,8 +268,7 @@ Result<std::vector<net::IpAddress>> LocalPrefixes(uint8_t length) {
   std::vector<net::IpAddress> out;
   auto result = Talk(message, [&](const nlmsghdr* h) {
     const auto* rt = static_cast<const rtmsg*>(mnl_nlmsg_get_payload(h));
-    if (rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len != length ||
-        rt->rtm_protocol != kOwnProtocol)
+    if (rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len != length || rt->rtm_protocol != kOwnProtocol)
       return;
     ForEachAttribute(h, sizeof(rtmsg), [&](const nlattr* a) {
       if (mnl_attr_get_type(a) == RTA_DST) out.push_back(AddressOf(a));

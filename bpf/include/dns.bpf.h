@@ -128,8 +128,7 @@ __weak __attribute__((noinline)) int dns_redirect(struct bpf_sock_addr *ctx,
 /* After dns_redirect() in connect(): 0 when it must go on as if there were no redirection. */
 static __always_inline int dns_remember(struct bpf_sock *sk, const struct qanat_ip *server,
                                         const struct qanat_ip *alias) {
-  struct qanat_dns_peer *peer =
-      bpf_sk_storage_get(&dns_peers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  struct qanat_dns_peer *peer = bpf_sk_storage_get(&dns_peers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!peer) return 0;
   peer->server = *server;
   peer->alias = *alias;
@@ -146,8 +145,7 @@ static __always_inline void dns_write6(struct bpf_sock_addr *ctx, const struct q
 
 /* For recvmsg() and getpeername(): `from` becomes the server that was asked; 0 when it is none of
  * our aliases. Not inlined, as above. */
-__weak __attribute__((noinline)) int dns_restore(struct bpf_sock_addr *ctx,
-                                                 struct qanat_ip *from) {
+__weak __attribute__((noinline)) int dns_restore(struct bpf_sock_addr *ctx, struct qanat_ip *from) {
   struct bpf_sock *sk = ctx->sk;
   asm volatile("" : "+r"(sk));
   if (!sk || !from) return 0;

@@ -30,8 +30,8 @@ Result<Fd> ListenBeside(const DatagramOptions& options);
 
 struct Packet {
   SocketAddress peer;
-  IpAddress local;       // where it was sent to; with `packet_info`
-  int device = 0;        // by which it came; as above
+  IpAddress local;  // where it was sent to; with `packet_info`
+  int device = 0;   // by which it came; as above
   size_t size = 0;
   bool cut = false;  // the buffer was too small
 };

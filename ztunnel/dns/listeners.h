@@ -3,9 +3,8 @@
 // IPv4: every address, but on the loopback device only, since a node agent may redirect questions
 // to any loopback address. IPv6 has one loopback address, and our agent makes a prefix local for
 // others: UDP takes every address, and Server leaves out what did not come over the loopback device
-// (the kernel routes no answer to a global address of the pod through a socket that is bound to that
-// device). TCP is asked at the loopback address only.
-// Main thread.
+// (the kernel routes no answer to a global address of the pod through a socket that is bound to
+// that device). TCP is asked at the loopback address only. Main thread.
 #pragma once
 
 #include <string>
