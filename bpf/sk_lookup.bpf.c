@@ -104,9 +104,10 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   tuple.sport = bpf_ntohs(QANAT_CTX(ctx, remote_port));
   tuple.dport = (__u16)QANAT_CTX(ctx, local_port);
 
-  if (protocol == IPPROTO_UDP)
-    return mode == QANAT_MODE_OFF ? SK_PASS
-                                  : dns_from_wire(id, &tuple.src, tuple.sport, tuple.dport);
+  if (protocol == IPPROTO_UDP) {
+    if (mode == QANAT_MODE_OFF) return SK_PASS;
+    return dns_from_wire(id, &tuple.src, tuple.sport, tuple.dport) ? SK_PASS : SK_DROP;
+  }
 
   struct qanat_probe *probe = 0;
   if (tuple.dport == QANAT_PORT_PROBE || tuple.dport == QANAT_PORT_HBONE)

@@ -30,6 +30,20 @@ struct {
   __type(value, struct qanat_dns_peer);
 } dns_peers SEC(".maps") __weak;
 
+/* One branch for the caller, whatever clang thinks of it: paths are what a verifier counts. */
+static __always_inline __u32 dns_differ(const struct qanat_ip *a, const struct qanat_ip *b) {
+  __u32 bits = (a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+               (a->word[3] ^ b->word[3]);
+  asm volatile("" : "+r"(bits));
+  return bits;
+}
+
+static __always_inline __u32 dns_is_v6(const struct qanat_ip *ip) {
+  __u32 bits = ip->word[0] | ip->word[1] | (ip->word[2] ^ QANAT_MAPPED);
+  asm volatile("" : "+r"(bits));
+  return bits;
+}
+
 static __always_inline __u32 dns_is_on(__u32 pod_id) {
   __u32 *on = bpf_map_lookup_elem(&dns_on, &pod_id);
   return on ? QANAT_FIELD(*on) : 0;
@@ -37,31 +51,36 @@ static __always_inline __u32 dns_is_on(__u32 pod_id) {
 
 /* The code of this server's alias, or -1: every slot is in use by others. The best slot is the one
  * with the lowest rank: the server's own (no time in it), else one never used, else the one unused
- * for longest. Ranks are made without branches: else the verifier walks each way to each slot. */
-static __always_inline int dns_slot(struct qanat_dns_table *table, const struct qanat_ip *server,
-                                    __u64 now) {
-  const __u64 kOther = 1ull << 62;
-  __u64 best = ~0ull;
+ * for longest. Without branches: else the verifier walks every way to every slot; and not inlined,
+ * so that it walks this once and not for every path of a caller. */
+__weak __attribute__((noinline)) int dns_slot(__u32 pod_id, const struct qanat_ip *server,
+                                              __u64 now) {
+  struct qanat_dns_table *table = bpf_map_lookup_elem(&dns_tables, &pod_id);
+  if (!table || !server) return -1;
+  struct qanat_ip ip = *server;
+  const __s64 kOther = 1ll << 61;
+  __s64 best = 1ll << 62;
   int code = -1;
   bpf_spin_lock(&table->lock);
   for (int i = 0; i < QANAT_DNS_SERVERS; i++) {
     struct qanat_dns_server *s = &table->servers[i];
-    __u64 differs = (s->ip.word[0] ^ server->word[0]) | (s->ip.word[1] ^ server->word[1]) |
-                    (s->ip.word[2] ^ server->word[2]) | (s->ip.word[3] ^ server->word[3]);
-    differs = (differs | -differs) >> 63;
+    __u64 differs = -(__u64)dns_differ(&s->ip, &ip);
     asm volatile("" : "+r"(differs));
-    __u64 rank = (kOther | (s->used_ns & ~63ull)) * differs | i;
-    if (rank < best) best = rank;
+    differs >>= 63; /* 1 or 0 */
+    __s64 less = (__s64)((kOther | (s->used_ns & ~63ull)) * differs | i) - best;
+    __s64 mask = less >> 63;
+    asm volatile("" : "+r"(mask));
+    best += less & mask;
   }
-  struct qanat_dns_server *s = &table->servers[best % QANAT_DNS_SERVERS];
+  struct qanat_dns_server *s = &table->servers[best & (QANAT_DNS_SERVERS - 1)];
   int own = best < kOther;
   if (own || s->used_ns == 0 || s->used_ns + QANAT_DNS_IDLE_NS < now) {
     if (!own) {
-      s->ip = *server;
+      s->ip = ip;
       s->generation = (s->generation + 1) % QANAT_DNS_GENERATIONS;
     }
     s->used_ns = now;
-    code = s->generation * QANAT_DNS_SERVERS + best % QANAT_DNS_SERVERS;
+    code = s->generation * QANAT_DNS_SERVERS + (best & (QANAT_DNS_SERVERS - 1));
   }
   bpf_spin_unlock(&table->lock);
   return code;
@@ -84,9 +103,11 @@ __weak __attribute__((noinline)) int dns_redirect(struct bpf_sock_addr *ctx,
   if (!pod) return 0;
   __u32 id = pod->id;
   struct qanat_ip dst = *server;
-  int v4 = ip_is_v4(&dst);
+  int v4 = !dns_is_v6(&dst);
   if (!(dns_is_on(id) & (v4 ? QANAT_DNS_V4 : QANAT_DNS_V6))) return 0;
-  if (ip_is_any(&dst) || ip_is_loopback(&dst) || ip_is_pods(pod, &dst)) return 0;
+  if (!dns_differ(&dst, &pod->ip4) || !dns_differ(&dst, &pod->ip6)) return 0;
+  __u32 first = bpf_ntohl(v4 ? dst.word[3] : dst.word[0]);
+  if (v4 ? first >> 24 == 127 || first == 0 : first == 0) return 0; /* loopback, any */
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
   struct qanat_dns_table *table = bpf_map_lookup_elem(&dns_tables, &id);
   if (!state || !table) return 0;
@@ -99,7 +120,7 @@ __weak __attribute__((noinline)) int dns_redirect(struct bpf_sock_addr *ctx,
   else if (cgroup_kind() == CGROUP_PEER) /* its own questions, to the servers themselves */
     return 0;
   /* Bound to a device, by the socket or by the scope of the address: lo is out of its reach. */
-  int device = QANAT_CTX(sk, bound_dev_if) != 0 || ip_is_v6_link_local(&dst);
+  int device = QANAT_CTX(sk, bound_dev_if) != 0 || (!v4 && first >> 22 == 0xfe80u >> 6);
   if (protocol == IPPROTO_TCP) { /* what is not redirected is captured as any connection */
     if (mode != QANAT_MODE_ENFORCED || device) return 0;
     count(id, QANAT_CNT_DNS_TCP);
@@ -108,7 +129,7 @@ __weak __attribute__((noinline)) int dns_redirect(struct bpf_sock_addr *ctx,
   }
   __u64 now = bpf_ktime_get_ns();
   int code = -1;
-  if (!device && (probe || mode != QANAT_MODE_OFF)) code = dns_slot(table, &dst, now);
+  if (!device && (probe || mode != QANAT_MODE_OFF)) code = dns_slot(id, &dst, now);
   if (code < 0) {
     /* Its answer comes from outside, then: see dns_from_wire(). */
     table->wire_until_ns = now + QANAT_DNS_ANSWER_NS;
@@ -152,7 +173,7 @@ __weak __attribute__((noinline)) int dns_restore(struct bpf_sock_addr *ctx, stru
   if ((__u16)QANAT_CTX(ctx, user_port) != bpf_htons(QANAT_PORT_DNS)) return 0;
   struct qanat_ip ip = *from;
   struct qanat_dns_peer *peer = bpf_sk_storage_get(&dns_peers, sk, 0, 0);
-  if (peer && ip_equal(&peer->alias, &ip)) {
+  if (peer && !dns_differ(&peer->alias, &ip)) {
     *from = peer->server;
     return 1;
   }
@@ -182,8 +203,10 @@ __weak __attribute__((noinline)) int dns_restore(struct bpf_sock_addr *ctx, stru
 /* The pod's sk_lookup, for UDP that did not come over lo: the proxy's listener is for the pod
  * itself, and a server whose questions all go to the proxy cannot answer from outside. A connected
  * socket is not looked up here, but it takes answers from its alias only. */
-static __always_inline int dns_from_wire(__u32 id, const struct qanat_ip *remote, __u16 sport,
-                                         __u16 dport) {
+__weak __attribute__((noinline)) int dns_from_wire(__u32 id, const struct qanat_ip *remote,
+                                                   __u32 sport, __u32 dport) {
+  if (!remote) return SK_PASS;
+  struct qanat_ip from = *remote;
   if (!dns_is_on(id)) return SK_PASS;
   if (dport == QANAT_PORT_DNS) {
     count(id, QANAT_CNT_DNS_DROPPED);
@@ -193,7 +216,7 @@ static __always_inline int dns_from_wire(__u32 id, const struct qanat_ip *remote
   struct qanat_dns_table *table = bpf_map_lookup_elem(&dns_tables, &id);
   if (!table || bpf_ktime_get_ns() < QANAT_FIELD(table->wire_until_ns)) return SK_PASS;
   for (int i = 0; i < QANAT_DNS_SERVERS; i++)
-    if (ip_equal(&table->servers[i].ip, remote)) {
+    if (!dns_differ(&table->servers[i].ip, &from)) {
       count(id, QANAT_CNT_DNS_DROPPED);
       return SK_DROP;
     }

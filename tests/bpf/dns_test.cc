@@ -277,8 +277,9 @@ TEST_F(DnsTest, TheListenerIsNotReachedFromOutside) {
       return bed_->Run({bed_->out_ns(), "host"}, body);
     };
     EXPECT_EQ(from_out([&] { return Ask({.to = to, .timeout_ms = 700}); }), "nothing") << to;
-    EXPECT_EQ(from_out([&] { return Call({.to = to, .timeout_ms = 700}); }), "error: timeout");
+    EXPECT_EQ(from_out([&] { return Call({.to = to, .timeout_ms = 700}); }), "error: ECONNREFUSED");
   }
+  EXPECT_EQ(bed_->Counter(a_, "drop_proxy_port"), 2u);
   EXPECT_EQ(bed_->Counter(a_, "dns_dropped"), 2u);
 }
 
