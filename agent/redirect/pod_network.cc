@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "agent/redirect/dns_switch.h"
 #include "agent/redirect/rtnetlink.h"
 #include "agent/redirect/tc_filter.h"
 #include "bpf/include/abi.h"
@@ -166,6 +167,7 @@ Status RestorePodNetwork(const netns::NetNs& ns, const SavedSysctls& saved) {
       keep(rtnl::DeleteRule(CutOffRule(family)));
       keep(rtnl::DeleteLocalDefault(family, QANAT_ROUTE_TABLE));
     }
+    keep(RemoveDnsRoutes());
     for (const auto& [name, value] : saved) keep(WriteSysctl(name, value));
     // A guard that is a link went with its pin.
     if (auto interfaces = rtnl::Interfaces())

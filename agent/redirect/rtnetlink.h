@@ -53,5 +53,10 @@ struct Filter {
   uint32_t program_id = 0;  // 0: it is no BPF program
 };
 Result<std::vector<Filter>> Filters(uint32_t ifindex, Direction direction);
+// `local PREFIX/LENGTH dev lo src SOURCE` in the table of local addresses, under a routing protocol
+// of our own, so that ours are found again. IPv6 only.
+Status AddLocalPrefix(const net::IpAddress& prefix, uint8_t length, const net::IpAddress& source);
+Status DeleteLocalPrefix(const net::IpAddress& prefix, uint8_t length);
+Result<std::vector<net::IpAddress>> LocalPrefixes(uint8_t length);
 
 }  // namespace qanat::agent::rtnl

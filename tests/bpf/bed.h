@@ -61,7 +61,8 @@ class Bed {
   // qanat-agent --uninstall of the agent that was started; its exit code. With more settings: as
   // if in a cluster.
   int CleanupAgent(const char* flag = "--cleanup", std::vector<std::string> more = {});
-  void StartPeer(int workers = 2);  // the ZDS peer, in the cgroup "ztunnel"
+  // The ZDS peer, in the cgroup "ztunnel". `dns`: it listens for DNS too, as our own proxy does.
+  void StartPeer(int workers = 2, bool dns = false);
   Process& agent() { return agent_; }
   Process& peer() { return peer_; }
 
@@ -108,7 +109,10 @@ class Bed {
 
 // The ZDS peer's program: runs until killed. Listeners answer one line each and close:
 // "out|in|hbone <worker> <local> <peer>".
-void RunZdsPeer(const std::string& socket_path, int workers);
+void RunZdsPeer(const std::string& socket_path, int workers, bool dns = false);
+// In the calling thread's network namespace: UDP and TCP at 15053. Then: one answer.
+std::vector<int> OpenDnsListeners(bool v6);
+void AnswerDns(int listener);
 
 // For Run(): connect, read one line. Returns the line or "error: NAME".
 struct Dial {

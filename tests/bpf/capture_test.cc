@@ -394,7 +394,7 @@ TEST_F(CaptureTest, ProgramsAreCheapToVerify) {
     EXPECT_GT(details.verified_insns, 100u) << name;
     std::printf("%s: %u instructions verified\n", name.c_str(), details.verified_insns);
   }
-  EXPECT_EQ(programs.size(), 5u + 2 * 2) << "five of the node, two of each pod";
+  EXPECT_EQ(programs.size(), 11u + 2 * 2) << "eleven of the node, two of each pod";
 }
 
 TEST_F(CaptureTest, UdpPassesAndIsCounted) {
