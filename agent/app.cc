@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 
 #include "agent/admin_routes.h"
 #include "agent/cluster/cluster.h"
@@ -13,6 +14,7 @@
 #include "agent/cni/cni.h"
 #include "agent/detect/other_meshes.h"
 #include "agent/enrol/enroller.h"
+#include "agent/files/kept_sockets.h"
 #include "agent/gate.h"
 #include "agent/hold/listener_hold.h"
 #include "agent/mesh/mesh_client.h"
@@ -42,6 +44,7 @@ struct App::Parts {
   std::vector<bpf::Feature> features;
   std::unique_ptr<Hooks> hooks;
   std::unique_ptr<Enroller> enroller;
+  std::unique_ptr<KeptSockets> sockets;  // of what follows
   std::unique_ptr<zds::Server> zds;
   std::unique_ptr<ListenerHold> hold;
   std::unique_ptr<Gate> gate;
@@ -69,7 +72,8 @@ Status App::StartHold(event::EventLoop& loop, Parts& p) {
       options);
   p.hold->Adopt(takeover::ReadPassedFds([](const char* name) { return std::getenv(name); }));
   p.enroller->SetOnReleased([&p](const std::string& uid) { p.hold->Forget(uid); });
-  return p.hold->Listen(p.config.hold_socket);
+  return p.sockets->Keep(p.config.hold_socket,
+                         [&p] { return p.hold->Listen(p.config.hold_socket); });
 }
 
 Status PrepareProcess(const Config& config) {
@@ -124,6 +128,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   QANAT_RETURN_IF_ERROR(p.enroller->Adopt());
 
   // Every pod must be known before the first proxy gets its snapshot: it drops what is not in it.
+  p.sockets = std::make_unique<KeptSockets>(loop);
   p.zds = std::make_unique<zds::Server>(loop, p.enroller.get());
   p.enroller->SetZds(p.zds.get());
   if (p.config.proxy.user && p.config.proxy.cgroup.empty() && InCluster(config)) {
@@ -136,7 +141,8 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     LOG_WARN("zds", "{}", closed.error().message);
   // First: a proxy that has connected gives its listeners and asks for those of one before it.
   QANAT_RETURN_IF_ERROR(StartHold(loop, p));
-  QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, p.config.proxy));
+  QANAT_RETURN_IF_ERROR(p.sockets->Keep(
+      config.zds_socket, [&p] { return p.zds->Listen(p.config.zds_socket, p.config.proxy); }));
   p.gate = std::make_unique<Gate>(*p.enroller,
                                   DnsFilesOptions{DnsDir(config), config.cluster_dns,
                                                   config.cluster_domain, config.resolv_conf},
@@ -144,6 +150,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
                                     p.sync_limit->Stop();
                                     p.zds->StartAccepting();
                                   });
+  p.sockets->SetOnLook([&p] { p.gate->RestoreFiles(); });
   p.sync_limit = std::make_unique<event::Timer>(loop, [&p] {
     LOG_WARN("agent", "the source of pods does not answer: going on with what was enrolled before");
     p.zds->StartAccepting();
@@ -153,7 +160,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     p.cluster->Observe(*p.enroller);
     p.source = &p.cluster->source();
   } else {
-    QANAT_ASSIGN_OR_RETURN(p.folder, MakeFolderSource(loop, config.pod_source));
+    QANAT_ASSIGN_OR_RETURN(p.folder, MakeFolderSource(loop, config));
     p.source = p.folder.get();
   }
   p.sync_limit->Start(kSyncAtMost);
@@ -169,11 +176,9 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
         if (auto ip = net::IpAddress::Parse(text)) pod.ips.push_back(*ip);
       p.cluster->OnCniAdd(pod);
     });
-    std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(config.cni_socket).parent_path(),
-                                        ignored);
     ::unlink(config.cni_socket.c_str());
-    QANAT_RETURN_IF_ERROR(p.cni->ListenUnix(config.cni_socket));
+    QANAT_RETURN_IF_ERROR(p.sockets->Keep(config.cni_socket,
+                                          [&p] { return p.cni->ListenUnix(p.config.cni_socket); }));
     if (p.cluster) QANAT_RETURN_IF_ERROR(p.cluster->InstallPlugin());
   }
   if (config.mesh.enabled()) {

@@ -26,4 +26,9 @@ void Gate::OnSynced() {
   on_synced_();
 }
 
+void Gate::RestoreFiles() {
+  enroller_.RestoreFiles();
+  dns_.Restore();
+}
+
 }  // namespace qanat::agent

@@ -19,6 +19,8 @@ class Gate final : public PodListener {
   void OnPod(const Pod& pod) override;
   void OnPodGone(const std::string& uid) override;
   void OnSynced() override;
+  // Files of ours that somebody removed are written again.
+  void RestoreFiles();
 
  private:
   Enroller& enroller_;

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "agent/pods/folder_source.h"
@@ -40,11 +41,13 @@ std::vector<std::string> PodRoots(const Config& config, const std::string& cgrou
 
 bool InCluster(const Config& config) { return config.pod_source == "kubernetes"; }
 
-Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop,
-                                                    const std::string& spec) {
+Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop, const Config& config) {
   constexpr std::string_view kFolder = "folder:";
+  const std::string& spec = config.pod_source;
   if (spec.rfind(kFolder, 0) == 0 && spec.size() > kFolder.size())
-    return std::make_unique<FolderSource>(loop, spec.substr(kFolder.size()));
+    return std::make_unique<FolderSource>(
+        loop, spec.substr(kFolder.size()),
+        std::set<std::string>(config.exclude_namespaces.begin(), config.exclude_namespaces.end()));
   return Fail(Code::kInvalidArgument,
               "--pod-source " + spec + ": expected folder:DIR or kubernetes");
 }
@@ -62,7 +65,8 @@ Result<std::unique_ptr<Cluster>> MakeCluster(event::EventLoop& loop, const Confi
   options.hold_socket = config.hold_socket;
   options.status_dir = config.status_dir;
   options.state_dir = StateDir(config);
-  options.excluded_namespaces = {"kube-system", config.ns};
+  options.excluded_namespaces = config.exclude_namespaces;
+  options.excluded_namespaces.push_back(config.ns);
   if (!config.cni_plugin.empty()) {
     options.install.conf_dir = config.cni_conf_dir;
     options.install.bin_dir = config.cni_bin_dir;

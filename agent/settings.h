@@ -23,8 +23,7 @@ std::vector<std::string> PodRoots(const Config& config, const std::string& cgrou
 // The address of a Service, to find out whether connect() to one is rewritten in pods.
 Result<net::SocketAddress> ProbeService(const Config& config);
 
-Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop,
-                                                    const std::string& spec);
+Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop, const Config& config);
 Result<std::unique_ptr<Cluster>> MakeCluster(event::EventLoop& loop, const Config& config);
 
 }  // namespace qanat::agent

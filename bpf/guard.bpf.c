@@ -15,7 +15,9 @@ enum { kFlagSyn = 0x02, kFlagAck = 0x10, kFlagsOffset = 13 };
 
 /* Offset of the TCP header, 0: not TCP (or a later fragment), -1: cannot be told. */
 static __always_inline int find_tcp(struct __sk_buff *skb) {
-  __u32 protocol = skb->protocol;
+  /* Of the frame, not skb->protocol: a packet socket says there what it likes. */
+  __u16 protocol = 0;
+  if (bpf_skb_load_bytes(skb, ETH_HLEN - 2, &protocol, sizeof(protocol))) return -1;
   if (protocol == bpf_htons(ETH_P_IP)) {
     __u8 h[20];
     if (bpf_skb_load_bytes(skb, ETH_HLEN, h, sizeof(h))) return -1;

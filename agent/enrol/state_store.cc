@@ -28,7 +28,8 @@ std::string FormatSavedPod(const SavedPod& saved) {
                {"cookie", saved.cookie},
                {"enforced", saved.enforced},
                {"dns", saved.dns},
-               {"sysctls", saved.sysctls}};
+               {"sysctls", saved.sysctls},
+               {"plainInbound", saved.plain_inbound}};
   for (const auto& ip : saved.pod.ips) json["ips"].push_back(ip.ToString());
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -53,6 +54,8 @@ Result<SavedPod> ParseSavedPod(std::string_view text) {
   saved.enforced = enforced == json.end() || !enforced->is_boolean() || enforced->get<bool>();
   if (auto dns = json.find("dns"); dns != json.end() && dns->is_number_unsigned())
     saved.dns = dns->get<uint32_t>() & (QANAT_DNS_V4 | QANAT_DNS_V6);
+  auto plain = json.find("plainInbound");
+  saved.plain_inbound = plain != json.end() && plain->is_boolean() && plain->get<bool>();
   auto sysctls = json.find("sysctls");
   if (sysctls != json.end() && sysctls->is_object())
     for (const auto& [name, value] : sysctls->items())

@@ -19,7 +19,8 @@ struct SavedPod {
   uint64_t cookie = 0;
   bool enforced = false;
   SavedSysctls sysctls;
-  uint32_t dns = 0;  // qanat_dns_families that go to the proxy
+  uint32_t dns = 0;            // qanat_dns_families that go to the proxy
+  bool plain_inbound = false;  // Wishes: until the source speaks again
 };
 
 class StateStore {

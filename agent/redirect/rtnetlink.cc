@@ -18,7 +18,6 @@
 namespace qanat::agent::rtnl {
 namespace {
 
-constexpr uint32_t kLoopbackIndex = 1;
 constexpr size_t kBuffer = 32768;
 
 struct CloseSocket {
@@ -179,6 +178,10 @@ Result<std::vector<Interface>> Interfaces() {
     i.up = (info->ifi_flags & IFF_UP) != 0;
     ForEachAttribute(h, sizeof(ifinfomsg), [&](const nlattr* a) {
       if (mnl_attr_get_type(a) == IFLA_IFNAME) i.name = mnl_attr_get_str(a);
+      if (mnl_attr_get_type(a) != IFLA_LINKINFO) return;
+      ForEachNested(a, [&](const nlattr* inner) {
+        if (mnl_attr_get_type(inner) == IFLA_INFO_KIND) i.kind = mnl_attr_get_str(inner);
+      });
     });
     out.push_back(std::move(i));
   });

@@ -46,7 +46,9 @@ Result<Peer> Identify(int fd, uint64_t id, const ProxyUser& user) {
 }  // namespace
 
 Server::Server(event::EventLoop& loop, Owner* owner)
-    : loop_(loop), owner_(owner), accept_pause_(loop, [this] { watch_->SetEvents(EPOLLIN); }) {}
+    : loop_(loop), owner_(owner), accept_pause_(loop, [this] {
+        if (watch_) watch_->SetEvents(EPOLLIN);
+      }) {}
 
 Server::~Server() = default;
 
@@ -59,6 +61,8 @@ Status Server::Listen(const std::string& path, const ProxyUser& user) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
   ::unlink(path.c_str());
+  const bool accepting = watch_ != nullptr;
+  watch_.reset();
   listener_.Reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!listener_) return FailErrno("ZDS socket");
   const mode_t old = ::umask(0177);
@@ -72,6 +76,7 @@ Status Server::Listen(const std::string& path, const ProxyUser& user) {
                      " (--zds-group; it must be one of the agent's own: supplementalGroups)");
   }
   if (::listen(listener_.get(), 16) != 0) return FailErrno("listen on " + path);
+  if (accepting) StartAccepting();
   return {};
 }
 

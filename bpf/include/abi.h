@@ -39,6 +39,8 @@
 #define QANAT_MAX_VERDICTS 65536
 #define QANAT_MAX_FLOWS 65536
 #define QANAT_MISSES_BYTES 65536
+#define QANAT_MAX_OWN_IPS 4096
+#define QANAT_OWN_IPS_PER_POD 32
 #define QANAT_MAX_PEERS 4
 #define QANAT_MAX_POD_ROOTS 4
 #define QANAT_CGROUP_DEPTH 12 /* how far up a cgroup is compared */
@@ -137,6 +139,14 @@ struct qanat_miss {
 /* map `asked`: array by pod id: entries that this pod's connections put into `verdicts` and that
  * are not answered. The agent writes it, and the hook stops asking at the limit. */
 #define QANAT_MAX_ASKED 64
+
+/* map `own_ips`: addresses of a pod's namespace besides the one or two that it is known by (a
+ * second interface, secondary addresses). The proxy reaches the application by them; no grant leads
+ * there. */
+struct qanat_own_ip {
+  __u32 pod_id;
+  struct qanat_ip ip;
+};
 
 /* map `listeners` (SOCKMAP): one slot per pod, role and proxy worker. */
 static inline __u32 qanat_slot(__u32 pod_id, __u32 role, __u32 worker) {
@@ -319,6 +329,7 @@ enum qanat_counter {
   QANAT_CNT_DNS_FULL,           /* left alone: every slot of the pod is another server's */
   QANAT_CNT_DNS_DEVICE,         /* left alone: the socket is bound to a device */
   QANAT_CNT_DNS_DROPPED,        /* UDP from outside: to 15053, or from a server not asked there */
+  QANAT_CNT_PLAIN_INBOUND,      /* SYNs that passed because the pod asks for plain inbound */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -22,6 +22,7 @@ static_assert(sizeof(qanat_verdict) == 12);
 static_assert(sizeof(qanat_miss) == 28 && offsetof(qanat_miss, dst) == 12);
 static_assert(sizeof(qanat_flow) == 40 && offsetof(qanat_flow, src_serial) == 24);
 static_assert(sizeof(qanat_direct_sk) == 24);
+static_assert(sizeof(qanat_own_ip) == 20 && offsetof(qanat_own_ip, ip) == 4);
 static_assert(sizeof(qanat_budget) == 8);
 static_assert(sizeof(qanat_origin_record) == 8);
 static_assert(sizeof(qanat_probe) == 16);

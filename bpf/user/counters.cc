@@ -67,6 +67,8 @@ Entry EntryOf(qanat_counter counter) {
       return {"dns_device", "DNS questions left alone: the socket is bound to a device"};
     case QANAT_CNT_DNS_DROPPED:
       return {"dns_dropped", "dropped: to the DNS proxy, or from a server not asked, from outside"};
+    case QANAT_CNT_PLAIN_INBOUND:
+      return {"plain_inbound", "let in uncaptured, as the pod's annotation asks"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};
