@@ -1,57 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same-node direct path of the kernel, with lease and verdicts written by the test: what goes
 // straight to the application, and that everything else goes through the proxy as before.
-#include <bpf/bpf.h>
-#include <bpf/libbpf.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <vector>
 
-#include "bpf/user/fence.h"
-#include "common/base/fd.h"
-#include "tests/bpf/direct_bed.h"
+#include "tests/bpf/direct_fixture.h"
 
 namespace qanat::test {
 namespace {
-
-using ::testing::Test;
-
-class DirectTest : public Test {
- protected:
-  static void SetUpTestSuite() { t_ = new DirectBed("qDIRECT"); }
-  static void TearDownTestSuite() {
-    t_->bed.agent().Signal(SIGCONT);
-    EXPECT_EQ(t_->bed.SanitizerReport(), "");
-    if (Test::HasFailure()) std::fprintf(stderr, "%s\n", t_->bed.Log().c_str());
-    delete t_;
-  }
-  void SetUp() override { t_->Reset(); }
-  void TearDown() override { EXPECT_EQ(t_->Leftovers(), ""); }
-
-  static std::string To4(int port = 8080) { return t_->b.ip4 + ":" + std::to_string(port); }
-  static std::string To6(int port = 8080) { return "[" + t_->b.ip6 + "]:" + std::to_string(port); }
-  static void ExpectReached(const Dial& dial, const std::string& what) {
-    const std::string line = t_->From(t_->a, dial);
-    EXPECT_EQ(line.rfind(what + " ", 0), 0u) << dial.to << " -> " << line;
-    EXPECT_NE(line.find(" " + dial.to + " "), std::string::npos) << line;
-  }
-  // Through the proxy of its own pod, in both families; and no direct connection was made.
-  static void ExpectCaptured(const std::string& why) {
-    SCOPED_TRACE(why);
-    const uint64_t before = t_->Counter(t_->a, QANAT_CNT_DIRECT);
-    ExpectReached({.to = To4()}, "out");
-    ExpectReached({.to = To6()}, "out");
-    EXPECT_EQ(t_->Counter(t_->a, QANAT_CNT_DIRECT), before);
-  }
-  static void ExpectDirect() {
-    ExpectReached({.to = To4()}, "app");
-    ExpectReached({.to = To6()}, "app");
-  }
-
-  static DirectBed* t_;
-};
-DirectBed* DirectTest::t_;
 
 TEST_F(DirectTest, ReachesTheApplicationWithoutAProxy) {
   t_->SetVerdict(8080);
@@ -149,6 +106,7 @@ TEST_F(DirectTest, FlagsAndModesOfBothPodsAreObeyed) {
 TEST_F(DirectTest, WhatIsNotAPlainSocketOfThePodGoesThroughTheProxy) {
   t_->SetVerdict(8080);
   const uint64_t before = t_->Counter(t_->a, QANAT_CNT_DIRECT);
+  const uint64_t retaken = t_->Counter(t_->a, QANAT_CNT_DIRECT_RETAKEN);
   ExpectReached({.to = To4(), .device = "eth0"}, "out");
   ExpectReached({.to = To6(), .device = "eth0"}, "out");
   ExpectReached({.to = To4(), .mptcp = true}, "out");
@@ -156,6 +114,7 @@ TEST_F(DirectTest, WhatIsNotAPlainSocketOfThePodGoesThroughTheProxy) {
   ExpectReached({.to = To4(), .bind = "10.66.1.99:0", .transparent = true}, "out");
   ExpectReached({.to = t_->n.ip4 + ":8080"}, "out");  // not in the mesh
   EXPECT_EQ(t_->Counter(t_->a, QANAT_CNT_DIRECT), before);
+  EXPECT_EQ(t_->Counter(t_->a, QANAT_CNT_DIRECT_RETAKEN), retaken) << "known at connect()";
 }
 
 TEST_F(DirectTest, ASourceOfAnotherAddressOfThePodGoesThroughTheProxy) {
@@ -326,129 +285,6 @@ TEST_F(DirectTest, AGrantIsVoidOnceItsVerdictIs) {
   EXPECT_EQ(late([&] { t_->SetFlags(t_->b, QANAT_DIRECT_TO, 2); }), "in");
   EXPECT_EQ(t_->Counter(t_->b, QANAT_CNT_DIRECT_ACCEPTED), accepted);
   ASSERT_TRUE(t_->bed.Sh(t_->b.netns, "nft delete table inet q"));
-}
-
-// With TCP_FASTOPEN_CONNECT connect() only runs its hook; the SYN leaves with the first write.
-class DirectLateTest : public DirectTest {
- protected:
-  void SetUp() override {
-    DirectTest::SetUp();
-    ASSERT_TRUE(t_->bed.Sh(t_->a.netns, "sysctl -qw net.ipv4.tcp_fastopen=5"));
-    t_->SetVerdict(8080);
-  }
-  static std::string Late(const std::function<void()>& between,
-                          const std::string& before_write = "") {
-    std::string said;
-    for (const char* family : {"socket.AF_INET", "socket.AF_INET6"})
-      said += t_->Python(t_->a,
-                         "import socket,sys\ns=socket.socket(" + std::string(family) +
-                             ")\ns.settimeout(3)\n"
-                             "s.setsockopt(6,30,1)\n"
-                             "s.connect((sys.argv[1 if s.family==2 else 2],8080))\ninput('?')\n" +
-                             before_write +
-                             "\ntry:\n s.send(b'hi')\n print(s.recv(100).decode().split()[0])\n"
-                             "except OSError as e: print('error')",
-                         between) +
-              " ";
-    return said;
-  }
-};
-
-TEST_F(DirectLateTest, IsDirectIfNothingChanged) {
-  EXPECT_EQ(Late([] { EXPECT_TRUE(t_->maps.flows.Keys().empty()) << "the SYN has left"; }),
-            "app app ");
-}
-
-TEST_F(DirectLateTest, IsCapturedIfTheVerdictIsGoneSince) {
-  const uint64_t before = t_->Counter(t_->a, QANAT_CNT_DIRECT_RETAKEN);
-  EXPECT_EQ(Late([] {
-              t_->SetLease(0);
-              t_->SetLease(60, 2);
-            }),
-            "out out ");
-  t_->Reset();
-  EXPECT_EQ(t_->Counter(t_->a, QANAT_CNT_DIRECT_RETAKEN), before + 1)
-      << "the second was captured at once";
-}
-
-TEST_F(DirectLateTest, AMarkSetSinceIsOverwritten) {
-  for (const char* mark : {"0x539", "0x53c", "0x1"})
-    EXPECT_EQ(Late([] {}, "s.setsockopt(1,36," + std::string(mark) + ")"), "out out ") << mark;
-}
-
-TEST_F(DirectLateTest, ADeviceSetSinceDoesNotLetItOut) {
-  const uint64_t dropped = t_->Counter(t_->a, QANAT_CNT_GUARD_DROPPED);
-  EXPECT_EQ(Late([] {}, "s.setsockopt(1,25,b'eth0\\0')"), "error error ");
-  EXPECT_GE(t_->Counter(t_->a, QANAT_CNT_GUARD_DROPPED), dropped + 2);
-}
-
-class DirectMissTest : public DirectTest {
- protected:
-  // What lies in the ring, taken out.
-  static std::vector<qanat_miss> Take() {
-    std::vector<qanat_miss> events;
-    Fd fd(bpf_obj_get((t_->bed.bpf_dir() + "/maps/misses").c_str()));
-    ring_buffer* ring = ring_buffer__new(
-        fd.get(),
-        [](void* to, void* data, size_t size) {
-          EXPECT_EQ(size, sizeof(qanat_miss));
-          static_cast<std::vector<qanat_miss>*>(to)->push_back(*static_cast<qanat_miss*>(data));
-          return 0;
-        },
-        &events, nullptr);
-    ring_buffer__consume(ring);
-    ring_buffer__free(ring);
-    return events;
-  }
-  static uint32_t Asked() { return **t_->maps.asked.Lookup(t_->KernelPod(t_->a).id); }
-};
-
-TEST_F(DirectMissTest, AreToldOnceForEachKey) {
-  Take();
-  for (int i = 0; i < 4; ++i) ExpectCaptured("asked");
-  const auto events = Take();
-  ASSERT_EQ(events.size(), 2u);
-  for (const auto& event : events) {
-    EXPECT_EQ(event.key.src_serial, t_->KernelPod(t_->a).serial);
-    EXPECT_EQ(event.key.dst_serial, t_->KernelPod(t_->b).serial);
-    EXPECT_EQ(event.key.port, 8080);
-    EXPECT_EQ(bpf::FromKernel(event.dst).ToString(), event.key.family == 4 ? t_->b.ip4 : t_->b.ip6);
-    auto entry = t_->maps.verdicts.Lookup(event.key);
-    ASSERT_TRUE(entry && *entry);
-    EXPECT_EQ((*entry)->what, uint32_t{QANAT_VERDICT_ASKED});
-  }
-  EXPECT_EQ(Asked(), 2u);
-  t_->SetLease(0);
-  ExpectReached({.to = To4(7777)}, "out");
-  EXPECT_TRUE(Take().empty()) << "nobody is asked without a lease";
-}
-
-TEST_F(DirectMissTest, OnePodAsksNoMoreThanItsShare) {
-  Take();
-  const uint64_t before = t_->Counter(t_->a, QANAT_CNT_DIRECT_NOT_ASKED);
-  ASSERT_TRUE(t_->maps.asked.Update(t_->KernelPod(t_->a).id, QANAT_MAX_ASKED - 1));
-  ExpectReached({.to = To4(7001)}, "out");
-  ExpectReached({.to = To4(7002)}, "out");
-  EXPECT_EQ(Take().size(), 1u);
-  EXPECT_EQ(Asked(), uint32_t{QANAT_MAX_ASKED});
-  EXPECT_EQ(t_->Counter(t_->a, QANAT_CNT_DIRECT_NOT_ASKED), before + 1);
-  EXPECT_FALSE(t_->maps.verdicts.Lookup(t_->Key(7002, 4)).value().has_value());
-}
-
-TEST_F(DirectMissTest, AFullVerdictTableOnlyMeansTheProxy) {
-  Take();
-  qanat_verdict_key key{1u << 30, 0, 1, 4, 0};
-  while (t_->maps.verdicts.Update(key, {1, 0, QANAT_VERDICT_NO})) ++key.dst_serial;
-  EXPECT_EQ(key.dst_serial, uint32_t{QANAT_MAX_VERDICTS});
-  ExpectCaptured("verdicts full");
-  EXPECT_TRUE(Take().empty());
-  EXPECT_EQ(Asked(), 0u);
-}
-
-TEST(FenceTest, Waits) {
-  auto fence = bpf::Fence::Make();
-  ASSERT_TRUE(fence) << fence.error().message;
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(fence->Wait());
 }
 
 // Last: the agent runs again from here on.
