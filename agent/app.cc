@@ -25,6 +25,7 @@
 #include "agent/settings.h"
 #include "agent/zds/server.h"
 #include "bpf/user/features.h"
+#include "bpf/user/mounts.h"
 #include "common/admin/server.h"
 #include "common/base/log.h"
 #include "common/metrics/registry.h"
