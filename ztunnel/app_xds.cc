@@ -65,15 +65,12 @@ void App::StartXds() {
   const Config& config = environment_.config;
   xds_channel_ = std::make_unique<grpc::Channel>(loop_, config.control_plane.Xds());
 
-  xds::Node node;
-  node.id = xds::NodeId("ztunnel", config.instance_ip, config.pod_name, config.pod_namespace);
-  node.metadata = {{"NAME", config.pod_name},
-                   {"NAMESPACE", config.pod_namespace},
-                   {"INSTANCE_IPS", config.instance_ip},
-                   {"NODE_NAME", config.node_name},
-                   {"CLUSTER_ID", config.control_plane.cluster_id},
-                   {"NETWORK", config.network}};
-  node.build_version = QANAT_VERSION;
+  xds::Node node = xds::ToNode({.pod_name = config.pod_name,
+                                .pod_namespace = config.pod_namespace,
+                                .node_name = config.node_name,
+                                .cluster_id = config.control_plane.cluster_id,
+                                .network = config.network,
+                                .instance_ip = config.instance_ip});
   xds::AddEnvironmentMetadata(config.environment, node);
 
   xds::DeltaObserver observer;

@@ -156,7 +156,9 @@ void Channel::Impl::OnReady(net::TransportPtr transport) {
   options.connection_window = options_.connection_window;
   options.ping_interval = options_.ping_interval;
   options.ping_timeout = options_.ping_timeout;
+  options.ping_while_busy = options_.ping_while_busy;
   connection_ = http::MakeHttp2Client(std::move(transport), this, options);
+  last_heard_.reset();
   LOG_DEBUG("grpc", "connected to {}", endpoint_->authority);
   Schedule();
 }
@@ -272,6 +274,7 @@ CallPtr Channel::Unary(CallOptions options, std::string_view request, UnaryStatu
 const ChannelOptions& Channel::options() const { return impl_->options_; }
 event::EventLoop& Channel::loop() const { return impl_->loop_; }
 bool Channel::connected() const { return impl_->connected(); }
+std::optional<event::TimePoint> Channel::last_heard() const { return impl_->last_heard(); }
 void Channel::Disconnect(std::string_view why) { impl_->Disconnect(why); }
 
 void MessageCallEvents::OnMessageBegin(size_t size) {

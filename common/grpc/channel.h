@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -63,6 +64,7 @@ struct ChannelOptions {
   std::chrono::milliseconds connect_timeout{5000};  // name, TCP and TLS together
   std::chrono::milliseconds ping_interval{30000};
   std::chrono::milliseconds ping_timeout{10000};
+  bool ping_while_busy = false;  // also while messages arrive: what last_heard() is for
   size_t max_message_bytes = 200 << 20;
   uint32_t stream_window = 1 << 20;
   uint32_t connection_window = 2 << 20;
@@ -135,6 +137,9 @@ class Channel {
   const ChannelOptions& options() const;
   event::EventLoop& loop() const;
   bool connected() const;
+  // When the latest PING was sent that the server has answered: it was there at that time or
+  // later. Nothing: none was, on the present connection.
+  std::optional<event::TimePoint> last_heard() const;
   // Ends the connection; calls get UNAVAILABLE. The next call connects anew.
   void Disconnect(std::string_view why);
 

@@ -28,6 +28,9 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
   void Remove(CallImpl* call);  // no longer waiting
   void Disconnect(std::string_view why);
   void Shutdown();
+  std::optional<event::TimePoint> last_heard() const {
+    return connection_ ? last_heard_ : std::nullopt;
+  }
   bool connected() const { return connection_ != nullptr && !connection_->Finished(); }
 
   event::EventLoop& loop_;
@@ -37,6 +40,9 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
  private:
   // http::ClientEvents
   void OnCapacity(http::ClientConnection&) override { Schedule(); }
+  void OnPingAnswered(http::ClientConnection& connection, event::TimePoint sent) override {
+    if (&connection == connection_.get()) last_heard_ = sent;
+  }
   void OnConnectionClosed(http::ClientConnection& connection, bool clean,
                           std::string_view detail) override;
 
@@ -55,6 +61,7 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
   Resolver resolver_;
   std::list<CallImpl*> waiting_;
   http::ClientConnectionPtr connection_;
+  std::optional<event::TimePoint> last_heard_;  // of connection_
   // Connections that take no new streams and still have some.
   std::list<http::ClientConnectionPtr> old_;
   event::Timer pump_;

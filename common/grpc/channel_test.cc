@@ -289,6 +289,36 @@ TEST_F(ChannelTest, AServerThatFallsSilentIsGivenUp) {
   EXPECT_THAT(status.message, HasSubstr("PING"));
 }
 
+// Bytes that arrive may be old ones; only the answer to a PING says that the server is there since.
+TEST_F(ChannelTest, SaysWhenTheServerWasHeardLast) {
+  TestServer server(loop_);
+  ChannelOptions options = To(server);
+  options.ping_interval = milliseconds(300);
+  options.ping_while_busy = true;
+  Channel channel(loop_, options);
+  EXPECT_FALSE(channel.last_heard());
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  call->Send("x");
+  event::Timer chatter(loop_, [&] {
+    server.calls.front()->Send("and so on");
+    chatter.Start(milliseconds(2));
+  });
+  RunUntil([&] { return !server.calls.empty(); });
+  const auto before = event::Clock::now();
+  chatter.Start({});
+  // Between two of the messages there is never that much time.
+  RunUntil([&] { return channel.last_heard() > before; }, milliseconds(20000));
+  const auto first = channel.last_heard();
+  ASSERT_TRUE(first);
+  EXPECT_LE(*first, event::Clock::now());
+  RunUntil([&] { return channel.last_heard() > first; });
+  chatter.Stop();
+  channel.Disconnect("the test says so");
+  RunUntil([&] { return client.closed; });
+  EXPECT_FALSE(channel.last_heard()) << "of a connection that is over nothing is known";
+}
+
 TEST_F(ChannelTest, BadEndpointsAndTokens) {
   ChannelOptions options;
   options.endpoint = "ftp://x";

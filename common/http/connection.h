@@ -110,6 +110,9 @@ struct Options {
   // PING keepalive; 0 = none. After `ping_timeout` without an answer the connection is lost.
   std::chrono::milliseconds ping_interval{0};
   std::chrono::milliseconds ping_timeout{10000};
+  // Also while other bytes arrive, which alone say that the peer lives: for who has to know since
+  // when it was not heard (ClientEvents::OnPingAnswered).
+  bool ping_while_busy = false;
 };
 
 class Connection : public event::Deferred {
@@ -146,6 +149,8 @@ class ClientEvents {
  public:
   // CanOpen() may have become true again (a stream ended, the peer raised its limit).
   virtual void OnCapacity(ClientConnection&) {}
+  // HTTP/2: the answer to the PING that was sent at `sent` has come.
+  virtual void OnPingAnswered(ClientConnection&, event::TimePoint /*sent*/) {}
   virtual void OnConnectionClosed(ClientConnection& connection, bool clean,
                                   std::string_view detail) = 0;
 

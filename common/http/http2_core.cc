@@ -106,6 +106,7 @@ void Http2Core::OnBytes(std::string_view bytes) {
       session_, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
   if (n < 0) Fail(nghttp2_strerror(static_cast<int>(n)));
   if (ping_outstanding_ || options_.ping_interval.count() == 0) return;
+  if (options_.ping_while_busy) return;
   ping_deadline_.Set(options_.ping_interval);
 }
 
@@ -175,6 +176,7 @@ int Http2Core::OnFrameRecv(nghttp2_session*, const nghttp2_frame* frame, void* s
         core.ping_outstanding_ = false;
         core.ping_deadline_.Clear();
         core.ping_deadline_.Set(core.options_.ping_interval);
+        core.OnPingAnswered(core.ping_sent_);
       }
       break;
     case NGHTTP2_GOAWAY:
@@ -331,6 +333,7 @@ void Http2Core::PingTick() {
     return wire_.Abort(detail_);
   }
   ping_outstanding_ = true;
+  ping_sent_ = event::Clock::now();  // not the round's beginning, which may be long ago
   nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
   ping_deadline_.Set(options_.ping_timeout);
   wire_.Kick();

@@ -75,6 +75,7 @@ class Http2Core : protected Wire::Owner {
   // The sides.
   virtual void OnHead(Http2Stream& stream, bool end) = 0;  // request() of a server's stream
   virtual void OnCapacity() {}
+  virtual void OnPingAnswered(event::TimePoint) {}
   virtual void OnConnectionClosed(bool clean, std::string_view detail) = 0;
 
   Http2Stream* OpenRequest(const RequestHead& head, bool end, StreamEvents* events);
@@ -139,6 +140,7 @@ class Http2Core : protected Wire::Owner {
   Deadline ping_deadline_;
   event::Timer drain_timer_;
   bool ping_outstanding_ = false;
+  event::TimePoint ping_sent_{};
   bool goaway_sent_ = false;
   bool capacity_changed_ = false;
   bool ended_ = false;

@@ -23,6 +23,7 @@ struct Type {
   std::vector<std::string> resend;
   bool begun = false;  // the first request of this stream has been sent
   bool synced = false;
+  bool current = false;  // answered on this stream
   bool touched = false;  // by the response that is arriving
 };
 
@@ -53,7 +54,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
     options.method = kMethod;
     call = channel.Start(std::move(options), this);
     for (Type& type : types) {
-      type.begun = false;
+      type.begun = type.current = false;
       type.asked.clear();
       type.resend.clear();
     }
@@ -155,7 +156,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
       ack.error = errors;
     }
     if (call) Send(ack);
-    type->synced = true;
+    type->synced = type->current = true;
     CheckSynced();
   }
   void CheckSynced() {
@@ -318,6 +319,11 @@ void DeltaClient::Resend(std::string_view type_url, const std::string& name) {
 }
 
 bool DeltaClient::connected() const { return impl_->answered; }
+bool DeltaClient::current() const {
+  return impl_->call && std::all_of(impl_->types.begin(), impl_->types.end(), [](const Type& t) {
+           return t.current || t.mode != Subscription::kWildcard;
+         });
+}
 bool DeltaClient::synced() const { return impl_->all_synced; }
 bool DeltaClient::synced(std::string_view type_url) const {
   const Type* type = impl_->Find(type_url);

@@ -103,8 +103,11 @@ class DeltaClient {
   // Every wildcard type had a response since the start: the readiness gate.
   bool synced() const;
   bool synced(std::string_view type_url) const;
+  // This stream has told what there is of every wildcard type: what is held is what the server had
+  // then or later. Otherwise it is what an earlier stream said.
+  bool current() const;
   // Of this stream's latest response of any type, or connect; nothing while disconnected. For
-  // leases: "fresh" means connected() and the ping keepalive holds.
+  // leases: "fresh" means current() and the ping keepalive holds.
   std::optional<event::TimePoint> last_activity() const;
   size_t resource_count(std::string_view type_url) const;
   std::string last_error() const;  // why the last stream ended; "" if none did

@@ -144,10 +144,12 @@ TEST_F(DeltaClientTest, AsksAcknowledgesAndSyncs) {
   EXPECT_TRUE(client_->connected());
   EXPECT_TRUE(client_->synced(kAddressType));
   EXPECT_FALSE(client_->synced());
+  EXPECT_FALSE(client_->current());
   EXPECT_TRUE(client_->last_activity().has_value());
   Respond(kAuthorizationType, "n2", {});
   RunUntil([&] { return synced_ == 1; });
   EXPECT_TRUE(client_->synced());
+  EXPECT_TRUE(client_->current());
   EXPECT_THAT(authorization_.log, ElementsAre("."));
   Respond(kAddressType, "n3", {{"c", "3"}}, {"a"});
   RunUntil([&] { return address_.resources.size() == 2 && address_.log.size() == 6; });
@@ -230,13 +232,16 @@ TEST_F(DeltaClientTest, ReconnectKeepsVersionsAndState) {
   RunUntil([&] { return requests_.size() == 2; });
   Respond(kAddressType, "n1", {{"a", "1"}, {"b", "2"}});
   Respond(kAddressType, "n2", {}, {"b"});
-  RunUntil([&] { return requests_.size() == 4; });
+  Respond(kAuthorizationType, "n3", {});
+  RunUntil([&] { return requests_.size() == 5; });
+  EXPECT_TRUE(client_->current());
   const net::SocketAddress address = server_->address();
   server_.reset();
   RunUntil([&] { return !ended_.empty(); });
   EXPECT_FALSE(client_->connected());
   EXPECT_FALSE(client_->last_activity().has_value());
   EXPECT_TRUE(client_->synced(kAddressType)) << "what we have is still good";
+  EXPECT_FALSE(client_->current());
   RunUntil([&] { return ended_.size() >= 2; });
   EXPECT_EQ(ended_.back(), "ConnectionError");
   EXPECT_THAT(client_->last_error(), HasSubstr("UNAVAILABLE"));
@@ -248,6 +253,10 @@ TEST_F(DeltaClientTest, ReconnectKeepsVersionsAndState) {
   EXPECT_EQ(address_.resources.size(), 1u);
   Respond(kAddressType, "m1", {});
   RunUntil([&] { return client_->connected(); });
+  EXPECT_TRUE(client_->synced());
+  EXPECT_FALSE(client_->current()) << "policies may have changed meanwhile";
+  Respond(kAuthorizationType, "m2", {});
+  RunUntil([&] { return client_->current(); });
 }
 
 TEST_F(DeltaClientTest, ReasonsOfTermination) {

@@ -11,6 +11,19 @@ std::string NodeId(std::string_view type, std::string_view ip, std::string_view 
   return id;
 }
 
+Node ToNode(const NodeProxy& proxy) {
+  Node node;
+  node.id = NodeId("ztunnel", proxy.instance_ip, proxy.pod_name, proxy.pod_namespace);
+  node.metadata = {{"NAME", proxy.pod_name},
+                   {"NAMESPACE", proxy.pod_namespace},
+                   {"INSTANCE_IPS", proxy.instance_ip},
+                   {"NODE_NAME", proxy.node_name},
+                   {"CLUSTER_ID", proxy.cluster_id},
+                   {"NETWORK", proxy.network}};
+  node.build_version = QANAT_VERSION;
+  return node;
+}
+
 void AddEnvironmentMetadata(const std::vector<std::string>& environment, Node& node) {
   constexpr std::string_view kPlain = "ISTIO_META_";
   constexpr std::string_view kJson = "ISTIO_METAJSON_";

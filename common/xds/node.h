@@ -23,6 +23,13 @@ struct Node {
 std::string NodeId(std::string_view type, std::string_view ip, std::string_view pod,
                    std::string_view ns, std::string_view domain = "cluster.local");
 
+// What a node proxy says of itself (stock ztunnel's metadata), and what else hears what it hears.
+struct NodeProxy {
+  std::string pod_name, pod_namespace, node_name, cluster_id, network;
+  std::string instance_ip = "1.1.1.1";
+};
+Node ToNode(const NodeProxy& proxy);
+
 // Metadata as stock proxies build it from the environment ("NAME=value" strings): ISTIO_META_X=v
 // becomes metadata X, ISTIO_METAJSON_X=json becomes metadata_json X.
 void AddEnvironmentMetadata(const std::vector<std::string>& environment, Node& node);
