@@ -13,15 +13,16 @@
 #include "agent/cni/cni.h"
 #include "agent/detect/other_meshes.h"
 #include "agent/enrol/enroller.h"
+#include "agent/gate.h"
 #include "agent/hold/listener_hold.h"
-#include "agent/pods/dns_files.h"
-#include "agent/pods/folder_source.h"
-#include "agent/pods/pod_cgroup.h"
+#include "agent/mesh/mesh_client.h"
+#include "agent/mesh/mesh_pages.h"
+#include "agent/mesh/snapshot_holder.h"
 #include "agent/redirect/hooks.h"
 #include "agent/redirect/pod_network.h"
+#include "agent/settings.h"
 #include "agent/zds/server.h"
 #include "bpf/user/features.h"
-#include "bpf/user/mounts.h"
 #include "common/admin/server.h"
 #include "common/base/log.h"
 #include "common/metrics/registry.h"
@@ -29,115 +30,6 @@
 
 namespace qanat::agent {
 namespace {
-
-std::string StateDir(const Config& config) {
-  if (!config.state_dir.empty()) return config.state_dir;
-  return (std::filesystem::path(config.status_dir).parent_path() / "agent-state").string();
-}
-
-Result<std::string> CgroupRoot(const Config& config) {
-  if (!config.cgroup_root.empty()) return config.cgroup_root;
-  return bpf::FindCgroup2();
-}
-
-// Where pods live: given, or beside us (the local mode's NODE/agent and NODE/pods), or where the
-// kubelet put us, or puts pods. Pods of the node's network live there too: they are no probes.
-std::vector<std::string> PodRoots(const Config& config, const std::string& cgroup_root) {
-  if (!config.pods_cgroups.empty()) return config.pods_cgroups;
-  auto own = bpf::CgroupOfProcess(static_cast<int>(::getpid()));
-  if (own && own->size() > 6 && own->substr(own->size() - 6) == "/agent")
-    return {cgroup_root + own->substr(0, own->size() - 6) + "/pods"};
-  if (own)
-    if (const std::string kubepods = KubepodsOfCgroupPath(*own); !kubepods.empty())
-      return {cgroup_root + kubepods};
-  std::vector<std::string> roots;
-  for (const char* name : {"/kubepods.slice", "/kubepods", "/kubelet/kubepods",
-                           "/kubelet.slice/kubelet-kubepods.slice"})
-    if (::access((cgroup_root + name).c_str(), F_OK) == 0) roots.push_back(cgroup_root + name);
-  return roots;
-}
-
-bool InCluster(const Config& config) { return config.pod_source == "kubernetes"; }
-
-Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop,
-                                                    const std::string& spec) {
-  constexpr std::string_view kFolder = "folder:";
-  if (spec.rfind(kFolder, 0) == 0 && spec.size() > kFolder.size())
-    return std::make_unique<FolderSource>(loop, spec.substr(kFolder.size()));
-  return Fail(Code::kInvalidArgument,
-              "--pod-source " + spec + ": expected folder:DIR or kubernetes");
-}
-
-Result<std::unique_ptr<Cluster>> MakeCluster(event::EventLoop& loop, const Config& config) {
-  ClusterOptions options;
-  options.kubeconfig = config.kubeconfig;
-  options.node_name = config.node_name;
-  options.ns = config.ns;
-  options.daemonset = config.daemonset;
-  options.lib_dir = config.lib_dir;
-  options.run_dir = std::filesystem::path(config.cni_socket).parent_path().string();
-  options.zds_socket = config.zds_socket;
-  options.cni_socket = config.cni_socket;
-  options.hold_socket = config.hold_socket;
-  options.status_dir = config.status_dir;
-  options.state_dir = StateDir(config);
-  options.excluded_namespaces = {"kube-system", config.ns};
-  if (!config.cni_plugin.empty()) {
-    options.install.conf_dir = config.cni_conf_dir;
-    options.install.bin_dir = config.cni_bin_dir;
-    options.install.plugin = config.cni_plugin;
-    options.install.settings.agent_socket = config.cni_socket;
-    options.install.settings.kubeconfig = config.lib_dir + "/cni-kubeconfig";
-    options.install.settings.cache = config.lib_dir + "/pods-cache";
-    options.install.settings.log_file = options.run_dir + "/cni.log";
-    options.install.settings.exclude_namespaces = options.excluded_namespaces;
-  }
-  return Cluster::Create(loop, std::move(options));
-}
-
-// The address of a Service, to find out whether connect() to one is rewritten in pods.
-Result<net::SocketAddress> ProbeService(const Config& config) {
-  if (!config.probe_service.empty()) return net::SocketAddress::Parse(config.probe_service);
-  const char* host = std::getenv("KUBERNETES_SERVICE_HOST");
-  const char* port = std::getenv("KUBERNETES_SERVICE_PORT");
-  if (!host || !port) return net::SocketAddress();
-  QANAT_ASSIGN_OR_RETURN(const net::IpAddress ip, net::IpAddress::Parse(host));
-  return net::SocketAddress(ip, static_cast<uint16_t>(std::strtoul(port, nullptr, 10)));
-}
-
-std::string DnsDir(const Config& config) {
-  return (std::filesystem::path(config.zds_socket).parent_path() / "dns").string();
-}
-
-// Hands the source's words on to the enroller and tells when it is synced. What the proxy reads
-// about a pod is there before the pod is handed to it, and as long as it may look.
-class Gate final : public PodListener {
- public:
-  Gate(Enroller& enroller, const Config& config, std::function<void()> on_synced)
-      : enroller_(enroller),
-        dns_({DnsDir(config), config.cluster_dns, config.cluster_domain, config.resolv_conf}),
-        on_synced_(std::move(on_synced)) {}
-  void OnPod(const Pod& pod) override {
-    const bool in_mesh = DecideMembership(pod).in_mesh;
-    if (in_mesh) dns_.Put(pod);
-    enroller_.OnPod(pod);
-    if (!in_mesh) dns_.Remove(pod.uid);
-  }
-  void OnPodGone(const std::string& uid) override {
-    enroller_.OnPodGone(uid);
-    dns_.Remove(uid);
-  }
-  void OnSynced() override {
-    enroller_.OnSynced();
-    dns_.OnSynced();
-    on_synced_();
-  }
-
- private:
-  Enroller& enroller_;
-  DnsFiles dns_;
-  std::function<void()> on_synced_;
-};
 
 // An API server that is away: what is enrolled is known from our own state, and proxies wait.
 constexpr auto kSyncAtMost = std::chrono::seconds(5);
@@ -158,6 +50,8 @@ struct App::Parts {
   PodSource* source = nullptr;        // one of the two
   std::unique_ptr<event::Timer> sync_limit;
   metrics::Registry registry;
+  SnapshotHolder mesh;
+  std::unique_ptr<MeshClient> mesh_client;  // none: XDS_ADDRESS is empty
   std::unique_ptr<admin::Server> cni;
   std::unique_ptr<admin::Server> admin;
 };
@@ -228,10 +122,13 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   // First: a proxy that has connected gives its listeners and asks for those of one before it.
   QANAT_RETURN_IF_ERROR(StartHold(loop, p));
   QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, config.zds_group));
-  p.gate = std::make_unique<Gate>(*p.enroller, config, [&p] {
-    p.sync_limit->Stop();
-    p.zds->StartAccepting();
-  });
+  p.gate = std::make_unique<Gate>(*p.enroller,
+                                  DnsFilesOptions{DnsDir(config), config.cluster_dns,
+                                                  config.cluster_domain, config.resolv_conf},
+                                  [&p] {
+                                    p.sync_limit->Stop();
+                                    p.zds->StartAccepting();
+                                  });
   p.sync_limit = std::make_unique<event::Timer>(loop, [&p] {
     LOG_WARN("agent", "the source of pods does not answer: going on with what was enrolled before");
     p.zds->StartAccepting();
@@ -264,14 +161,20 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     QANAT_RETURN_IF_ERROR(p.cni->ListenUnix(config.cni_socket));
     if (p.cluster) QANAT_RETURN_IF_ERROR(p.cluster->InstallPlugin());
   }
+  if (config.mesh.enabled()) {
+    p.mesh_client = std::make_unique<MeshClient>(loop, config.mesh, p.mesh, p.registry);
+    p.mesh_client->Start();
+  }
   if (!config.admin.empty()) {
     const Shown shown{p.hooks.get(), p.enroller.get(), p.zds.get(),
                       p.source,      p.cluster.get(),  p.hold.get()};
     p.registry.AddProcessMetrics();
     AddMetrics(p.registry, shown);
+    if (p.mesh_client) AddMeshMetrics(p.registry, *p.mesh_client);
     p.admin = std::make_unique<admin::Server>(loop);
     p.admin->AddMetricsRoutes(p.registry);
     AddAdminRoutes(*p.admin, config.node_name, p.features, shown);
+    AddMeshRoutes(*p.admin, p.mesh_client.get(), p.mesh);
     net::ListenOptions listen;
     QANAT_ASSIGN_OR_RETURN(listen.address, net::SocketAddress::Parse(config.admin));
     auto bound = p.admin->Listen(listen);

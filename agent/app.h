@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/mesh/mesh_options.h"
 #include "common/base/result.h"
 #include "common/event/event_loop.h"
 
@@ -42,6 +43,7 @@ struct Config {
   std::vector<std::string> cluster_dns;  // empty: the proxy knows them, from its own resolv.conf
   std::string cluster_domain = "cluster.local";
   std::string resolv_conf = "/etc/resolv.conf";  // the node's
+  MeshOptions mesh;                              // from the environment
   unsigned reconcile_ms = 2000;
   unsigned reprove_ms = 30000;
   unsigned cni_timeout_ms = 30000;

@@ -1,13 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 // qanat-agent: flags, log, signals. What it does: agent/README.md; how it is wired: app.cc.
+#include <unistd.h>
 #include <CLI/CLI.hpp>
+
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
+#include <vector>
 
 #include "agent/app.h"
 #include "common/base/log.h"
 #include "common/base/program.h"
+
+namespace {
+
+// Capture does not hang on it: what cannot be read is said, and the agent does without the mesh.
+void ReadMesh(qanat::agent::Config& config) {
+  std::vector<std::string> entries;
+  for (char** entry = environ; *entry != nullptr; ++entry) entries.emplace_back(*entry);
+  auto mesh = qanat::agent::ReadMeshOptions([](const char* name) { return std::getenv(name); },
+                                            std::move(entries));
+  if (!mesh) {
+    LOG_ERROR("mesh", "{}; the agent hears nothing of the mesh", mesh.error().message);
+    return;
+  }
+  config.mesh = std::move(*mesh);
+  // Flags come first.
+  config.mesh.node.node_name = config.node_name;
+  config.mesh.node.pod_namespace = config.ns;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace qanat;
@@ -101,6 +125,7 @@ int main(int argc, char** argv) {
     if (!done) LOG_ERROR("agent", "{}", done.error().ToString());
     return done ? 0 : 1;
   }
+  ReadMesh(config);
   // Two links a pod are held open, and a proof of every pod at once takes six sockets each.
   RaiseFileLimit();
 

@@ -136,6 +136,10 @@ class AdsHub::Connection : public StreamHandler {
     }
     client_.id = Printable(fmt::format("{}.{}", id->pod, id->ns), 200);
     client_.type = id->type;
+    // It hears what its node's proxy hears, and is listed as what it is.
+    if (id->type == "ztunnel" && Get(*request.node, "QANAT_PROGRAM") == "agent") {
+      client_.type = "agent";
+    }
     client_.version = Printable(Get(*request.node, "ISTIO_VERSION"), 60);
     const std::string said_ns = Get(*request.node, "NAMESPACE");
     const std::string said_account = Get(*request.node, "SERVICE_ACCOUNT");

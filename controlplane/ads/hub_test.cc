@@ -125,6 +125,16 @@ TEST_F(HubTest, NodeProxyGetsTheMeshAndChangesAtOnce) {
   EXPECT_THAT(registry_.Render(), HasSubstr("pilot_xds_pushes{type=\"wads\"} 2"));
 }
 
+TEST_F(HubTest, ANodeAgentHearsWhatItsProxyHearsAndIsListedAsWhatItIs) {
+  FakeWriter writer;
+  const auto stream = hub_.OnStream(Ztunnel(), writer);
+  stream->OnMessage(Hello(kNode, kAddressType, {{"QANAT_PROGRAM", "agent"}}));
+  ASSERT_EQ(hub_.Clients().size(), 1u);
+  EXPECT_EQ(hub_.Clients()[0].type, "agent");
+  Publish(kMesh);
+  EXPECT_EQ(writer.written.size(), 1u);
+}
+
 TEST_F(HubTest, Refusals) {
   ExpectRefused({"", "", "p"}, "", Code::kUnauthenticated, "no bearer token");
   ExpectRefused(Call("shop", "web", "web", "no-such-uid"), "", Code::kUnauthenticated,

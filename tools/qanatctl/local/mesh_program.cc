@@ -51,6 +51,25 @@ std::string Cgroup2Of(const std::string& cgroup_root) {
   return cgroup_root.substr(0, cgroup_root.rfind('/'));
 }
 
+std::string ControlPlaneAddress() {
+  return fmt::format("https://{}:15012", UnderlayV4(kFabricHost).ToString());
+}
+
+// How a node's program hears of the mesh, and as which pod.
+void AddMeshSettings(const ProgramPaths& paths, const NodePlan& node, const std::string& program,
+                     std::vector<std::string>& env) {
+  const Names& names = paths.names;
+  for (const std::string& setting :
+       {"XDS_ADDRESS=" + ControlPlaneAddress(), "XDS_ROOT_CA=" + names.CaDir() + "/root-cert.pem",
+        fmt::format("AUTH_TOKEN={}/{}-token", names.NodeDir(node.name), program),
+        "NODE_NAME=" + node.name, fmt::format("POD_NAME={}-{}", program, node.name),
+        std::string("POD_NAMESPACE=") + kSystemNamespace,
+        "INSTANCE_IP=" + UnderlayV4(node.index).ToString(), std::string("CLUSTER_ID=Kubernetes"),
+        std::string("NETWORK=")}) {
+    env.push_back(setting);
+  }
+}
+
 }  // namespace
 
 ProgramConfig ControlPlaneConfig(const ProgramPaths& paths) {
@@ -110,24 +129,20 @@ ProgramConfig AgentConfig(const ProgramPaths& paths, const NodePlan& node) {
   out.check = ReadyCheck{Loopback(15030), "/healthz/ready"};
   out.hold_socket = names.AgentHoldSocket(node.name);
   out.spec.env.push_back("NOTIFY_SOCKET=" + out.hold_socket);
+  AddMeshSettings(paths, node, "agent", out.spec.env);
   return out;
 }
 
 ProgramConfig ZtunnelConfig(const ProgramPaths& paths, const NodePlan& node) {
   const Names& names = paths.names;
-  const std::string control = fmt::format("https://{}:15012", UnderlayV4(kFabricHost).ToString());
-  const std::string root = names.CaDir() + "/root-cert.pem";
   ProgramConfig out = Base(paths, "ztunnel-" + node.name, node.name, "ztunnel");
   out.spec.argv = {paths.bin_dir + "/qanat-ztunnel"};
+  AddMeshSettings(paths, node, "ztunnel", out.spec.env);
   for (const std::string& setting :
-       {"XDS_ADDRESS=" + control, "CA_ADDRESS=" + control, "XDS_ROOT_CA=" + root,
-        "CA_ROOT_CA=" + root, "AUTH_TOKEN=" + names.NodeDir(node.name) + "/ztunnel-token",
-        "INPOD_UDS=" + names.ZdsSocket(node.name), "NODE_NAME=" + node.name,
-        "POD_NAME=ztunnel-" + node.name, std::string("POD_NAMESPACE=") + kSystemNamespace,
+       {"CA_ADDRESS=" + ControlPlaneAddress(), "CA_ROOT_CA=" + names.CaDir() + "/root-cert.pem",
+        "INPOD_UDS=" + names.ZdsSocket(node.name),
         // No SERVICE_ACCOUNT: the proxy is no pod here, so nobody may call it as one.
-        std::string("TRUST_DOMAIN=cluster.local"),
-        "INSTANCE_IP=" + UnderlayV4(node.index).ToString(), std::string("CLUSTER_ID=Kubernetes"),
-        std::string("NETWORK="), "NOTIFY_SOCKET=" + names.HoldSocket(node.name),
+        std::string("TRUST_DOMAIN=cluster.local"), "NOTIFY_SOCKET=" + names.HoldSocket(node.name),
         "QANAT_STATE_DIR=" + names.ZtunnelState(node.name),
         "QANAT_TAKEOVER_SOCKET=" + names.ZtunnelState(node.name) + "/takeover.sock"}) {
     out.spec.env.push_back(setting);

@@ -26,6 +26,28 @@ uint16_t TargetPort(const ServicePort& port, const PodStatus& pod) {
   return 0;
 }
 
+// A program of ours on a node, as the pod that it would be in a cluster.
+PodStatus ProgramPod(const NodePlan& node, const std::string& name, const std::string& account,
+                     const std::string& uid, bool ready) {
+  PodStatus pod;
+  pod.facts.ns = "qanat-system";
+  pod.facts.name = name;
+  pod.facts.uid = uid;
+  pod.facts.node = node.name;
+  pod.facts.service_account = account;
+  pod.facts.host_ip = UnderlayV4(node.index).ToString();
+  pod.facts.pod_ips = {pod.facts.host_ip, UnderlayV6(node.index).ToString()};
+  pod.facts.labels = {{"app", account}, {"istio.io/dataplane-mode", "none"}};
+  pod.host_network = true;
+  pod.owner = {"apps/v1", "DaemonSet", account};
+  pod.phase = "Running";
+  pod.initialized = true;
+  pod.ready = ready;
+  pod.created = "2026-01-01T00:00:00Z";
+  pod.containers = {{account == "ztunnel" ? "istio-proxy" : "agent", {}}};
+  return pod;
+}
+
 }  // namespace
 
 void Supervisor::WriteIfChanged(const std::string& path, const std::string& content) {
@@ -63,24 +85,15 @@ void Supervisor::PublishFiles() {
     overlay["node-" + node.name + ".yaml"] = RenderNodeOverlay(node);
   }
   if (options_.mesh) {
+    // The control plane believes a token if its pod is there.
     for (const auto& [name, node] : nodes_) {
-      PodStatus pod;
-      pod.facts.ns = "qanat-system";
-      pod.facts.name = "ztunnel-" + name;
-      pod.facts.uid = node->ztunnel_uid;
-      pod.facts.node = name;
-      pod.facts.service_account = "ztunnel";
-      pod.facts.host_ip = UnderlayV4(node->plan.index).ToString();
-      pod.facts.pod_ips = {pod.facts.host_ip, UnderlayV6(node->plan.index).ToString()};
-      pod.facts.labels = {{"app", "ztunnel"}, {"istio.io/dataplane-mode", "none"}};
-      pod.host_network = true;
-      pod.owner = {"apps/v1", "DaemonSet", "ztunnel"};
-      pod.phase = "Running";
-      pod.initialized = true;
-      pod.ready = node->ztunnel && node->ztunnel->ready();
-      pod.created = "2026-01-01T00:00:00Z";
-      pod.containers = {{"istio-proxy", {}}};
-      overlay["pod-qanat-system-ztunnel-" + name + ".yaml"] = RenderPodOverlay(pod);
+      for (const PodStatus& pod :
+           {ProgramPod(node->plan, "ztunnel-" + name, "ztunnel", node->ztunnel_uid,
+                       node->ztunnel && node->ztunnel->ready()),
+            ProgramPod(node->plan, "agent-" + name, "qanat-agent", node->agent_uid,
+                       node->agent && node->agent->ready())}) {
+        overlay["pod-qanat-system-" + pod.facts.name + ".yaml"] = RenderPodOverlay(pod);
+      }
     }
   }
   for (const ServiceSpec& service : plan_.services) {

@@ -88,6 +88,7 @@ Status Supervisor::MakeNodes() {
     auto node = std::make_unique<NodeRuntime>();
     node->plan = plan;
     node->ztunnel_uid = RandomUid();
+    node->agent_uid = RandomUid();
     QANAT_RETURN_IF_ERROR(network_.AddNode(plan, plan_.nodes));
     QANAT_RETURN_IF_ERROR(MakeDirs(options_.names.NodePods(plan.name)));
     QANAT_RETURN_IF_ERROR(MakeDirs(options_.names.NodeStatus(plan.name)));
@@ -108,10 +109,14 @@ Status Supervisor::MakeNodes() {
 Status Supervisor::WriteNodeTokens() {
   if (!issuer_) return {};
   for (const auto& [name, node] : nodes_) {
-    const TokenSubject subject{"qanat-system", "ztunnel", "ztunnel-" + name, node->ztunnel_uid,
-                               name};
-    QANAT_ASSIGN_OR_RETURN(const std::string token, issuer_->Issue(subject, kMeshAudience));
-    QANAT_RETURN_IF_ERROR(WriteFile(options_.names.NodeDir(name) + "/ztunnel-token", token, 0600));
+    const std::string dir = options_.names.NodeDir(name);
+    const TokenSubject proxy{"qanat-system", "ztunnel", "ztunnel-" + name, node->ztunnel_uid, name};
+    const TokenSubject agent{"qanat-system", "qanat-agent", "agent-" + name, node->agent_uid, name};
+    for (const auto& [subject, file] :
+         {std::pair{&proxy, "/ztunnel-token"}, std::pair{&agent, "/agent-token"}}) {
+      QANAT_ASSIGN_OR_RETURN(const std::string token, issuer_->Issue(*subject, kMeshAudience));
+      QANAT_RETURN_IF_ERROR(WriteFile(dir + file, token, 0600));
+    }
   }
   return {};
 }

@@ -46,7 +46,7 @@ class Supervisor {
     std::string nft_error;
     std::string rules;  // last handed to nft
     bool rules_pending = false;
-    std::string ztunnel_uid;
+    std::string ztunnel_uid, agent_uid;
   };
 
   Status MakeDirectories();
