@@ -30,11 +30,6 @@
 namespace qanat::agent {
 namespace {
 
-std::string StateDir(const Config& config) {
-  if (!config.state_dir.empty()) return config.state_dir;
-  return (std::filesystem::path(config.status_dir).parent_path() / "agent-state").string();
-}
-
 Result<std::string> CgroupRoot(const Config& config) {
   if (!config.cgroup_root.empty()) return config.cgroup_root;
   return bpf::FindCgroup2();
@@ -176,6 +171,11 @@ Status App::StartHold(event::EventLoop& loop, Parts& p) {
   p.hold->Adopt(takeover::ReadPassedFds([](const char* name) { return std::getenv(name); }));
   p.enroller->SetOnReleased([&p](const std::string& uid) { p.hold->Forget(uid); });
   return p.hold->Listen(p.config.hold_socket);
+}
+
+std::string StateDir(const Config& config) {
+  if (!config.state_dir.empty()) return config.state_dir;
+  return (std::filesystem::path(config.status_dir).parent_path() / "agent-state").string();
 }
 
 Status PrepareProcess(const Config& config) {

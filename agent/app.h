@@ -48,6 +48,8 @@ struct Config {
   unsigned cni_timeout_ms = 30000;
 };
 
+std::string StateDir(const Config& config);
+
 // What is needed once and not allowed later (sandbox/sandbox.h): mounts, other kinds of namespaces.
 Status PrepareProcess(const Config& config);
 
@@ -68,7 +70,7 @@ class App {
   std::unique_ptr<Parts> parts_;
 };
 
-// --cleanup: plain networking for every pod of this instance, then its pins and state are removed.
+// Plain networking for every pod of this instance, then its pins and state are removed.
 Status Cleanup(const Config& config);
 
 }  // namespace qanat::agent

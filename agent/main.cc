@@ -8,6 +8,7 @@
 
 #include "agent/app.h"
 #include "agent/sandbox/sandbox.h"
+#include "agent/uninstall.h"
 #include "common/base/log.h"
 #include "common/base/program.h"
 
@@ -23,7 +24,7 @@ int main(int argc, char** argv) {
   using namespace qanat;
   agent::Config config;
   std::string log_format = "text", log_level = "info";
-  bool cleanup = false;
+  bool uninstall = false;
 
   CLI::App flags("Node agent: enrols pods into the mesh and owns their capture.", "qanat-agent");
   flags.set_version_flag("--version", "qanat-agent " QANAT_VERSION);
@@ -102,8 +103,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"text", "json"}));
   flags.add_option("--log-level", log_level, "as RUST_LOG: info, or info,zds=debug")
       ->envname("RUST_LOG");
-  flags.add_flag("--cleanup", cleanup,
-                 "restore plain networking for every pod of this instance, remove its pins, exit");
+  flags.add_flag("--uninstall,--cleanup", uninstall,
+                 "restore plain networking for every pod of this instance, remove all that it left "
+                 "on the node (pins, state, sockets, the CNI plugin and its entry), exit");
   CLI11_PARSE(flags, argc, argv);
 
   log::Init("qanat-agent", log_format == "json" ? log::Format::kJson : log::Format::kText);
@@ -111,8 +113,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "qanat-agent: --log-level: %s\n", levels.error().message.c_str());
     return 2;
   }
-  if (cleanup) {
-    Status done = agent::Cleanup(config);
+  if (uninstall) {
+    Status done = agent::Uninstall(config);
     if (!done) LOG_ERROR("agent", "{}", done.error().ToString());
     return done ? 0 : 1;
   }

@@ -51,6 +51,13 @@ void WriteFile(const std::string& path, const std::string& text) {
   out << text;
 }
 
+// Another one, with a program that is broken on purpose (mutation_test.py), or the one that is
+// built.
+std::string AgentPath() {
+  const char* given = std::getenv("QANAT_AGENT");
+  return given != nullptr ? given : QANAT_AGENT_PATH;
+}
+
 void EnterCgroup(const std::string& dir) {
   fs::create_directories(dir);
   WriteFile(dir + "/cgroup.procs", std::to_string(::getpid()));
@@ -186,7 +193,7 @@ void Bed::HidePod(const PodInfo& pod) { fs::remove(dir_ + "/pods/" + pod.uid + "
 
 void Bed::StartAgent(std::vector<std::string> extra) {
   if (!extra.empty() || agent_arguments_.empty()) {
-    agent_arguments_ = {QANAT_AGENT_PATH,
+    agent_arguments_ = {AgentPath(),
                         "--node-name",
                         "n1",
                         "--pod-source",
@@ -224,14 +231,19 @@ void Bed::StartAgent(std::vector<std::string> extra) {
 
 void Bed::StopAgent(int signal) { agent_.Kill(signal); }
 
-int Bed::CleanupAgent() {
+int Bed::CleanupAgent(const char* flag, std::vector<std::string> more) {
+  std::vector<std::string> arguments = agent_arguments_;
+  if (!more.empty()) {
+    for (auto& argument : arguments)
+      if (argument.rfind("folder:", 0) == 0) argument = "kubernetes";
+  }
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  arguments.push_back(flag);
   const pid_t pid = ::fork();
   if (pid == 0) {
     EnterNetns(node_ns());
     std::vector<char*> argv;
-    for (auto& argument : agent_arguments_) argv.push_back(argument.data());
-    char flag[] = "--cleanup";
-    argv.push_back(flag);
+    for (auto& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
     ::execv(argv[0], argv.data());
     ::_exit(97);

@@ -54,7 +54,9 @@ class Bed {
   void StartAgent(std::vector<std::string> extra = {});
   // SIGKILL or SIGTERM, waits for its end.
   void StopAgent(int signal = 15);
-  int CleanupAgent();               // qanat-agent --cleanup; its exit code
+  // qanat-agent --uninstall of the agent that was started; its exit code. With more settings: as
+  // if in a cluster.
+  int CleanupAgent(const char* flag = "--cleanup", std::vector<std::string> more = {});
   void StartPeer(int workers = 2);  // the ZDS peer, in the cgroup "ztunnel"
   Process& agent() { return agent_; }
   Process& peer() { return peer_; }

@@ -28,6 +28,7 @@ APP = os.path.join(ROOT, "tests/netns/app.py")
 sys.path.insert(0, os.path.join(ROOT, "tests/support"))
 import reports
 # Tests take all of it from here.
+from kernel_objects import KernelObjects
 from inside import LIBC, InPod, cgroup2, connect, echo_once, http_get, outcome, over, run_inside, setns
 
 OURS = ("agent-", "ztunnel-", "controlplane", "waypoint-")
@@ -45,6 +46,7 @@ class Mesh:
         self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
         self.folder, self.flags = tempfile.mkdtemp(prefix="qanat-e2e-"), tempfile.mkdtemp(prefix="qanat-flags-")
         self.run = f"/run/qanat/{self.name}"
+        self.kernel = KernelObjects()
         atexit.register(self.discard)
 
     # -- life cycle ---------------------------------------------------------------------------
@@ -236,7 +238,7 @@ class Mesh:
         raise KeyError(f"{pod} has no IPv{version} address")
 
     def leftovers(self):
-        """Everything on this machine that carries the mesh's name."""
+        """Everything on this machine that carries the mesh's name, and what an earlier call saw of it in the kernel."""
         def names(folder, start):
             return [n for n in os.listdir(folder) if n.startswith(start)] if os.path.isdir(folder) else []
         found = names("/run/netns", f"qanat-{self.name}-") + names("/sys/fs/bpf/qanat", self.name + "-")
@@ -254,7 +256,9 @@ class Mesh:
         found += [line for line in links.splitlines() if "qanat" in line]
         with open("/proc/mounts") as mounts:
             found += [m.split()[1] for m in mounts if f"qanat-{self.name}-" in m or self.run in m]
-        return found
+        for pins in names("/sys/fs/bpf/qanat", self.name + "-"):
+            self.kernel.note(f"/sys/fs/bpf/qanat/{pins}")
+        return found + self.kernel.left()
 
     # -- acting -------------------------------------------------------------------------------
     def call(self, pod, function, *args, timeout=60):

@@ -3,11 +3,13 @@
 """Each part killed alone: the mesh recovers, and never opens. Renewal and live changes under load."""
 import concurrent.futures
 import os
+import shutil
 import signal
+import subprocess
 import time
 import unittest
 
-from bed import Mesh, MeshCase, http_get, outcome, own_name
+from bed import Mesh, MeshCase, cgroup2, http_get, outcome, own_name
 from fixture import APPS, NAMESPACES, WEB, authorization
 
 ALLOW_CLIENT = authorization("only-client", """
@@ -136,6 +138,37 @@ class Resilience(MeshCase):
 
 
 class Teardown(unittest.TestCase):
+    def test_what_is_planted_is_found(self):
+        mesh = Mesh(name=own_name("gone"))
+        self.assertEqual(mesh.leftovers(), [])
+        pins, elsewhere = f"/sys/fs/bpf/qanat/{mesh.name}-node1", f"/sys/fs/bpf/planted{mesh.name}"
+        create = "type array key 4 value 4 entries 1 name qanat_planted"
+        for plant, remove in (
+                (f"ip netns add qanat-{mesh.name}-x", f"ip netns del qanat-{mesh.name}-x"),
+                (f"mkdir -p {pins}", f"rmdir {pins}"),
+                (f"mkdir {cgroup2()}/qanat-{mesh.name}", f"rmdir {cgroup2()}/qanat-{mesh.name}"),
+                (f"mkdir -p {mesh.run}", f"rmdir {mesh.run}"),
+                ("ip rule add fwmark 0x53a lookup 101", "ip rule del fwmark 0x53a"),
+                ("ip -6 route add local default dev lo table 101", "ip -6 route flush table 101"),
+                ("ip link add qanat-planted type bridge", "ip link del qanat-planted")):
+            with self.subTest(plant):
+                subprocess.run(plant, shell=True, check=True)
+                try:
+                    self.assertNotEqual(mesh.leftovers(), [])
+                finally:
+                    subprocess.run(remove, shell=True, check=True)
+                self.assertEqual(mesh.leftovers(), [])
+        # A map that somebody holds after its names are gone.
+        subprocess.run(f"mkdir -p {pins}/maps && bpftool map create {pins}/maps/planted {create} && "
+                       f"bpftool map pin pinned {pins}/maps/planted {elsewhere}", shell=True, check=True)
+        try:
+            self.assertEqual(len(mesh.leftovers()), 2, "its folder and it")
+            shutil.rmtree(pins)
+            self.assertRegex(" ".join(mesh.leftovers()), r"^map \d+$")
+        finally:
+            os.unlink(elsewhere)
+        mesh.until("nothing is left", mesh.leftovers, [])
+
     def test_down_leaves_nothing(self):
         mesh = Mesh(name=own_name("gone"))
         mesh.write("base.yaml", NAMESPACES + "---\n" + APPS)

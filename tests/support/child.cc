@@ -20,7 +20,7 @@ constexpr const char* kReports[] = {
     "ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer",
     "UndefinedBehaviorSanitizer", "runtime error:", "Segmentation fault", "terminate called",
     "Assertion `",
-    "was refused (said once",  // a system call: ztunnel/sandbox
+    "was refused (said once",  // a system call: common/sandbox
     // PEM of a private key, and base64 of that; DER of one of P-256 in base64 and hex (PKCS#8,
     // SEC 1).
     "BEGIN PRIVATE KEY", "BEGIN EC PRIVATE KEY", "BEGIN RSA PRIVATE KEY",
