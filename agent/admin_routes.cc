@@ -27,6 +27,8 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
                {"namespace", pod.ns},
                {"redirection", pod.redirection},
                {"reason", pod.reason},
+               {"cannotBeCaptured", pod.uncapturable},
+               {"notes", pod.notes},
                {"step", pod.step},
                {"netns", pod.netns},
                {"netnsCookie", pod.cookie},

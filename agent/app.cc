@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 
 #include "agent/admin_routes.h"
 #include "agent/cluster/cluster.h"
@@ -13,6 +14,7 @@
 #include "agent/cni/cni.h"
 #include "agent/detect/other_meshes.h"
 #include "agent/enrol/enroller.h"
+#include "agent/files/kept_sockets.h"
 #include "agent/hold/listener_hold.h"
 #include "agent/pods/dns_files.h"
 #include "agent/pods/folder_source.h"
@@ -59,11 +61,13 @@ std::vector<std::string> PodRoots(const Config& config, const std::string& cgrou
 
 bool InCluster(const Config& config) { return config.pod_source == "kubernetes"; }
 
-Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop,
-                                                    const std::string& spec) {
+Result<std::unique_ptr<PodSource>> MakeFolderSource(event::EventLoop& loop, const Config& config) {
   constexpr std::string_view kFolder = "folder:";
+  const std::string& spec = config.pod_source;
   if (spec.rfind(kFolder, 0) == 0 && spec.size() > kFolder.size())
-    return std::make_unique<FolderSource>(loop, spec.substr(kFolder.size()));
+    return std::make_unique<FolderSource>(
+        loop, spec.substr(kFolder.size()),
+        std::set<std::string>(config.exclude_namespaces.begin(), config.exclude_namespaces.end()));
   return Fail(Code::kInvalidArgument,
               "--pod-source " + spec + ": expected folder:DIR or kubernetes");
 }
@@ -81,7 +85,8 @@ Result<std::unique_ptr<Cluster>> MakeCluster(event::EventLoop& loop, const Confi
   options.hold_socket = config.hold_socket;
   options.status_dir = config.status_dir;
   options.state_dir = StateDir(config);
-  options.excluded_namespaces = {"kube-system", config.ns};
+  options.excluded_namespaces = config.exclude_namespaces;
+  options.excluded_namespaces.push_back(config.ns);
   if (!config.cni_plugin.empty()) {
     options.install.conf_dir = config.cni_conf_dir;
     options.install.bin_dir = config.cni_bin_dir;
@@ -127,6 +132,10 @@ class Gate final : public PodListener {
     enroller_.OnPodGone(uid);
     dns_.Remove(uid);
   }
+  void RestoreFiles() {
+    enroller_.RestoreFiles();
+    dns_.Restore();
+  }
   void OnSynced() override {
     enroller_.OnSynced();
     dns_.OnSynced();
@@ -150,6 +159,7 @@ struct App::Parts {
   std::vector<bpf::Feature> features;
   std::unique_ptr<Hooks> hooks;
   std::unique_ptr<Enroller> enroller;
+  std::unique_ptr<KeptSockets> sockets;  // of what follows
   std::unique_ptr<zds::Server> zds;
   std::unique_ptr<ListenerHold> hold;
   std::unique_ptr<Gate> gate;
@@ -175,7 +185,8 @@ Status App::StartHold(event::EventLoop& loop, Parts& p) {
       options);
   p.hold->Adopt(takeover::ReadPassedFds([](const char* name) { return std::getenv(name); }));
   p.enroller->SetOnReleased([&p](const std::string& uid) { p.hold->Forget(uid); });
-  return p.hold->Listen(p.config.hold_socket);
+  return p.sockets->Keep(p.config.hold_socket,
+                         [&p] { return p.hold->Listen(p.config.hold_socket); });
 }
 
 App::App(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -223,15 +234,18 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   QANAT_RETURN_IF_ERROR(p.enroller->Adopt());
 
   // Every pod must be known before the first proxy gets its snapshot: it drops what is not in it.
+  p.sockets = std::make_unique<KeptSockets>(loop);
   p.zds = std::make_unique<zds::Server>(loop, p.enroller.get());
   p.enroller->SetZds(p.zds.get());
   // First: a proxy that has connected gives its listeners and asks for those of one before it.
   QANAT_RETURN_IF_ERROR(StartHold(loop, p));
-  QANAT_RETURN_IF_ERROR(p.zds->Listen(config.zds_socket, config.zds_group));
+  QANAT_RETURN_IF_ERROR(p.sockets->Keep(
+      config.zds_socket, [&p] { return p.zds->Listen(p.config.zds_socket, p.config.zds_group); }));
   p.gate = std::make_unique<Gate>(*p.enroller, config, [&p] {
     p.sync_limit->Stop();
     p.zds->StartAccepting();
   });
+  p.sockets->SetOnLook([&p] { p.gate->RestoreFiles(); });
   p.sync_limit = std::make_unique<event::Timer>(loop, [&p] {
     LOG_WARN("agent", "the source of pods does not answer: going on with what was enrolled before");
     p.zds->StartAccepting();
@@ -241,7 +255,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     p.cluster->Observe(*p.enroller);
     p.source = &p.cluster->source();
   } else {
-    QANAT_ASSIGN_OR_RETURN(p.folder, MakeFolderSource(loop, config.pod_source));
+    QANAT_ASSIGN_OR_RETURN(p.folder, MakeFolderSource(loop, config));
     p.source = p.folder.get();
   }
   p.sync_limit->Start(kSyncAtMost);
@@ -257,11 +271,9 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
         if (auto ip = net::IpAddress::Parse(text)) pod.ips.push_back(*ip);
       p.cluster->OnCniAdd(pod);
     });
-    std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(config.cni_socket).parent_path(),
-                                        ignored);
     ::unlink(config.cni_socket.c_str());
-    QANAT_RETURN_IF_ERROR(p.cni->ListenUnix(config.cni_socket));
+    QANAT_RETURN_IF_ERROR(p.sockets->Keep(config.cni_socket,
+                                          [&p] { return p.cni->ListenUnix(p.config.cni_socket); }));
     if (p.cluster) QANAT_RETURN_IF_ERROR(p.cluster->InstallPlugin());
   }
   if (!config.admin.empty()) {

@@ -32,6 +32,8 @@ struct Config {
   // kubernetes only:
   std::string kubeconfig;  // empty: in-cluster
   std::string ns = "qanat-system";
+  // Besides our own, whose pods never are: what the cluster itself needs starts without us.
+  std::vector<std::string> exclude_namespaces = {"kube-system"};
   std::string daemonset = "qanat-agent";
   std::string lib_dir = "/var/lib/qanat";
   std::string cni_conf_dir = "/etc/cni/net.d";

@@ -47,6 +47,11 @@ int main(int argc, char** argv) {
       ->envname("POD_NAMESPACE")
       ->capture_default_str();
   flags
+      .add_option("--exclude-namespace", config.exclude_namespaces,
+                  "pods of this namespace are never in the mesh and start without asking us "
+                  "(repeatable; in place of the default; our own always is one)")
+      ->capture_default_str();
+  flags
       .add_option("--daemonset", config.daemonset,
                   "our own DaemonSet: when it is deleted, SIGTERM gives the node back as it was; "
                   "\"\" for never")

@@ -10,13 +10,16 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile __u32 lookup_pod_id = 0;
 const volatile struct qanat_ip lookup_ip4 = {};
 const volatile struct qanat_ip lookup_ip6 = {};
+/* The pod asks for what comes in from the wire to be left alone (an ingress gateway). */
+const volatile __u32 lookup_plain_inbound = 0;
 
 static __always_inline int is_own(const struct qanat_ip *ip) {
   struct qanat_ip v4 = {{lookup_ip4.word[0], lookup_ip4.word[1], lookup_ip4.word[2],
                          lookup_ip4.word[3]}};
   struct qanat_ip v6 = {{lookup_ip6.word[0], lookup_ip6.word[1], lookup_ip6.word[2],
                          lookup_ip6.word[3]}};
-  return ip_equal(ip, &v4) || ip_equal(ip, &v6) || ip_is_loopback(ip);
+  return ip_equal(ip, &v4) || ip_equal(ip, &v6) || ip_is_loopback(ip) ||
+         is_other_own(lookup_pod_id, ip);
 }
 
 /* The same tuple always starts at the same worker: with SYN cookies the ACK must meet the listener
@@ -123,6 +126,9 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   } else if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
     count(id, QANAT_CNT_DROP_PROXY_PORT);
     return SK_DROP;
+  } else if (!probe && lookup_plain_inbound) {
+    count(id, QANAT_CNT_PLAIN_INBOUND);
+    return SK_PASS;
   } else if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {
     count(id, QANAT_CNT_GRANT_USED);
     return SK_PASS;

@@ -5,6 +5,7 @@
 
 #include "agent/cluster/process.h"
 #include "agent/files/files.h"
+#include "agent/redirect/pod_network.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
@@ -41,6 +42,7 @@ Cluster::Cluster(event::EventLoop& loop, ClusterOptions options, kube::ClientCon
   source.cache_path = CachePath(options_);
   source.excluded_namespaces = {options_.excluded_namespaces.begin(),
                                 options_.excluded_namespaces.end()};
+  if (options_.install.conf_dir.empty()) source.addresses_of = AddressesIn;
   source_ = std::make_unique<KubeSource>(loop, *client_, std::move(source));
   PublisherOptions publish;
   publish.node_name = options_.node_name;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "agent/enrol/entry.h"
+#include "agent/redirect/own_ips.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
@@ -60,6 +61,7 @@ Status Enroller::Adopt() {
     entry->id = saved.id;
     entry->cookie = saved.cookie;
     entry->sysctls = std::move(saved.sysctls);
+    entry->wishes.plain_inbound = saved.plain_inbound;
     if (auto state = hooks_.maps().pod_state.Lookup(entry->id); state && *state)
       entry->state = **state;
     entry->membership = {true, {}};
@@ -128,7 +130,7 @@ void Enroller::Advance(Entry& entry) {
         }
         if (entry.enforced() && !Newest()) Explain(entry, WithoutProxy(entry));
         if (entry.enforced() && entry.proven && !entry.cut_off) {
-          Explain(entry, "");
+          Explain(entry, entry.own_stack);
           Notify(entry, {});
         }
         WriteStatus(entry);
@@ -161,6 +163,8 @@ void Enroller::Advance(Entry& entry) {
     }
     Status done = Execute(entry, step);
     if (done) continue;
+    const bool began = step == Step::kPrepare || step == Step::kAttach;
+    if (!entry.enforced() && (began || !OpenNs(entry))) Undo(entry);
     Explain(entry, std::string(StepName(step)) + ": " + done.error().message);
     WriteStatus(entry);
     entry.backoff = entry.backoff == event::Duration{}
@@ -206,7 +210,8 @@ Result<netns::NetNs> Enroller::OpenNs(const Entry& entry) const {
 }
 
 Hooks::PodTarget Enroller::TargetOf(const Entry& entry, const netns::NetNs* ns) const {
-  return {entry.id, entry.pod.Ip4(), entry.pod.Ip6(), ns, entry.network.devices};
+  return {entry.id, entry.pod.Ip4(),       entry.pod.Ip6(),
+          ns,       entry.network.devices, entry.wishes.plain_inbound};
 }
 
 Result<uint32_t> Enroller::AllocateId() const {
@@ -216,7 +221,9 @@ Result<uint32_t> Enroller::AllocateId() const {
   for (uint32_t id = 1; id < QANAT_MAX_PODS; ++id)
     if (!used.count(id)) return id;
   return Fail(Code::kResourceExhausted,
-              "all " + std::to_string(QANAT_MAX_PODS - 1) + " pod slots are taken");
+              "all " + std::to_string(QANAT_MAX_PODS - 1) +
+                  " pod slots of this node are taken: move pods to another node, or label some "
+                  "istio.io/dataplane-mode=none");
 }
 
 Status Enroller::Prepare(Entry& entry) {
@@ -227,7 +234,10 @@ Status Enroller::Prepare(Entry& entry) {
     if (other.get() != &entry && other->prepared && other->cookie == cookie)
       return Fail(Code::kAlreadyExists, "its network namespace belongs to pod " +
                                             other->pod.FullName() + " (" + uid + ")");
-  QANAT_ASSIGN_OR_RETURN(entry.network, InspectPod(ns, entry.pod.ips));
+  auto inspected = InspectPod(ns, entry.pod.ips);
+  entry.uncapturable = !inspected && inspected.error().code == Code::kUnimplemented;
+  if (!inspected) return tl::unexpected(inspected.error());
+  entry.network = std::move(*inspected);
   if (entry.id == 0) QANAT_RETURN_IF_ERROR(TakeOver(entry, cookie));
   entry.refused = false;
   if (options_.check_pod && !entry.enforced()) {
@@ -252,9 +262,14 @@ Status Enroller::Prepare(Entry& entry) {
   QANAT_RETURN_IF_ERROR(std::move(network));
   const qanat_pod pod{entry.id, entry.network.spoof_low, entry.network.spoof_high,
                       bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
-  QANAT_RETURN_IF_ERROR(maps.pods.Update(cookie, pod));
+  Status known = maps.pods.Update(cookie, pod);
   for (const auto& ip : entry.pod.ips)
-    QANAT_RETURN_IF_ERROR(maps.pod_ips.Update(bpf::ToKernel(ip), cookie));
+    if (known) known = maps.pod_ips.Update(bpf::ToKernel(ip), cookie);
+  if (known) known = SyncOwnIps(maps, entry.id, entry.network.others);
+  if (!known)
+    return Fail(known.error().Annotate(
+        "tell the kernel of the pod (more pods than a node has room for? fewer of them, or a label "
+        "istio.io/dataplane-mode=none, help)"));
   entry.prepared = true;
   return {};
 }

@@ -17,6 +17,7 @@
 #include "agent/enrol/cni_call.h"
 #include "agent/enrol/decision.h"
 #include "agent/enrol/state_store.h"
+#include "agent/pods/annotations.h"
 #include "agent/pods/source.h"
 #include "agent/redirect/hooks.h"
 #include "agent/redirect/listeners.h"
@@ -45,7 +46,9 @@ struct PodView {
   uint32_t id = 0;
   uint64_t cookie = 0;
   bool enforced = false, cut_off = false, leaving = false, blocked = false;
-  bool refused = false;   // by what the pod is: its labels ask for the mesh, and it cannot be in it
+  bool refused = false;  // by what the pod is: its labels ask for the mesh, and it cannot be in it
+  bool uncapturable = false;       // the reason says why; also of one that is enforced
+  std::vector<std::string> notes;  // what its annotations ask for and do not get, and the like
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;
@@ -97,6 +100,9 @@ class Enroller final : public PodListener, public zds::Owner {
   // Plain networking for every pod, for good: the mesh is being taken off this node.
   void ReleaseAll(const std::string& why);
 
+  // Status and state files that somebody has removed are written again.
+  void RestoreFiles();
+
   std::vector<PodView> View() const;
   uint64_t repairs() const { return repairs_ + hooks_.reattached(); }
   uint64_t proofs_failed() const { return proofs_failed_; }
@@ -113,6 +119,9 @@ class Enroller final : public PodListener, public zds::Owner {
   Facts FactsOf(const Entry& entry) const;
 
   Status Prepare(Entry& entry);
+  std::vector<std::string> NotesOf(const Entry& entry) const;
+  void LookForUncaptured(Entry& entry, const netns::NetNs& ns);
+  void Undo(Entry& entry);
   Status TakeOver(Entry& entry, uint64_t cookie);
   Status Attach(Entry& entry);
   Status Add(Entry& entry);

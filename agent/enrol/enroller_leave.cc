@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "agent/enrol/entry.h"
+#include "agent/redirect/own_ips.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
@@ -52,6 +53,20 @@ Status Enroller::Restore(Entry& entry) {
   return {};
 }
 
+// An enrolment that did not come to its end leaves nothing behind; it begins anew with the next
+// attempt. Only of a pod that was never captured: one that was stays closed.
+void Enroller::Undo(Entry& entry) {
+  if (entry.id == 0 && entry.cookie == 0) return;
+  const bool uncapturable = entry.uncapturable;
+  if (zds_ && (entry.adding || !entry.acked_by.empty())) zds_->Del(entry.pod.uid);
+  if (auto ns = OpenNs(entry)) {
+    if (Status restored = RestorePodNetwork(*ns, entry.sysctls); !restored)
+      LOG_WARN("enrol", "{}: {}", entry.pod.FullName(), restored.error().message);
+  }
+  ReleaseKernelState(entry);
+  entry.uncapturable = uncapturable;
+}
+
 // Everything that the kernel knows of the pod; the namespace itself is not touched.
 void Enroller::ReleaseKernelState(Entry& entry) {
   bpf::NodeMaps& maps = hooks_.maps();
@@ -60,6 +75,7 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   if (entry.id != 0) {
     hooks_.DetachPod(entry.id);
     EmptySlots(maps, entry.id);
+    (void)SyncOwnIps(maps, entry.id, {});
     entry.state.mode = QANAT_MODE_OFF;
     ++entry.state.generation;
     (void)maps.pod_state.Update(entry.id, entry.state);
@@ -78,6 +94,10 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.state = {};
   entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =
       false;
+  entry.uncapturable = false;
+  entry.own_stack.clear();
+  entry.guard_dropped = 0;
+  ++entry.attempt;
   entry.acked_by.clear();
   entry.sysctls.clear();
   entry.report = {};

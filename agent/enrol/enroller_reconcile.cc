@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "agent/enrol/entry.h"
+#include "agent/redirect/own_ips.h"
 #include "bpf/user/mounts.h"
 #include "common/base/log.h"
 
@@ -60,6 +61,13 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
   if (entry.gone || !entry.membership.in_mesh || !entry.prepared) return;
   Status repaired = node_ok ? Repair(entry) : Fail(Code::kUnavailable, node_reason);
   if (!repaired) {
+    if (node_ok && !entry.enforced()) {
+      Undo(entry);
+      Explain(entry, repaired.error().message);
+      WriteStatus(entry);
+      if (!entry.retry.armed()) entry.retry.Start(options_.reconcile_every);
+      return;
+    }
     if (repaired.error().code == Code::kNotFound) {  // the namespace has gone: the source will say
       Explain(entry, repaired.error().message);
       WriteStatus(entry);
@@ -104,9 +112,15 @@ Status Enroller::Repair(Entry& entry) {
   auto network = InspectPod(ns, entry.pod.ips);
   if (network) {
     entry.network.devices = network->devices;
-  } else if (!entry.enforced()) {
+    if (entry.network.others != network->others) {
+      entry.network.others = network->others;
+      QANAT_RETURN_IF_ERROR(SyncOwnIps(hooks_.maps(), entry.id, entry.network.others));
+    }
+  } else if (!entry.enforced() || network.error().code == Code::kUnimplemented) {
+    entry.uncapturable = network.error().code == Code::kUnimplemented;
     return tl::unexpected(network.error());
   }
+  LookForUncaptured(entry, ns);
   if (Status present = CheckPodNetwork(ns, entry.pod.ips); !present) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), present.error().message);
@@ -126,6 +140,11 @@ Status Enroller::Repair(Entry& entry) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: its entry in the pods map", entry.pod.FullName());
     QANAT_RETURN_IF_ERROR(hooks_.maps().pods.Update(entry.cookie, want));
+  }
+  if (!HasOwnIps(hooks_.maps(), entry.id, entry.network.others)) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: its further addresses in the kernel", entry.pod.FullName());
+    QANAT_RETURN_IF_ERROR(SyncOwnIps(hooks_.maps(), entry.id, entry.network.others));
   }
   auto state = hooks_.maps().pod_state.Lookup(entry.id);
   if (!state || !*state || std::memcmp(&**state, &entry.state, sizeof entry.state) != 0) {
@@ -183,7 +202,8 @@ void Enroller::SweepGrants() {
 }
 
 void Enroller::Save(const Entry& entry) {
-  SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls};
+  SavedPod saved{entry.pod,        entry.id,      entry.cookie,
+                 entry.enforced(), entry.sysctls, entry.wishes.plain_inbound};
   if (Status done = store_.Save(saved); !done)
     LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(),
               done.error().message);
@@ -214,6 +234,8 @@ PodView Enroller::ViewOf(const Entry& e) const {
                   : e.membership.in_mesh || v.refused ? "pending"
                                                       : "disabled";
   v.blocked = e.step == Step::kBlocked || e.refused || v.refused;
+  v.uncapturable = e.uncapturable || !e.own_stack.empty();
+  v.notes = NotesOf(e);
   v.published = PublishedOf(e.pod);
   v.reason = e.reason;
   v.step = StepName(e.step);
@@ -234,10 +256,11 @@ void Enroller::WriteStatus(Entry& entry) {
   for (const ProofStep& step : entry.report.steps)
     proof[step.name] = step.passed ? "passed" : step.detail;
   const PodView view = ViewOf(entry);
-  const nlohmann::json json = {{"uid", view.uid},
-                               {"redirection", view.redirection},
-                               {"reason", view.reason},
-                               {"proof", std::move(proof)}};
+  nlohmann::json json = {{"uid", view.uid},
+                         {"redirection", view.redirection},
+                         {"reason", view.reason},
+                         {"proof", std::move(proof)}};
+  if (!view.notes.empty()) json["notes"] = view.notes;
   std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (text == entry.written) return;
   if (Status done = WriteFileAtomically(options_.status_dir + "/" + view.uid + ".json", text);

@@ -33,7 +33,13 @@ void Enroller::OnPod(const Pod& shown) {
     }
     entry.prepared = entry.attached = entry.proven = false;
   }
+  const bool plain_inbound = entry.wishes.plain_inbound;
   entry.pod = pod;
+  entry.wishes = ReadWishes(pod);
+  if (plain_inbound != entry.wishes.plain_inbound) {  // the same hooks with other constants
+    entry.attached = entry.proven = false;
+    if (entry.id != 0) Save(entry);
+  }
   entry.gone = entry.leaving = false;
   entry.shown = true;
   entry.membership = released_.empty() ? DecideMembership(pod) : Membership{false, released_};

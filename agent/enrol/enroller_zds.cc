@@ -81,6 +81,7 @@ std::vector<zds::SnapshotItem> Enroller::Snapshot() {
     item.workload = {uid, entry->pod.name, entry->pod.ns, entry->pod.service_account};
     if (auto ns = OpenNs(*entry)) item.netns.Reset(::fcntl(ns->fd(), F_DUPFD_CLOEXEC, 0));
     entry->adding = true;
+    entry->snapshot_attempt = entry->attempt;
     entry->filled = false;
     entry->proven = false;
     items.push_back(std::move(item));
@@ -90,7 +91,7 @@ std::vector<zds::SnapshotItem> Enroller::Snapshot() {
 
 void Enroller::OnSnapshotAck(const zds::Peer& peer, const std::string& uid, const Status& status) {
   Entry* entry = Find(uid);
-  if (!entry) return;
+  if (!entry || entry->attempt != entry->snapshot_attempt) return;
   entry->adding = false;
   if (status) {
     entry->acked_by.insert(peer.id);
@@ -128,9 +129,9 @@ Status Enroller::Add(Entry& entry) {
   const std::string uid = entry.pod.uid;
   entry.adding = true;
   zds_->Add({uid, entry.pod.name, entry.pod.ns, entry.pod.service_account}, std::move(copy),
-            [this, uid, peer_id = newest->id](Status status) {
+            [this, uid, peer_id = newest->id, attempt = entry.attempt](Status status) {
               Entry* e = Find(uid);
-              if (!e) return;
+              if (!e || e->attempt != attempt) return;
               e->adding = false;
               if (status) {
                 e->acked_by.insert(peer_id);

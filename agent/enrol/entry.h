@@ -12,6 +12,7 @@ struct Enroller::Entry {
 
   Pod pod;
   Membership membership;
+  Wishes wishes;
   bool gone = false;
   bool leaving = false;  // gone, but its namespace still exists
   bool shown = true;     // false: taken over, and the source has not spoken of it yet
@@ -28,7 +29,12 @@ struct Enroller::Entry {
   bool filled = false;
   bool proven = false;
   bool cut_off = false;
-  bool refused = false;         // something in the pod or on the node speaks against it
+  bool refused = false;        // something in the pod or on the node speaks against it
+  bool uncapturable = false;   // it does not use the kernel's sockets
+  std::string own_stack;       // of one that is captured all the same: how that shows
+  uint64_t guard_dropped = 0;  // as last looked at
+  uint32_t attempt = 0;        // of enrolment: what is answered to an earlier one is void
+  uint32_t snapshot_attempt = 0;
   std::set<uint64_t> acked_by;  // proxies that acknowledged this pod
 
   std::unique_ptr<Proof> proof;

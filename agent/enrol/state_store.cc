@@ -27,7 +27,8 @@ std::string FormatSavedPod(const SavedPod& saved) {
                {"id", saved.id},
                {"cookie", saved.cookie},
                {"enforced", saved.enforced},
-               {"sysctls", saved.sysctls}};
+               {"sysctls", saved.sysctls},
+               {"plainInbound", saved.plain_inbound}};
   for (const auto& ip : saved.pod.ips) json["ips"].push_back(ip.ToString());
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -50,6 +51,8 @@ Result<SavedPod> ParseSavedPod(std::string_view text) {
   auto enforced = json.find("enforced");
   // When in doubt the pod stays closed.
   saved.enforced = enforced == json.end() || !enforced->is_boolean() || enforced->get<bool>();
+  auto plain = json.find("plainInbound");
+  saved.plain_inbound = plain != json.end() && plain->is_boolean() && plain->get<bool>();
   auto sysctls = json.find("sysctls");
   if (sysctls != json.end() && sysctls->is_object())
     for (const auto& [name, value] : sysctls->items())

@@ -19,6 +19,7 @@ struct SavedPod {
   uint64_t cookie = 0;
   bool enforced = false;
   SavedSysctls sysctls;
+  bool plain_inbound = false;  // Wishes: until the source speaks again
 };
 
 class StateStore {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/pods/dns_files.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -54,15 +56,25 @@ void DnsFiles::Put(const Pod& pod) {
   std::string content = FormatDnsFile(pod, node);
   const auto it = written_.find(pod.uid);
   if (it != written_.end() && it->second == content) return;
-  std::error_code error;
-  std::filesystem::create_directories(options_.dir, error);
-  std::filesystem::permissions(options_.dir, std::filesystem::perms(0755), error);
-  if (Status done = WriteFileAtomically(PathOf(pod.uid), content, {.mode = 0644}); !done) {
+  if (Status done = Write(pod.uid, content); !done) {
     LOG_WARN("pods", "{}: the proxy is not told its DNS settings: {}", pod.FullName(),
              done.error().message);
     return;
   }
   written_[pod.uid] = std::move(content);
+}
+
+Status DnsFiles::Write(const std::string& uid, const std::string& content) const {
+  std::error_code error;
+  std::filesystem::create_directories(options_.dir, error);
+  std::filesystem::permissions(options_.dir, std::filesystem::perms(0755), error);
+  return WriteFileAtomically(PathOf(uid), content, {.mode = 0644});
+}
+
+void DnsFiles::Restore() {
+  for (const auto& [uid, content] : written_)
+    if (::access(PathOf(uid).c_str(), F_OK) != 0)
+      if (Status done = Write(uid, content); !done) LOG_WARN("pods", "{}", done.error().message);
 }
 
 void DnsFiles::Remove(const std::string& uid) {

@@ -34,10 +34,13 @@ class DnsFiles {
   // from starting.
   void Put(const Pod& pod);
   void Remove(const std::string& uid);
+  // Files that somebody has removed are written again.
+  void Restore();
   // Everything that exists was put: the other files are of pods that went while we were away.
   void OnSynced();
 
  private:
+  Status Write(const std::string& uid, const std::string& content) const;
   std::string PathOf(const std::string& uid) const { return options_.dir + "/" + uid; }
 
   const DnsFilesOptions options_;

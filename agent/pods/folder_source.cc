@@ -21,8 +21,9 @@ constexpr size_t kMaxFileBytes = 1 << 20;
 
 }  // namespace
 
-FolderSource::FolderSource(event::EventLoop& loop, std::string dir)
-    : loop_(loop), dir_(std::move(dir)) {}
+FolderSource::FolderSource(event::EventLoop& loop, std::string dir,
+                           std::set<std::string> excluded_namespaces)
+    : loop_(loop), dir_(std::move(dir)), excluded_(std::move(excluded_namespaces)) {}
 
 Status FolderSource::Start(PodListener* listener) {
   listener_ = listener;
@@ -88,6 +89,7 @@ void FolderSource::Scan() {
     if (!changed) continue;
     known.content = std::move(content);
     known.delivered = true;
+    pod->excluded = excluded_.count(pod->ns) > 0;
     listener_->OnPod(*pod);
   }
   broken_ = broken;

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "agent/pods/source.h"
@@ -15,7 +16,9 @@ namespace qanat::agent {
 
 class FolderSource : public PodSource {
  public:
-  FolderSource(event::EventLoop& loop, std::string dir);
+  // Pods of the excluded namespaces are never in the mesh, whatever their labels say.
+  FolderSource(event::EventLoop& loop, std::string dir,
+               std::set<std::string> excluded_namespaces = {});
   Status Start(PodListener* listener) override;
   size_t broken() const override { return broken_; }
 
@@ -29,6 +32,7 @@ class FolderSource : public PodSource {
 
   event::EventLoop& loop_;
   std::string dir_;
+  std::set<std::string> excluded_;
   PodListener* listener_ = nullptr;
   Fd inotify_;
   std::unique_ptr<event::IoWatch> watch_;

@@ -54,6 +54,23 @@ TEST_F(FolderSourceTest, DeliversWhatIsThereThenChangesThenDeletions) {
   EXPECT_EQ(Take(), Seen{"a gone"});
 }
 
+TEST_F(FolderSourceTest, PodsOfAnExcludedNamespaceAreMarkedAndNoOthers) {
+  Write("a", Text("a", "one"));
+  Write("b", R"({"uid":"b","name":"p","namespace":"spared","labels":)"
+             R"({"istio.io/dataplane-mode":"ambient"}})");
+  struct Listener final : PodListener {
+    void OnPod(const Pod& pod) override { pods[pod.uid] = pod; }
+    void OnPodGone(const std::string&) override {}
+    void OnSynced() override {}
+    std::map<std::string, Pod> pods;
+  } listener;
+  FolderSource source(loop_, dir_, {"spared"});
+  ASSERT_TRUE(source.Start(&listener));
+  EXPECT_FALSE(listener.pods["a"].excluded);
+  EXPECT_TRUE(listener.pods["b"].excluded);
+  EXPECT_FALSE(DecideMembership(listener.pods["b"]).in_mesh);
+}
+
 TEST_F(FolderSourceTest, BrokenFileKeepsTheLastGoodStateAndIsCounted) {
   Write("a", Text("a", "one"));
   FolderSource source(loop_, dir_);

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/pods/kube_source.h"
 
-#include <algorithm>
+#include <sys/inotify.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "agent/files/notify.h"
 #include "agent/pods/kube_pod.h"
 #include "common/base/log.h"
 
@@ -26,6 +31,7 @@ struct KubeSource::Known {
   Pod pod;  // as last delivered, or to be
   netns::Id netns_id;
   bool from_cni = false;  // netns and addresses are the runtime's word
+  bool guessed = false;   // the addresses are those that the namespace has
   bool delivered = false;
   Pod last;
 };
@@ -80,7 +86,39 @@ Status KubeSource::Start(PodListener* listener) {
   pod_reflector_ =
       std::make_unique<kube::Reflector>(client_, kPods, std::move(of_node), std::move(pods));
   verify_.Start(options_.verify_every);
+  inotify_ = OpenInotify("the runtime's network namespaces", "second");
+  unwatched_ = {options_.finder.netns_dirs.begin(), options_.finder.netns_dirs.end()};
+  WatchRuntime();
   return {};
+}
+
+// A folder that does not exist yet is tried again at each verification.
+void KubeSource::WatchRuntime() {
+  if (!inotify_ || unwatched_.empty()) return;
+  const size_t before = unwatched_.size();
+  std::erase_if(unwatched_, [this](const std::string& dir) {
+    return ::access(dir.c_str(), F_OK) == 0 &&
+           AddInotifyWatch(inotify_, dir,
+                           IN_CREATE | IN_MOVED_TO | IN_DELETE | IN_MOVED_FROM | IN_ONLYDIR,
+                           "second", true);
+  });
+  if (runtime_ && unwatched_.size() < before) OnRuntime();  // it may have named some already
+  if (!runtime_)
+    runtime_ = std::make_unique<event::IoWatch>(loop_, inotify_.get(), EPOLLIN,
+                                                [this](uint32_t) { OnRuntime(); });
+}
+
+// The file comes first, then the network in it, then the sandbox's process, by which we know whose
+// it is.
+void KubeSource::OnRuntime() {
+  char buffer[4096];
+  while (::read(inotify_.get(), buffer, sizeof buffer) > 0) {
+  }
+  hot_until_ = loop_.now() + options_.hot_for;
+  find_backoff_ = {};
+  bool wanted = false;
+  for (const auto& [key, known] : pods_) wanted |= WantsNetns(*known);
+  if (wanted && synced_) find_.Start(options_.hot_every);
 }
 
 std::string KubeSource::last_error() const {
@@ -121,10 +159,16 @@ void KubeSource::OnPodJson(const std::string& key, std::string_view json) {
   const Pod before = std::move(known.pod);
   known.pod = std::move(*parsed);
   known.pod.netns = before.netns;
+  const bool was_guessed = known.guessed;
+  if (known.guessed && !known.pod.ips.empty()) {  // now they are known, and the namespace stays
+    known.guessed = known.from_cni = false;
+    if (before.ips != known.pod.ips)
+      LOG_INFO("pods", "{}: its addresses are others than its first interface's", key);
+  }
   known.pod.excluded = options_.excluded_namespaces.count(known.pod.ns) > 0;
   if (known.from_cni || known.pod.ips.empty()) {
     known.pod.ips = before.ips;
-  } else if (!before.ips.empty() && before.ips != known.pod.ips) {
+  } else if (!was_guessed && !before.ips.empty() && before.ips != known.pod.ips) {
     known.pod.netns.clear();  // other addresses: another sandbox, most likely
   }
   if (auto early = early_.find(key); fresh && early != early_.end()) {
@@ -177,8 +221,8 @@ void KubeSource::Deliver(Known& known) {
 
 // A pod without addresses has no sandbox yet, or its runtime tells us itself.
 bool KubeSource::WantsNetns(const Known& known) const {
-  return known.pod.netns.empty() && !known.pod.ips.empty() && !Finished(known.pod) &&
-         DecideMembership(known.pod).in_mesh;
+  return known.pod.netns.empty() && (!known.pod.ips.empty() || options_.addresses_of) &&
+         !Finished(known.pod) && DecideMembership(known.pod).in_mesh;
 }
 
 void KubeSource::UseCni(Known& known, const CniPod& cni) {
@@ -232,21 +276,33 @@ void KubeSource::Find() {
     const FoundNetns* netns = nullptr;
     if (found)
       if (auto it = found->find(known->pod.KubeletUid()); it != found->end()) netns = &it->second;
-    if (!netns) {
+    if (!netns || !UseFound(*known, *netns)) {
       missing = true;
       continue;
     }
     LOG_DEBUG("pods", "{}: its network namespace is {}", key, netns->path);
-    known->pod.netns = netns->path;
-    known->netns_id = netns->id;
-    known->from_cni = false;
     Deliver(*known);
   }
-  find_backoff_ = !missing ? event::Duration{}
+  find_backoff_ = !missing                   ? event::Duration{}
+                  : loop_.now() < hot_until_ ? options_.hot_every
                   : find_backoff_ == event::Duration{}
                       ? options_.find_first
                       : std::min<event::Duration>(find_backoff_ * 2, options_.find_last);
   if (missing && synced_) ScheduleFind();
+}
+
+bool KubeSource::UseFound(Known& known, const FoundNetns& found) {
+  if (known.pod.ips.empty()) {
+    known.pod.ips = options_.addresses_of(found.path);
+    SortIps(&known.pod.ips);
+    if (known.pod.ips.empty()) return false;  // not set up yet
+    known.guessed = known.from_cni = true;
+  } else {
+    known.from_cni = false;
+  }
+  known.pod.netns = found.path;
+  known.netns_id = found.id;
+  return true;
 }
 
 // A namespace that went, or whose path shows another one now, means a new sandbox, or the end.
@@ -259,8 +315,10 @@ void KubeSource::Verify() {
              known->pod.netns);
     known->pod.netns.clear();
     known->from_cni = false;
+    if (std::exchange(known->guessed, false)) known->pod.ips.clear();
     if (WantsNetns(*known)) ScheduleFind();
   }
+  WatchRuntime();
   verify_.Start(options_.verify_every);
 }
 

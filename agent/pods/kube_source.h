@@ -2,9 +2,11 @@
 // Pods of one node from the Kubernetes API: its pods and all namespaces are followed, each pod's
 // network namespace comes from CNI ADD or is found through /proc. Until both are synced nothing is
 // delivered; while the API server is away what was known stays. Also keeps the cache that the CNI
-// plugin reads. Lives on the agent's loop; the client outlives it.
+// plugin reads. Where no plugin tells of a new sandbox, the runtime's folder of namespaces does.
+// Lives on the agent's loop; the client outlives it.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -14,6 +16,7 @@
 #include "agent/pods/membership_cache.h"
 #include "agent/pods/netns_finder.h"
 #include "agent/pods/source.h"
+#include "common/base/fd.h"
 #include "common/event/event_loop.h"
 #include "common/kube/client.h"
 #include "common/kube/reflector.h"
@@ -29,6 +32,13 @@ struct KubeSourceOptions {
   event::Duration verify_every = std::chrono::seconds(1);  // are the namespaces still there?
   event::Duration find_first = std::chrono::milliseconds(50);
   event::Duration find_last = std::chrono::seconds(2);
+  // Where no plugin of ours is in the runtime's chain: which addresses a namespace has, the pod's
+  // first. A pod is then looked for, and handed on, before the API server tells its addresses,
+  // which is up to seconds after its containers have started.
+  std::function<std::vector<net::IpAddress>(const std::string& netns)> addresses_of;
+  // After the runtime has made a namespace, a process in it is looked for this often and long.
+  event::Duration hot_every = std::chrono::milliseconds(25);
+  event::Duration hot_for = std::chrono::seconds(3);
 };
 
 // What a runtime says of a pod whose sandbox it sets up.
@@ -64,7 +74,10 @@ class KubeSource : public PodSource {
   bool WantsNetns(const Known& known) const;
   void UseCni(Known& known, const CniPod& cni);
   void Find();
+  bool UseFound(Known& known, const FoundNetns& found);
   void ScheduleFind();
+  void WatchRuntime();
+  void OnRuntime();
   void Verify();
   void ScheduleCache();
   void WriteCache();
@@ -85,6 +98,11 @@ class KubeSource : public PodSource {
   std::map<std::string, EarlyCni> early_;  // the runtime was faster than the API server
   event::Timer find_, verify_, cache_;
   event::Duration find_backoff_{};
+  // The folders in which the runtime names its namespaces: word of a new sandbox.
+  Fd inotify_;
+  std::set<std::string> unwatched_;
+  std::unique_ptr<event::IoWatch> runtime_;
+  event::TimePoint hot_until_{};
   MembershipCache written_;
 };
 

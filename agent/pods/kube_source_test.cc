@@ -67,6 +67,23 @@ class KubeSourceTest : public ::testing::Test, public PodListener {
     source_ = std::make_unique<KubeSource>(loop_, *client_, options);
     ASSERT_TRUE(source_->Start(this));
   }
+  // As a node on which no plugin of ours is in the chain.
+  void StartWithoutPlugin(milliseconds find_last) {
+    client_ = std::make_unique<kube::Client>(loop_, server_.Config());
+    KubeSourceOptions options;
+    options.node_name = "n1";
+    options.finder = {dir_ + "/proc", {dir_ + "/netns"}};
+    options.verify_every = milliseconds(20);
+    options.find_first = options.find_last = find_last;
+    options.addresses_of = [this](const std::string& netns) {
+      ++asked_;
+      auto it = addresses_.find(netns);
+      return it == addresses_.end() ? std::vector<net::IpAddress>() : it->second;
+    };
+    source_ = std::make_unique<KubeSource>(loop_, *client_, options);
+    ASSERT_TRUE(source_->Start(this));
+    ASSERT_TRUE(Until([&] { return synced_ == 1; }));
+  }
   bool Until(const std::function<bool()>& so) { return RunUntil(loop_, so); }
 
   void OnPod(const Pod& pod) override {
@@ -85,7 +102,8 @@ class KubeSourceTest : public ::testing::Test, public PodListener {
   std::unique_ptr<kube::Client> client_;
   std::unique_ptr<KubeSource> source_;
   std::map<std::string, Pod> pods_, at_sync_;
-  int synced_ = 0, told_ = 0;
+  int synced_ = 0, told_ = 0, asked_ = 0;
+  std::map<std::string, std::vector<net::IpAddress>> addresses_;  // of namespaces, by path
 };
 
 TEST_F(KubeSourceTest, EverythingIsKnownWithItsNamespaceBeforeTheSync) {
@@ -221,6 +239,60 @@ TEST_F(KubeSourceTest, ARecreatedPodIsAnotherOneAndBrokenObjectsKeepTheOld) {
   ASSERT_TRUE(Until([&] { return pods_.count("u-new") > 0; }));
   EXPECT_EQ(pods_.count(kUid), 0u);
   EXPECT_EQ(source_->broken(), 0u);
+}
+
+TEST_F(KubeSourceTest, WithoutAPluginTheRuntimesFolderTellsOfANewSandbox) {
+  server_.Put(kWeb, PodJson(kUid, ""));  // its addresses come when its containers run already
+  StartWithoutPlugin(std::chrono::hours(1));
+  EXPECT_EQ(pods_[kUid].netns, "");
+  RunFor(loop_, milliseconds(100));
+  // In the runtime's order: the file, the network in it, the sandbox's process.
+  const std::string path = dir_ + "/netns/cni-a";
+  fs::create_hard_link(dir_ + "/a", path);
+  RunFor(loop_, milliseconds(100));
+  AddProcess("20", "a", "/kubepods/pod" + kUid + "/pause");
+  RunFor(loop_, milliseconds(100));
+  EXPECT_EQ(pods_[kUid].netns, "") << "without an address it is not set up yet";
+  addresses_[path] = {*net::IpAddress::Parse("10.0.0.5"), *net::IpAddress::Parse("10.0.0.50"),
+                      *net::IpAddress::Parse("fd00::5")};
+  const auto began = event::Clock::now();
+  ASSERT_TRUE(Until([&] { return pods_[kUid].netns == path; }));
+  const auto took = std::chrono::duration_cast<milliseconds>(event::Clock::now() - began);
+  RecordProperty("found_after_ms", static_cast<int>(took.count()));
+  EXPECT_LT(took, milliseconds(500)) << "and not by the hour";
+  ASSERT_EQ(pods_[kUid].ips.size(), 2u) << "the first of each family";
+  EXPECT_EQ(pods_[kUid].ips[0].ToString(), "10.0.0.5");
+  EXPECT_EQ(pods_[kUid].ips[1].ToString(), "fd00::5");
+}
+
+TEST_F(KubeSourceTest, TheApiServersWordOnAddressesCountsAndKeepsTheNamespace) {
+  const std::string path = dir_ + "/netns/cni-a";
+  fs::create_hard_link(dir_ + "/a", path);
+  AddProcess("20", "a", "/kubepods/pod" + kUid + "/pause");
+  addresses_[path] = {*net::IpAddress::Parse("10.0.0.5")};
+  server_.Put(kWeb, PodJson(kUid, ""));
+  StartWithoutPlugin(milliseconds(20));
+  ASSERT_TRUE(Until([&] { return pods_[kUid].netns == path; }));
+  const int asked = asked_;
+  server_.Put(kWeb, PodJson(kUid, "10.0.0.77"));  // another interface's
+  ASSERT_TRUE(Until([&] { return pods_[kUid].ips.front().ToString() == "10.0.0.77"; }));
+  EXPECT_EQ(pods_[kUid].netns, path);
+  RunFor(loop_, milliseconds(100));
+  EXPECT_EQ(asked_, asked) << "it is not guessed again";
+}
+
+TEST_F(KubeSourceTest, AFolderThatTheRuntimeMakesLaterIsWatchedToo) {
+  fs::remove_all(dir_ + "/netns");
+  server_.Put(kWeb, PodJson(kUid, ""));
+  StartWithoutPlugin(std::chrono::hours(1));
+  RunFor(loop_, milliseconds(50));
+  fs::create_directories(dir_ + "/netns");
+  RunFor(loop_, milliseconds(100));
+  const std::string path = dir_ + "/netns/cni-a";
+  addresses_[path] = {*net::IpAddress::Parse("10.0.0.5")};
+  AddProcess("20", "a", "/kubepods/pod" + kUid + "/pause");
+  fs::create_hard_link(dir_ + "/a", path);
+  EXPECT_TRUE(Until([&] { return pods_[kUid].netns == path; }));
 }
 
 }  // namespace

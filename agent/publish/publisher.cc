@@ -35,7 +35,12 @@ std::string RedirectionPatch(const std::string& uid, const std::string& value) {
 
 PodEvent EventOf(const PodView& pod) {
   if (pod.cut_off) return {"Warning", "QanatRefused", pod.reason};
-  if (pod.redirection == "enabled") return {"Normal", "QanatEnrolled", "captured and proven"};
+  if (pod.uncapturable) return {"Warning", "QanatCannotCapture", pod.reason};
+  if (pod.redirection == "enabled") {
+    std::string said = "captured and proven";
+    for (const std::string& note : pod.notes) said += "; " + note;
+    return {"Normal", "QanatEnrolled", std::move(said)};
+  }
   if (pod.redirection != "pending" || pod.reason.empty()) return {};
   if (pod.netns.empty() && !pod.refused) return {};
   if (pod.blocked)

@@ -187,5 +187,27 @@ TEST_F(PublisherTest, FlushWaitsForWhatIsOnItsWay) {
   EXPECT_EQ(Patches(), 1u);
 }
 
+TEST_F(PublisherTest, APodThatCannotBeCapturedIsAnEventWhetherItIsEnrolledOrNot) {
+  PodView view = View("enabled", "cannot be captured: by a packet socket on eth0");
+  view.uncapturable = true;
+  publisher_->OnPod(view);
+  ASSERT_TRUE(Until([&] { return Events().size() == 1; }));
+  EXPECT_EQ(Events()[0]["reason"], "QanatCannotCapture");
+  EXPECT_EQ(Events()[0]["type"], "Warning");
+  EXPECT_EQ(Events()[0]["message"], view.reason);
+  EXPECT_EQ(EventOf(view).reason, "QanatCannotCapture");
+  view.redirection = "pending";
+  view.enforced = false;
+  EXPECT_EQ(EventOf(view).reason, "QanatCannotCapture");
+  view.cut_off = true;
+  EXPECT_EQ(EventOf(view).reason, "QanatRefused");
+}
+
+TEST_F(PublisherTest, NotesOfAnEnrolledPodAreInItsEvent) {
+  PodView view = View("enabled");
+  view.notes = {"a is not honoured", "b is not understood"};
+  EXPECT_EQ(EventOf(view).message, "captured and proven; a is not honoured; b is not understood");
+}
+
 }  // namespace
 }  // namespace qanat::agent

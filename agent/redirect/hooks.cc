@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <set>
@@ -44,6 +45,12 @@ std::string PodLink(uint32_t id, const std::string& what) {
 bool IsAttached(const Link& link) {
   auto info = link.Info();
   return info && info->attached;
+}
+
+// On a bpffs that has become read-only pins stay, but none can be opened.
+bool IsPinned(const std::string& path) {
+  auto link = Link::OpenPinned(path);
+  return link || (link.error().sys_errno == EROFS && ::access(path.c_str(), F_OK) == 0);
 }
 
 uint32_t ProgramId(int fd) {
@@ -128,7 +135,7 @@ Status Hooks::EnsureLink(const std::string& name, int program,
   } else if (auto info = held->second.Info(); !info || info->program_id != ProgramId(program)) {
     QANAT_RETURN_IF_ERROR(held->second.Replace(program));
   }
-  if (Link::OpenPinned(path)) return {};
+  if (IsPinned(path)) return {};
   std::error_code ignored;
   std::filesystem::create_directories(dir_ + "/links", ignored);
   return held->second.Pin(path);
@@ -166,6 +173,7 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   s->rodata->lookup_pod_id = pod.id;
   SetIp(s->rodata->lookup_ip4, pod.ip4);
   SetIp(s->rodata->lookup_ip6, pod.ip6);
+  s->rodata->lookup_plain_inbound = pod.plain_inbound;
   s->rodata->guard_pod_id = pod.id;
   if (!guard_) bpf_program__set_autoload(s->progs.qanat_guard, false);
   QANAT_RETURN_IF_ERROR(skeleton->Load());
@@ -195,6 +203,9 @@ Status Hooks::AttachPod(const PodTarget& pod) {
 Status Hooks::CheckPod(const PodTarget& pod) const {
   auto check = [&](const std::string& name) -> Status {
     auto link = Link::OpenPinned(LinkPath(name));
+    if (auto held = links_.find(name);
+        !link && IsPinned(LinkPath(name)) && held != links_.end() && IsAttached(held->second))
+      return {};
     if (!link) return Fail(Code::kFailedPrecondition, "link " + name + " is gone");
     auto info = link->Info();
     if (!info || !info->attached)

@@ -48,6 +48,7 @@ class Hooks {
     net::IpAddress ip4, ip6;
     const netns::NetNs* ns = nullptr;
     std::vector<uint32_t> devices;
+    bool plain_inbound = false;  // Wishes::plain_inbound
   };
   // Loads this pod's programs and attaches them, or replaces the programs of links that are there.
   Status AttachPod(const PodTarget& pod);

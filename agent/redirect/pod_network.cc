@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "agent/redirect/own_stack.h"
 #include "agent/redirect/rtnetlink.h"
 #include "bpf/include/abi.h"
 #include "common/base/fd.h"
@@ -43,6 +44,10 @@ Status WriteSysctl(const std::string& name, const std::string& value) {
   if (!fd) return FailErrno("write " + Path(name) + " (is /proc/sys read-only in this container?)");
   if (::write(fd.get(), value.data(), value.size()) < 0) return FailErrno("write " + Path(name));
   return {};
+}
+
+bool IsIn(const net::IpAddress& ip, const std::vector<net::IpAddress>& ips) {
+  return std::find(ips.begin(), ips.end(), ip) != ips.end();
 }
 
 bool Has6(const std::vector<net::IpAddress>& ips) {
@@ -101,17 +106,52 @@ Result<PodFacts> InspectPod(const netns::NetNs& ns, const std::vector<net::IpAdd
       return Fail(Code::kFailedPrecondition,
                   "lo is down in the pod: captured connections run over it");
     QANAT_ASSIGN_OR_RETURN(auto addresses, rtnl::Addresses());
+    std::vector<net::IpAddress> present;
+    for (const auto& a : addresses)
+      if (!a.ip.is_loopback() && !a.ip.is_link_local() && !IsIn(a.ip, present))
+        present.push_back(a.ip);
+    for (const auto& ip : present)
+      if (!IsIn(ip, ips)) facts.others.push_back(ip);
     for (const auto& ip : ips) {
-      const bool there = std::any_of(addresses.begin(), addresses.end(),
-                                     [&](const auto& a) { return a.ip == ip; });
-      if (!there)
-        return Fail(Code::kFailedPrecondition,
-                    "the pod's network namespace does not have the pod's address " + ip.ToString() +
-                        " (another pod's namespace, or the interface is not set up yet)");
+      if (IsIn(ip, present)) continue;
+      QANAT_ASSIGN_OR_RETURN(const std::string sign, SignOfOwnStack(interfaces));
+      if (present.empty() && !sign.empty())
+        return Fail(Code::kUnimplemented,
+                    "cannot be captured: its network namespace has no address and " + sign +
+                        ": it makes its connections without the kernel (gVisor, Kata?). Label it "
+                        "istio.io/dataplane-mode=none, or run it with the default runtime");
+      return Fail(Code::kFailedPrecondition,
+                  "the pod's network namespace does not have the pod's address " + ip.ToString() +
+                      " (another pod's namespace, or the interface is not set up yet)");
     }
     return {};
   }));
   return facts;
+}
+
+std::vector<net::IpAddress> AddressesIn(const std::string& netns_path) {
+  std::vector<net::IpAddress> out;
+  auto ns = netns::NetNs::Open(netns_path);
+  if (!ns) return out;
+  Status read = ns->Run([&]() -> Status {
+    QANAT_ASSIGN_OR_RETURN(auto addresses, rtnl::Addresses());
+    for (const auto& a : addresses)
+      if (a.ifindex != rtnl::kLoopbackIndex && !a.ip.is_loopback() && !a.ip.is_link_local())
+        out.push_back(a.ip);
+    return {};
+  });
+  if (!read) out.clear();
+  return out;
+}
+
+Result<std::string> LookForOwnStack(const netns::NetNs& ns) {
+  std::string sign;
+  QANAT_RETURN_IF_ERROR(ns.Run([&]() -> Status {
+    QANAT_ASSIGN_OR_RETURN(auto interfaces, rtnl::Interfaces());
+    QANAT_ASSIGN_OR_RETURN(sign, SignOfOwnStack(interfaces));
+    return {};
+  }));
+  return sign;
 }
 
 Status ApplyPodNetwork(const netns::NetNs& ns, const std::vector<net::IpAddress>& ips,

@@ -18,14 +18,23 @@ namespace qanat::agent {
 using SavedSysctls = std::map<std::string, std::string>;
 
 struct PodFacts {
-  std::vector<uint32_t> devices;  // interfaces other than lo
-  uint16_t spoof_low = 0;         // the port range left to the proxy's spoofed sources
+  std::vector<uint32_t> devices;       // interfaces other than lo
+  std::vector<net::IpAddress> others;  // addresses besides the pod's, of any interface
+  uint16_t spoof_low = 0;              // the port range left to the proxy's spoofed sources
   uint16_t spoof_high = 0;
 };
 
 // Compares the pod's addresses with the namespace's: each must be there. The identity of an end is
-// its namespace, so a pod file that names another pod's namespace must not pass.
+// its namespace, so a pod file that names another pod's namespace must not pass. kUnimplemented:
+// this kind of pod cannot be captured, for it does not use the kernel's sockets.
 Result<PodFacts> InspectPod(const netns::NetNs& ns, const std::vector<net::IpAddress>& ips);
+
+// Addresses of its interfaces other than lo, in the interfaces' order; none when the namespace
+// cannot be entered.
+std::vector<net::IpAddress> AddressesIn(const std::string& netns_path);
+
+// What shows that a pod makes its packets itself (own_stack.h); "" when nothing does.
+Result<std::string> LookForOwnStack(const netns::NetNs& ns);
 
 // Idempotent. Adds to `saved` what it changes and does not know yet.
 Status ApplyPodNetwork(const netns::NetNs& ns, const std::vector<net::IpAddress>& ips,

@@ -16,7 +16,6 @@
 namespace qanat::agent::rtnl {
 namespace {
 
-constexpr uint32_t kLoopbackIndex = 1;
 constexpr size_t kBuffer = 32768;
 
 struct CloseSocket {
@@ -79,6 +78,15 @@ template <typename F>
 void ForEachAttribute(const nlmsghdr* message, size_t header, F&& f) {
   const auto* a = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, header));
   const char* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(message));
+  for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
+       a = mnl_attr_next(a))
+    f(a);
+}
+
+template <typename F>
+void ForEachNested(const nlattr* attribute, F&& f) {
+  const auto* a = static_cast<const nlattr*>(mnl_attr_get_payload(attribute));
+  const char* end = reinterpret_cast<const char*>(a) + mnl_attr_get_payload_len(attribute);
   for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
        a = mnl_attr_next(a))
     f(a);
@@ -155,6 +163,10 @@ Result<std::vector<Interface>> Interfaces() {
     i.up = (info->ifi_flags & IFF_UP) != 0;
     ForEachAttribute(h, sizeof(ifinfomsg), [&](const nlattr* a) {
       if (mnl_attr_get_type(a) == IFLA_IFNAME) i.name = mnl_attr_get_str(a);
+      if (mnl_attr_get_type(a) != IFLA_LINKINFO) return;
+      ForEachNested(a, [&](const nlattr* inner) {
+        if (mnl_attr_get_type(inner) == IFLA_INFO_KIND) i.kind = mnl_attr_get_str(inner);
+      });
     });
     out.push_back(std::move(i));
   });

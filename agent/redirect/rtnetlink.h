@@ -12,6 +12,8 @@
 
 namespace qanat::agent::rtnl {
 
+constexpr uint32_t kLoopbackIndex = 1;  // in every namespace
+
 struct InterfaceAddress {
   uint32_t ifindex = 0;
   net::IpAddress ip;
@@ -21,6 +23,7 @@ Result<std::vector<InterfaceAddress>> Addresses();
 struct Interface {
   uint32_t ifindex = 0;
   std::string name;
+  std::string kind;  // "veth", "tun", ...; empty for what is no virtual device
   bool loopback = false;
   bool up = false;
 };

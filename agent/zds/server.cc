@@ -49,7 +49,9 @@ Result<Peer> Identify(int fd, uint64_t id, std::optional<gid_t> group) {
 }  // namespace
 
 Server::Server(event::EventLoop& loop, Owner* owner)
-    : loop_(loop), owner_(owner), accept_pause_(loop, [this] { watch_->SetEvents(EPOLLIN); }) {}
+    : loop_(loop), owner_(owner), accept_pause_(loop, [this] {
+        if (watch_) watch_->SetEvents(EPOLLIN);
+      }) {}
 
 Server::~Server() = default;
 
@@ -62,6 +64,8 @@ Status Server::Listen(const std::string& path, std::optional<gid_t> group) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
   ::unlink(path.c_str());
+  const bool accepting = watch_ != nullptr;
+  watch_.reset();
   listener_.Reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!listener_) return FailErrno("ZDS socket");
   const mode_t old = ::umask(0177);
@@ -75,6 +79,7 @@ Status Server::Listen(const std::string& path, std::optional<gid_t> group) {
                      " (--zds-group; it must be one of the agent's own: supplementalGroups)");
   }
   if (::listen(listener_.get(), 16) != 0) return FailErrno("listen on " + path);
+  if (accepting) StartAccepting();
   return {};
 }
 

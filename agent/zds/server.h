@@ -47,8 +47,8 @@ class Server {
   ~Server();
 
   // Replaces whatever socket lies at `path`; mode 0600, or 0660 for a group, by which a proxy that
-  // is not root's gets in. Proxies may connect from then on and wait; they are answered after
-  // StartAccepting().
+  // is not root's gets in. Once more when the file is gone: those that are connected stay. Proxies
+  // may connect from then on and wait; they are answered after StartAccepting().
   Status Listen(const std::string& path, std::optional<gid_t> group = {});
   void StartAccepting();
 

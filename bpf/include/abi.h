@@ -33,6 +33,8 @@
 #define QANAT_MAX_PODS 512
 #define QANAT_MAX_WORKERS 16
 #define QANAT_MAX_GRANTS 16384
+#define QANAT_MAX_OWN_IPS 4096
+#define QANAT_OWN_IPS_PER_POD 32
 #define QANAT_MAX_PEERS 4
 #define QANAT_MAX_POD_ROOTS 4
 #define QANAT_CGROUP_DEPTH 12 /* how far up a cgroup is compared */
@@ -82,6 +84,14 @@ struct qanat_pod_state {
   __u32 generation; /* grants of another generation are void */
   __u32 workers[QANAT_ROLES]; /* slots to hash over, at most QANAT_MAX_WORKERS */
   __u32 reserved;
+};
+
+/* map `own_ips`: addresses of a pod's namespace besides the one or two that it is known by (a
+ * second interface, secondary addresses). The proxy reaches the application by them; no grant leads
+ * there. */
+struct qanat_own_ip {
+  __u32 pod_id;
+  struct qanat_ip ip;
 };
 
 /* map `listeners` (SOCKMAP): one slot per pod, role and proxy worker. */
@@ -171,6 +181,7 @@ enum qanat_counter {
   QANAT_CNT_GRANT_OVER_BUDGET,  /* refused: too many in flight from one source */
   QANAT_CNT_GRANT_FULL,         /* refused: the map is full */
   QANAT_CNT_GUARD_DROPPED,      /* SYNs that were about to leave uncaptured */
+  QANAT_CNT_PLAIN_INBOUND,      /* SYNs that passed because the pod asks for plain inbound */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -61,7 +61,7 @@ static __always_inline int connect_from_proxy(struct bpf_sock_addr *ctx, struct 
                                               const struct qanat_pod *pod,
                                               const struct qanat_ip *src,
                                               const struct qanat_ip *dst) {
-  if (ip_is_pods(pod, dst)) {
+  if (ip_is_pods(pod, dst) || is_other_own(pod->id, dst)) {
     if (ip_is_any(src) || ip_is_pods(pod, src) || ip_is_loopback(src)) return 1;
     char lo[4] = "lo";
     /* Over lo by device: else the route to an own address reports eth0 as where the SYN came in,

@@ -26,6 +26,8 @@ QANAT_MAP(config, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_config, 0);
 QANAT_MAP(pods, BPF_MAP_TYPE_HASH, QANAT_MAX_PODS, __u64, struct qanat_pod, 0);
 /* Address of an enrolled pod of this node -> its netns cookie: where a grant may lead. */
 QANAT_MAP(pod_ips, BPF_MAP_TYPE_HASH, 2 * QANAT_MAX_PODS, struct qanat_ip, __u64, 0);
+QANAT_MAP(own_ips, BPF_MAP_TYPE_HASH, QANAT_MAX_OWN_IPS, struct qanat_own_ip, __u8,
+          BPF_F_NO_PREALLOC);
 QANAT_MAP(pod_state, BPF_MAP_TYPE_ARRAY, QANAT_MAX_PODS, __u32, struct qanat_pod_state, 0);
 QANAT_MAP(listeners, BPF_MAP_TYPE_SOCKMAP, QANAT_MAX_PODS *QANAT_ROLES *QANAT_MAX_WORKERS, __u32,
           __u64, 0);
@@ -40,6 +42,12 @@ struct {
   __type(key, int);
   __type(value, struct qanat_origin_record);
 } origins SEC(".maps") __weak;
+
+/* An address of the pod's namespace that is not one of those it is known by. */
+static __always_inline int is_other_own(__u32 pod_id, const struct qanat_ip *ip) {
+  struct qanat_own_ip key = {pod_id, *ip};
+  return bpf_map_lookup_elem(&own_ips, &key) != 0;
+}
 
 static __always_inline void count(__u32 pod_id, enum qanat_counter which) {
   struct qanat_counters *c = bpf_map_lookup_elem(&counters, &pod_id);

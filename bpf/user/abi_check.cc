@@ -10,6 +10,7 @@ static_assert(sizeof(qanat_ip) == 16);
 static_assert(sizeof(qanat_tuple) == 36 && offsetof(qanat_tuple, dst) == 16 &&
               offsetof(qanat_tuple, sport) == 32 && offsetof(qanat_tuple, dport) == 34);
 static_assert(sizeof(qanat_pod) == 40 && offsetof(qanat_pod, ip4) == 8);
+static_assert(sizeof(qanat_own_ip) == 20 && offsetof(qanat_own_ip, ip) == 4);
 static_assert(sizeof(qanat_pod_state) == 24 && offsetof(qanat_pod_state, workers) == 8);
 static_assert(sizeof(qanat_grant) == 32 && offsetof(qanat_grant, pod_id) == 24);
 static_assert(sizeof(qanat_budget) == 8);

@@ -43,6 +43,8 @@ Result<Link> Link::OpenPinned(const std::string& path) {
 
 Status Link::Pin(const std::string& path) const {
   if (bpf_obj_pin(fd_.get(), path.c_str()) == 0) return {};
+  if (errno == EROFS)
+    return FailErrno("pin link " + path + " (mount -o remount,rw the bpffs)", EROFS);
   if (errno != EEXIST) return FailErrno("pin link " + path);
   ::unlink(path.c_str());
   if (bpf_obj_pin(fd_.get(), path.c_str()) != 0) return FailErrno("pin link " + path);

@@ -31,8 +31,13 @@ Result<bool> LookupRaw(int fd, const void* key, void* value) {
 }
 
 Status UpdateRaw(int fd, const void* key, const void* value, uint64_t flags) {
-  if (bpf_map_update_elem(fd, key, value, flags) != 0) return FailErrno("map update");
-  return {};
+  if (bpf_map_update_elem(fd, key, value, flags) == 0) return {};
+  if (errno != E2BIG) return FailErrno("map update");
+  bpf_map_info info{};
+  uint32_t length = sizeof info;
+  (void)bpf_obj_get_info_by_fd(fd, &info, &length);
+  return Fail(Code::kResourceExhausted, fmt::format("map {} is full: all its {} entries are taken",
+                                                    info.name, info.max_entries));
 }
 
 Result<bool> EraseRaw(int fd, const void* key) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -44,6 +45,13 @@ bool OnBpfFs(const std::string& dir) {
   return ::statfs(dir.c_str(), &s) == 0 && static_cast<long>(s.f_type) == kBpfFsMagic;
 }
 
+tl::unexpected<Error> ReadOnly(const std::string& dir) {
+  return Fail(Code::kFailedPrecondition,
+              "the bpffs of " + dir +
+                  " is mounted read-only, pins cannot be made: mount -o remount,rw it (in a "
+                  "container: the hostPath volume without readOnly)");
+}
+
 }  // namespace
 
 std::vector<Mount> ParseMountInfo(std::string_view text) {
@@ -82,7 +90,11 @@ Result<std::string> FindCgroup2() {
 Status EnsureBpfDir(const std::string& dir) {
   std::error_code error;
   std::filesystem::create_directories(dir, error);
-  if (!error && OnBpfFs(dir)) return {};
+  if (!error && OnBpfFs(dir)) {
+    struct statvfs s{};
+    if (::statvfs(dir.c_str(), &s) == 0 && (s.f_flag & ST_RDONLY)) return ReadOnly(dir);
+    return {};
+  }
   const std::string root = "/sys/fs/bpf";
   if (dir.rfind(root, 0) == 0 && !OnBpfFs(root)) {
     if (::mount("bpf", root.c_str(), "bpf", 0, nullptr) != 0)
@@ -90,6 +102,7 @@ Status EnsureBpfDir(const std::string& dir) {
     error.clear();
     std::filesystem::create_directories(dir, error);
   }
+  if (error == std::errc::read_only_file_system) return ReadOnly(dir);
   if (error)
     return Fail(Code::kIo, "create " + dir + ": " + error.message() +
                                " (names on a bpffs may not contain dots)");

@@ -15,6 +15,7 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.config, "config"));
   QANAT_RETURN_IF_ERROR(open(maps.pods, "pods"));
   QANAT_RETURN_IF_ERROR(open(maps.pod_ips, "pod_ips"));
+  QANAT_RETURN_IF_ERROR(open(maps.own_ips, "own_ips"));
   QANAT_RETURN_IF_ERROR(open(maps.pod_state, "pod_state"));
   QANAT_RETURN_IF_ERROR(open(maps.listeners, "listeners"));
   QANAT_RETURN_IF_ERROR(open(maps.grants, "grants"));

@@ -17,6 +17,7 @@ struct NodeMaps {
   Map<__u32, qanat_config> config;
   Map<__u64, qanat_pod> pods;
   Map<qanat_ip, __u64> pod_ips;
+  Map<qanat_own_ip, __u8> own_ips;
   Map<__u32, qanat_pod_state> pod_state;
   // Write: a socket's fd. Read: the socket's cookie (that is what the kernel shows of a SOCKMAP).
   Map<__u32, __u64> listeners;

@@ -6,6 +6,7 @@
 
 #include <bpf/libbpf.h>
 
+#include <cerrno>
 #include <memory>
 #include <string>
 
@@ -31,6 +32,9 @@ class Skeleton {
   // EINVAL and EPERM are explained by libbpf's own messages, which go to the log.
   Status Load() {
     const int result = S::load(skeleton_.get());
+    if (result == -EROFS)
+      return FailErrno("load BPF programs (the bpffs has become read-only: mount -o remount,rw)",
+                       EROFS);
     if (result != 0) return FailErrno("load BPF programs", -result);
     return {};
   }

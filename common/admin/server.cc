@@ -81,7 +81,7 @@ struct Server::Impl {
   event::EventLoop& loop;
   const Options options;
   std::vector<std::unique_ptr<net::Acceptor>> acceptors;
-  std::vector<std::string> unix_paths;
+  std::map<std::string, std::unique_ptr<net::Acceptor>> unix_acceptors;  // by path
   std::map<std::string, std::vector<admin::Route>, std::less<>> exact;
   std::map<std::string, std::vector<admin::Route>, std::less<>> prefixes;
   std::map<Client*, std::unique_ptr<Client>> clients;
@@ -150,7 +150,7 @@ struct Server::Impl::Client final : event::Deferred,
 Server::Impl::~Impl() {
   acceptors.clear();
   clients.clear();
-  for (const std::string& path : unix_paths) ::unlink(path.c_str());
+  for (const auto& [path, acceptor] : unix_acceptors) ::unlink(path.c_str());
 }
 
 void Server::Impl::Accept(Fd fd, net::SocketAddress peer) {
@@ -211,11 +211,10 @@ Result<net::SocketAddress> Server::Listen(const net::ListenOptions& options) {
 
 Status Server::ListenUnix(const std::string& path, unsigned mode) {
   QANAT_ASSIGN_OR_RETURN(Fd fd, http::ListenUnix(path, mode));
-  impl_->acceptors.push_back(std::make_unique<net::Acceptor>(
+  impl_->unix_acceptors[path] = std::make_unique<net::Acceptor>(
       impl_->loop, std::move(fd), [impl = impl_.get()](Fd accepted, net::SocketAddress) {
         impl->Accept(std::move(accepted), {});
-      }));
-  impl_->unix_paths.push_back(path);
+      });
   return {};
 }
 

@@ -67,6 +67,7 @@ class Server {
 
   // Returns the bound address (port 0 picks one). Several listeners share the routes.
   Result<net::SocketAddress> Listen(const net::ListenOptions& options);
+  // Once more at the same path, whose file was removed: in place of the socket before.
   Status ListenUnix(const std::string& path, unsigned mode = 0600);
 
   // Exact path. GET routes also answer HEAD. A known path with another method gets 405 with Allow.

@@ -74,6 +74,7 @@ Status Holder::Listen(const std::string& path, std::optional<gid_t> group) {
                      " (it must be one of our own)");
   }
   path_ = path;
+  watch_.reset();
   socket_ = std::move(fd);
   watch_ = std::make_unique<event::IoWatch>(loop_, socket_.get(), EPOLLIN,
                                             [this](uint32_t) { OnReadable(); });

@@ -165,6 +165,20 @@ void Bed::DeletePodNs(const PodInfo& pod) {
 }
 
 void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_path, bool sidecar) {
+  nlohmann::json patch = nlohmann::json::object();
+  if (in_mesh) patch["namespaceLabels"]["istio.io/dataplane-mode"] = "ambient";
+  if (sidecar) patch["annotations"]["sidecar.istio.io/status"] = "{}";
+  if (!netns_path.empty()) patch["netns"] = netns_path;
+  WritePod(pod, patch.dump());
+}
+
+void Bed::ShowChanged(const PodInfo& pod, const std::string& merge_patch) {
+  nlohmann::json patch = {{"namespaceLabels", {{"istio.io/dataplane-mode", "ambient"}}}};
+  patch.merge_patch(nlohmann::json::parse(merge_patch));
+  WritePod(pod, patch.dump());
+}
+
+void Bed::WritePod(const PodInfo& pod, const std::string& patch) {
   nlohmann::json json = {{"uid", pod.uid},
                          {"name", pod.name},
                          {"namespace", "shop"},
@@ -173,18 +187,17 @@ void Bed::ShowPod(const PodInfo& pod, bool in_mesh, const std::string& netns_pat
                          {"annotations", nlohmann::json::object()},
                          {"namespaceLabels", nlohmann::json::object()},
                          {"hostNetwork", false},
-                         {"netns", netns_path.empty() ? "/run/netns/" + pod.netns : netns_path},
+                         {"netns", "/run/netns/" + pod.netns},
                          {"ips", {pod.ip4, pod.ip6}},
                          {"phase", "Running"}};
-  if (in_mesh) json["namespaceLabels"]["istio.io/dataplane-mode"] = "ambient";
-  if (sidecar) json["annotations"]["sidecar.istio.io/status"] = "{}";
+  json.merge_patch(nlohmann::json::parse(patch));
   WriteFile(dir_ + "/tmp.json", json.dump());
   fs::rename(dir_ + "/tmp.json", dir_ + "/pods/" + pod.uid + ".json");
 }
 
 void Bed::HidePod(const PodInfo& pod) { fs::remove(dir_ + "/pods/" + pod.uid + ".json"); }
 
-void Bed::StartAgent(std::vector<std::string> extra) {
+void Bed::StartAgent(std::vector<std::string> extra, int wait_ms) {
   if (!extra.empty() || agent_arguments_.empty()) {
     agent_arguments_ = {QANAT_AGENT_PATH,
                         "--node-name",
@@ -218,7 +231,7 @@ void Bed::StartAgent(std::vector<std::string> extra) {
     ::_exit(97);
   }
   agent_ = Process(pid);
-  if (!WaitFor([&] { return Admin("/healthz/ready").find("ready") != std::string::npos; }))
+  if (!WaitFor([&] { return Admin("/healthz/ready").find("ready") != std::string::npos; }, wait_ms))
     throw std::runtime_error("the agent does not become ready:\n" + Log());
 }
 

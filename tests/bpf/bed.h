@@ -49,9 +49,12 @@ class Bed {
   // Writes the pod file; labelled into the mesh or not.
   void ShowPod(const PodInfo& pod, bool in_mesh = true, const std::string& netns_path = "",
                bool sidecar = false);
+  // The same with a JSON merge patch on top: {"phase":"Succeeded"}
+  void ShowChanged(const PodInfo& pod, const std::string& merge_patch);
   void HidePod(const PodInfo& pod);
 
-  void StartAgent(std::vector<std::string> extra = {});
+  // Throws when it does not become ready in time.
+  void StartAgent(std::vector<std::string> extra = {}, int wait_ms = 60000);
   // SIGKILL or SIGTERM, waits for its end.
   void StopAgent(int signal = 15);
   int CleanupAgent();               // qanat-agent --cleanup; its exit code
@@ -89,6 +92,7 @@ class Bed {
  private:
   std::string CgroupDir(const std::string& name) const;
   void RemoveAll();
+  void WritePod(const PodInfo& pod, const std::string& patch);
 
   std::string name_;
   std::string dir_;
