@@ -242,6 +242,7 @@ Status Enroller::Prepare(Entry& entry) {
     entry.state = {};
     // Grants that named the slot's last owner are void.
     entry.state.generation = left && *left ? (*left)->generation + 1 : 1;
+    if (entry.closed) entry.state.mode = QANAT_MODE_ENFORCED;
     EmptySlots(maps, entry.id);
     (void)maps.counters.Zero(entry.id);
   }
@@ -286,9 +287,11 @@ Status Enroller::Attach(Entry& entry) {
 Status Enroller::Prove(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   const std::string uid = entry.pod.uid;
-  entry.proof =
-      std::make_unique<Proof>(loop_, hooks_.maps(), entry.id, entry.pod.ips, ns,
-                              [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
+  entry.proof = std::make_unique<Proof>(
+      loop_, hooks_.maps(),
+      ProofPod{entry.id, entry.pod.ips, hooks_.has_guard(), entry.network.spoof_low,
+               entry.network.spoof_high},
+      ns, [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
   return {};
 }
 

@@ -77,8 +77,10 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.cookie = 0;
   entry.state = {};
   entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =
-      false;
+      entry.closed = false;
   entry.acked_by.clear();
+  entry.programs.clear();
+  entry.rewritten.clear();
   entry.sysctls.clear();
   entry.report = {};
   entry.restore_at = {};

@@ -15,7 +15,12 @@
 namespace qanat::agent {
 namespace {
 
-constexpr unsigned kScanEvery = 5;  // ticks between two looks at all of the proxy's descriptors
+// In ticks. A look at all of the proxy's descriptors takes as long as it has connections; a
+// listener that is missing from its slot is seen without it.
+constexpr unsigned kScanEvery = 20;
+constexpr unsigned kSweepEvery = 4;
+// A tick less than a second: this walks the control groups of all pods.
+constexpr auto kRewritersEvery = std::chrono::milliseconds(750);
 
 uint64_t MonotonicNs() {
   timespec t{};
@@ -27,16 +32,18 @@ uint64_t MonotonicNs() {
 
 void Enroller::Reconcile() {
   ++ticks_;
+  Status node = FollowPeers();
   WriteConfig();
-  Status node = hooks_.EnsureNodeLinks();
+  if (Status links = hooks_.EnsureNodeLinks(); !links) node = std::move(links);
   if (!node) LOG_ERROR("enrol", "node hooks: {}", node.error().message);
+  LookForRewriters();
   std::vector<std::string> uids;
   for (auto& [uid, entry] : entries_) uids.push_back(uid);
   for (const auto& uid : uids)
     if (Entry* entry = Find(uid))
       ReconcilePod(*entry, node.has_value(), node ? "" : node.error().message);
   if (ticks_ % kScanEvery == 0) ScheduleFill();
-  SweepGrants();
+  if (ticks_ % kSweepEvery == 0) SweepGrants();
   ServePending();
   reconcile_.Start(options_.reconcile_every);
 }
@@ -60,7 +67,13 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
   if (entry.gone || !entry.membership.in_mesh || !entry.prepared) return;
   Status repaired = node_ok ? Repair(entry) : Fail(Code::kUnavailable, node_reason);
   if (!repaired) {
-    if (repaired.error().code == Code::kNotFound) {  // the namespace has gone: the source will say
+    if (repaired.error().code == Code::kNotFound) {
+      if (netns::NetNs::Open(entry.pod.netns)) {  // another one lies under the same path
+        Move(entry);
+        Advance(entry);
+        return;
+      }
+      // It has gone: the source will say.
       Explain(entry, repaired.error().message);
       WriteStatus(entry);
       return;
@@ -68,7 +81,11 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     if (entry.enforced()) CutOff(entry, repaired.error().message);
     return;
   }
-  const SlotReport slots = ReadSlots(hooks_.maps(), entry.id);
+  if (entry.enforced() && !entry.rewritten.empty()) {
+    CutOff(entry, entry.rewritten);
+    return;
+  }
+  const SlotReport slots = ReadSlots(hooks_.maps(), entry.id, entry.state.workers);
   bool lost = false;
   for (uint32_t role = 0; role < QANAT_ROLES; ++role)
     lost |= slots.filled[role] < entry.state.workers[role];
@@ -88,6 +105,25 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
   }
   if (!entry.retry.armed()) Advance(entry);
+}
+
+// Programs at connect() that came after a pod was enrolled. Each pod is tried anew when their set
+// changes, and as long as something is wrong with it.
+void Enroller::LookForRewriters() {
+  const auto now = loop_.now();
+  if (!options_.connect_programs || !options_.check_pod || now < look_for_rewriters_at_) return;
+  look_for_rewriters_at_ = now + kRewritersEvery;
+  std::vector<uint32_t> ids = options_.connect_programs();
+  const bool changed = ids != connect_programs_;
+  connect_programs_ = std::move(ids);
+  for (auto& [uid, entry] : entries_) {
+    if (!entry->enforced() || !entry->prepared || entry->gone) continue;
+    if (!changed && entry->rewritten.empty()) continue;
+    auto ns = OpenNs(*entry);
+    if (!ns) continue;
+    const Status fine = options_.check_pod(*ns);
+    entry->rewritten = fine ? "" : fine.error().message;
+  }
 }
 
 std::string Enroller::WithoutProxy(const Entry& entry) const {
@@ -111,6 +147,7 @@ Status Enroller::Repair(Entry& entry) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), present.error().message);
     QANAT_RETURN_IF_ERROR(ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls));
+    QANAT_RETURN_IF_ERROR(CheckPodNetwork(ns, entry.pod.ips));  // there, and of no use?
   }
   const Hooks::PodTarget target = TargetOf(entry, &ns);
   if (Status attached = hooks_.CheckPod(target); !attached && entry.attached) {
@@ -119,6 +156,15 @@ Status Enroller::Repair(Entry& entry) {
     QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
     entry.proven = false;
   }
+  // Who came beside our programs may undo what they decide: only a proof can tell.
+  if (auto programs = hooks_.ProgramsAt(target); programs && *programs != entry.programs) {
+    if (!entry.programs.empty()) entry.proven = false;
+    entry.programs = std::move(*programs);
+  }
+  return RepairMaps(entry);
+}
+
+Status Enroller::RepairMaps(Entry& entry) {
   const qanat_pod want{entry.id, entry.network.spoof_low, entry.network.spoof_high,
                        bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
   auto have = hooks_.maps().pods.Lookup(entry.cookie);
@@ -132,6 +178,20 @@ Status Enroller::Repair(Entry& entry) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: its state in the kernel", entry.pod.FullName());
     QANAT_RETURN_IF_ERROR(hooks_.maps().pod_state.Update(entry.id, entry.state));
+  }
+  for (const auto& ip : entry.pod.ips) {
+    const auto owner = hooks_.maps().pod_ips.Lookup(bpf::ToKernel(ip));
+    if (owner && *owner && **owner == entry.cookie) continue;
+    // A pod that was deleted may still have the address that the next one got.
+    const bool others =
+        owner && *owner && std::any_of(entries_.begin(), entries_.end(), [&](auto& e) {
+          return e.second->prepared && e.second->cookie == **owner;
+        });
+    if (others) continue;
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: the entry of {} in the pod_ips map", entry.pod.FullName(),
+             ip.ToString());
+    QANAT_RETURN_IF_ERROR(hooks_.maps().pod_ips.Update(bpf::ToKernel(ip), entry.cookie));
   }
   return {};
 }
@@ -149,7 +209,7 @@ void Enroller::CutOff(Entry& entry, const std::string& why) {
 }
 
 void Enroller::EndCutOffIfProven(Entry& entry) {
-  if (!entry.cut_off || !entry.proven) return;
+  if (!entry.cut_off || !entry.proven || !entry.rewritten.empty()) return;
   if (Status mode = SetMode(entry, QANAT_MODE_ENFORCED); !mode) return;
   if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
   entry.cut_off = false;

@@ -28,7 +28,10 @@ struct Enroller::Entry {
   bool filled = false;
   bool proven = false;
   bool cut_off = false;
-  bool refused = false;         // something in the pod or on the node speaks against it
+  bool closed = false;             // was captured in another namespace: never open in its next one
+  std::vector<uint32_t> programs;  // of anybody, where ours are attached in the pod
+  std::string rewritten;  // not empty: somebody rewrites its connections since it was enrolled
+  bool refused = false;   // something in the pod or on the node speaks against it
   std::set<uint64_t> acked_by;  // proxies that acknowledged this pod
 
   std::unique_ptr<Proof> proof;
