@@ -15,6 +15,7 @@
 
 #include "agent/files/files.h"
 #include "agent/redirect/rtnetlink.h"
+#include "bpf/user/mounts.h"
 #include "common/base/fd.h"
 
 namespace qanat::agent {
@@ -103,7 +104,7 @@ std::vector<ForeignProgram> JudgePrograms(const std::vector<bpf::AttachedProgram
 
 Result<std::vector<ForeignProgram>> FindForeignPrograms(const std::string& cgroup_root,
                                                         const std::vector<std::string>& pod_roots) {
-  std::set<uint32_t> ids, everywhere;
+  std::set<uint32_t> ids, crossed;
   auto collect = [&](const std::string& group, bool inherited) -> Status {
     for (auto type : {bpf::AttachType::kConnect4, bpf::AttachType::kConnect6}) {
       QANAT_ASSIGN_OR_RETURN(const auto found, bpf::ProgramIds(group, type, inherited));
@@ -112,9 +113,9 @@ Result<std::vector<ForeignProgram>> FindForeignPrograms(const std::string& cgrou
     return {};
   };
   QANAT_RETURN_IF_ERROR(collect(cgroup_root, true));
-  for (const std::string& root : pod_roots)
-    (void)collect(std::filesystem::path(root).parent_path().string(), true);
-  everywhere = ids;
+  if (auto own = bpf::CgroupOfProcess(static_cast<int>(::getpid())))
+    (void)collect(cgroup_root + *own, true);
+  crossed = ids;
   for (const std::string& root : pod_roots) {
     // A group of pods that does not exist yet, or has gone meanwhile, has no programs.
     (void)collect(root, true);
@@ -129,7 +130,7 @@ Result<std::vector<ForeignProgram>> FindForeignPrograms(const std::string& cgrou
   std::vector<bpf::AttachedProgram> all;
   for (uint32_t id : ids) all.push_back(bpf::DescribeProgram(id));
   auto foreign = JudgePrograms(all);
-  for (auto& program : foreign) program.of_pods = !everywhere.count(program.id);
+  for (auto& program : foreign) program.of_pods = !crossed.count(program.id);
   return foreign;
 }
 

@@ -26,7 +26,7 @@ struct ForeignProgram {
   std::string name;
   std::string whose;     // "Cilium's socket load balancer"; "" when nobody we know
   std::string remedy;    // ... of its owner
-  bool of_pods = false;  // at a group of pods: our own connect() does not cross it
+  bool of_pods = false;  // at a group of pods: our own connect() does not come by it
 };
 std::vector<ForeignProgram> JudgePrograms(const std::vector<bpf::AttachedProgram>& programs);
 // Those of the root group and of the pods' groups and all below them, at connect4 and connect6.

@@ -287,6 +287,8 @@ Status Enroller::Attach(Entry& entry) {
 Status Enroller::Prove(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   const std::string uid = entry.pod.uid;
+  if (auto programs = hooks_.ProgramsAt(TargetOf(entry, &ns)))
+    entry.programs = std::move(*programs);
   entry.proof = std::make_unique<Proof>(
       loop_, hooks_.maps(),
       ProofPod{entry.id, entry.pod.ips, hooks_.has_guard(), entry.network.spoof_low,

@@ -182,6 +182,7 @@ class Enroller final : public PodListener, public zds::Owner {
   Observer observer_;
   std::function<void(const std::string&)> on_released_;
   unsigned ticks_ = 0;
+  std::string node_fault_;
   std::vector<uint32_t> connect_programs_;
   event::TimePoint look_for_rewriters_at_{};
   uint64_t repairs_ = 0;

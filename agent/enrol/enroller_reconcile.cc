@@ -35,13 +35,14 @@ void Enroller::Reconcile() {
   Status node = FollowPeers();
   WriteConfig();
   if (Status links = hooks_.EnsureNodeLinks(); !links) node = std::move(links);
-  if (!node) LOG_ERROR("enrol", "node hooks: {}", node.error().message);
+  const std::string fault = node ? "" : node.error().message;
+  if (!node && fault != node_fault_) LOG_ERROR("enrol", "node hooks: {}", fault);
+  node_fault_ = fault;
   LookForRewriters();
   std::vector<std::string> uids;
   for (auto& [uid, entry] : entries_) uids.push_back(uid);
   for (const auto& uid : uids)
-    if (Entry* entry = Find(uid))
-      ReconcilePod(*entry, node.has_value(), node ? "" : node.error().message);
+    if (Entry* entry = Find(uid)) ReconcilePod(*entry, node.has_value(), fault);
   if (ticks_ % kScanEvery == 0) ScheduleFill();
   if (ticks_ % kSweepEvery == 0) SweepGrants();
   ServePending();
@@ -156,11 +157,11 @@ Status Enroller::Repair(Entry& entry) {
     QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
     entry.proven = false;
   }
-  // Who came beside our programs may undo what they decide: only a proof can tell.
-  if (auto programs = hooks_.ProgramsAt(target); programs && *programs != entry.programs) {
-    if (!entry.programs.empty()) entry.proven = false;
-    entry.programs = std::move(*programs);
-  }
+  // Who came beside our programs since the last proof may undo what they decide: only a proof
+  // tells.
+  if (entry.proven)
+    if (auto programs = hooks_.ProgramsAt(target); programs && *programs != entry.programs)
+      entry.proven = false;
   return RepairMaps(entry);
 }
 

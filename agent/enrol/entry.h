@@ -29,7 +29,7 @@ struct Enroller::Entry {
   bool proven = false;
   bool cut_off = false;
   bool closed = false;             // was captured in another namespace: never open in its next one
-  std::vector<uint32_t> programs;  // of anybody, where ours are attached in the pod
+  std::vector<uint32_t> programs;  // of anybody, beside ours in the pod, at the last proof
   std::string rewritten;  // not empty: somebody rewrites its connections since it was enrolled
   bool refused = false;   // something in the pod or on the node speaks against it
   std::set<uint64_t> acked_by;  // proxies that acknowledged this pod
