@@ -236,6 +236,7 @@ ProofStep Proof::Judge(const Attempt& attempt) const {
 
 void Proof::Look() {
   ProofReport report;
+  bool breach = false;  // waiting longer changes nothing
   for (Attempt& attempt : attempts_) {
     tcp_info info{};
     socklen_t size = sizeof info;
@@ -247,9 +248,10 @@ void Proof::Look() {
     if (attempt.socket &&
         ::getsockopt(attempt.socket.get(), SOL_SOCKET, SO_ERROR, &error, &error_size) == 0)
       attempt.answered |= error == ECONNREFUSED;
+    breach |= attempt.taken || (attempt.role == QANAT_PROBE_GUARD && attempt.answered);
     report.steps.push_back(Judge(attempt));
   }
-  if (!report.passed() && ++rounds_ < kMaxRounds) {
+  if (!report.passed() && !breach && ++rounds_ < kMaxRounds) {
     timer_.Start(kLookEvery);
     return;
   }

@@ -113,8 +113,7 @@ TEST_F(ForeignTest, AProgramBeforeTheSecondGuardThatLetsEverythingOut) {
     return {};
   }));
   ASSERT_TRUE(link.valid());
-  // The try takes a second when nobody answers it.
-  ExpectCutOff("guard/v", 2 * kSecond + kSecond / 2);
+  ExpectCutOff("guard/v", kSecond);
   EXPECT_THAT(From({.to = kOut4, .timeout_ms = 500}), StartsWith("error"));
   link.Reset();
   ExpectWholeAgain();
