@@ -113,7 +113,7 @@ struct Dial {
   bool deferred = false;  // TCP_FASTOPEN_CONNECT: the SYN goes with the first send, after late_*
   unsigned late_mark = 0;
   std::string late_device;
-  std::string bind;       // "IP:port"
+  std::string bind;  // "IP:port"
   bool transparent = false;
   unsigned mark = 0;
   std::string device;            // SO_BINDTODEVICE
