@@ -120,10 +120,11 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     LOG_WARN("agent",
              "no cgroup of pods is known: the node's own probes are not told from pods' "
              "connections and get no grants (--pods-cgroup)");
-  if (InCluster(config)) {
+  if (InCluster(config) || !config.probe_service.empty()) {
     NodeFacts node{cgroup_root, options.pod_roots, {}};
     QANAT_ASSIGN_OR_RETURN(node.service, ProbeService(config));
     options.check_pod = [node](const netns::NetNs& ns) { return CheckPod(ns, node); };
+    options.connect_programs = [node] { return ForeignProgramIds(node); };
   }
   QANAT_ASSIGN_OR_RETURN(p.enroller, Enroller::Create(loop, *p.hooks, std::move(options)));
   QANAT_RETURN_IF_ERROR(p.enroller->Adopt());

@@ -48,8 +48,8 @@ struct Config {
   std::string resolv_conf = "/etc/resolv.conf";  // the node's
   MeshOptions mesh;                              // from the environment
   bool dns_capture = true;  // of pods without the annotation, where the proxy listens for it
-  unsigned reconcile_ms = 2000;
-  unsigned reprove_ms = 30000;
+  unsigned reconcile_ms = 500;
+  unsigned reprove_ms = 10000;
   unsigned cni_timeout_ms = 30000;
 };
 

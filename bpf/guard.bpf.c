@@ -44,17 +44,44 @@ static __always_inline int find_tcp(struct __sk_buff *skb) {
   return -1;
 }
 
+/* The agent's probe of this guard that lies at `offset`; 0: it is none. */
+static __always_inline struct qanat_probe *find_probe(struct __sk_buff *skb, int offset) {
+  __be16 ports[2];
+  if (offset <= 0 || bpf_skb_load_bytes(skb, offset, ports, sizeof(ports))) return 0;
+  if (bpf_ntohs(ports[1]) != QANAT_PORT_PROBE) return 0;
+  struct qanat_tuple tuple = {.sport = bpf_ntohs(ports[0]), .dport = QANAT_PORT_PROBE};
+  if (skb->protocol == bpf_htons(ETH_P_IP)) {
+    __be32 v4[2];
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, v4, sizeof(v4))) return 0;
+    tuple.src = ip_v4(v4[0]);
+    tuple.dst = ip_v4(v4[1]);
+  } else {
+    struct qanat_ip v6[2];
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, v6, sizeof(v6))) return 0;
+    tuple.src = v6[0];
+    tuple.dst = v6[1];
+  }
+  return bpf_map_lookup_elem(&probes, &tuple);
+}
+
 SEC("tc")
 int qanat_guard(struct __sk_buff *skb) {
   __u32 id = guard_pod_id;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
   if (!state) return TCX_DROP;
-  if (state->mode == QANAT_MODE_OFF) return TCX_NEXT;
+  __u32 mode = QANAT_FIELD(state->mode);
   int offset = find_tcp(skb);
   if (offset == 0) return TCX_NEXT;
   __u8 flags = kFlagSyn;
   if (offset > 0 && bpf_skb_load_bytes(skb, offset + kFlagsOffset, &flags, 1)) flags = kFlagSyn;
   if ((flags & (kFlagSyn | kFlagAck)) != kFlagSyn) return TCX_NEXT;
+  struct qanat_probe *probe = find_probe(skb, offset);
+  if (probe) {
+    probe->pod_id = id;
+    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_GUARD);
+    return TCX_DROP;
+  }
+  if (mode == QANAT_MODE_OFF) return TCX_NEXT;
   struct bpf_sock *sk = skb->sk;
   if (sk) {
     sk = bpf_sk_fullsock(sk);

@@ -5,14 +5,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
 #include "agent/files/files.h"
 #include "agent/redirect/rtnetlink.h"
+#include "bpf/user/mounts.h"
 #include "common/base/fd.h"
 
 namespace qanat::agent {
@@ -101,21 +104,42 @@ std::vector<ForeignProgram> JudgePrograms(const std::vector<bpf::AttachedProgram
 
 Result<std::vector<ForeignProgram>> FindForeignPrograms(const std::string& cgroup_root,
                                                         const std::vector<std::string>& pod_roots) {
-  std::vector<bpf::AttachedProgram> all;
-  std::set<uint32_t> seen;
-  std::vector<std::string> groups = pod_roots;
-  groups.push_back(cgroup_root);
-  for (const std::string& group : groups)
+  std::set<uint32_t> ids, crossed;
+  auto collect = [&](const std::string& group, bool inherited) -> Status {
     for (auto type : {bpf::AttachType::kConnect4, bpf::AttachType::kConnect6}) {
-      auto programs = bpf::EffectivePrograms(group, type);
-      if (!programs) {
-        if (group == cgroup_root) return tl::unexpected(programs.error());
-        continue;  // a group of pods that does not exist yet
-      }
-      for (auto& program : *programs)
-        if (seen.insert(program.id).second) all.push_back(std::move(program));
+      QANAT_ASSIGN_OR_RETURN(const auto found, bpf::ProgramIds(group, type, inherited));
+      ids.insert(found.begin(), found.end());
     }
-  return JudgePrograms(all);
+    return {};
+  };
+  QANAT_RETURN_IF_ERROR(collect(cgroup_root, true));
+  if (auto own = bpf::CgroupOfProcess(static_cast<int>(::getpid())))
+    (void)collect(cgroup_root + *own, true);
+  crossed = ids;
+  for (const std::string& root : pod_roots) {
+    // A group of pods that does not exist yet, or has gone meanwhile, has no programs.
+    (void)collect(root, true);
+    // What is at a pod's own group runs before what is at the root.
+    std::error_code error;
+    for (std::filesystem::recursive_directory_iterator it(root, error), end; !error && it != end;
+         it.increment(error)) {
+      std::error_code gone;
+      if (it->is_directory(gone)) (void)collect(it->path().string(), false);
+    }
+  }
+  std::vector<bpf::AttachedProgram> all;
+  for (uint32_t id : ids) all.push_back(bpf::DescribeProgram(id));
+  auto foreign = JudgePrograms(all);
+  for (auto& program : foreign) program.of_pods = !crossed.count(program.id);
+  return foreign;
+}
+
+std::vector<uint32_t> ForeignProgramIds(const NodeFacts& node) {
+  std::vector<uint32_t> ids;
+  if (auto programs = FindForeignPrograms(node.cgroup_root, node.pod_roots))
+    for (const auto& program : *programs) ids.push_back(program.id);
+  std::sort(ids.begin(), ids.end());
+  return ids;
 }
 
 std::optional<net::SocketAddress> RemoteOfInode(std::string_view table, uint64_t inode) {
@@ -179,8 +203,12 @@ Status CheckPod(const netns::NetNs& ns, const NodeFacts& node) {
   if (programs.empty()) return {};
   if (node.service.ip().is_set()) {
     auto goes = WhereConnectGoes(ns, node.service);
-    if (goes && *goes == node.service) return {};
-    if (goes)
+    const bool untouched = goes && *goes == node.service;
+    if (untouched && std::none_of(programs.begin(), programs.end(), [](const auto& program) {
+          return program.of_pods && !program.whose.empty();
+        }))
+      return {};
+    if (goes && !untouched)
       return Fail(Code::kFailedPrecondition,
                   "connect() to the service " + node.service.ToString() + " goes to " +
                       goes->ToString() +

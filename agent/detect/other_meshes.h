@@ -24,11 +24,12 @@ namespace qanat::agent {
 struct ForeignProgram {
   uint32_t id = 0;
   std::string name;
-  std::string whose;   // "Cilium's socket load balancer"; "" when nobody we know
-  std::string remedy;  // ... of its owner
+  std::string whose;     // "Cilium's socket load balancer"; "" when nobody we know
+  std::string remedy;    // ... of its owner
+  bool of_pods = false;  // at a group of pods: our own connect() does not come by it
 };
 std::vector<ForeignProgram> JudgePrograms(const std::vector<bpf::AttachedProgram>& programs);
-// Those of the root group and of the pods' groups, at connect4 and connect6.
+// Those of the root group and of the pods' groups and all below them, at connect4 and connect6.
 Result<std::vector<ForeignProgram>> FindForeignPrograms(const std::string& cgroup_root,
                                                         const std::vector<std::string>& pod_roots);
 
@@ -44,6 +45,8 @@ struct NodeFacts {
   std::vector<std::string> pod_roots;
   net::SocketAddress service;  // the address of any Service with TCP; not set: names must do
 };
+// Sorted.
+std::vector<uint32_t> ForeignProgramIds(const NodeFacts& node);
 // An error keeps the pod as it is and says why: Istio's redirection inside (its ip rule, mark
 // 0x111/0xfff), or a load balancer in connect().
 Status CheckPod(const netns::NetNs& ns, const NodeFacts& node);

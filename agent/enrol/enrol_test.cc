@@ -178,6 +178,12 @@ TEST(ProofTest, EveryHookMustHaveSeenTheProbe) {
     EXPECT_FALSE(step.passed);
     EXPECT_TRUE(step.captured);
   }
+  // What is to be stopped by the second guard, and what is to get a port of its own.
+  EXPECT_TRUE(judge(QANAT_PROBE_GUARD, false, QANAT_SEEN_CONNECT | QANAT_SEEN_GUARD).passed);
+  EXPECT_FALSE(judge(QANAT_PROBE_GUARD, false, QANAT_SEEN_CONNECT).passed);
+  EXPECT_FALSE(judge(QANAT_PROBE_GUARD, false, QANAT_SEEN_GUARD, 4).passed) << "another pod's";
+  EXPECT_TRUE(judge(QANAT_PROBE_BIND, false, QANAT_SEEN_BIND).passed);
+  EXPECT_FALSE(judge(QANAT_PROBE_BIND, false, 0).passed);
   EXPECT_FALSE(judge(QANAT_ROLE_OUTBOUND, false, all_out, 4).passed) << "another pod's lookup";
   EXPECT_FALSE(judge(QANAT_ROLE_OUTBOUND, false, all_out, 3, QANAT_ROLE_INBOUND).passed);
   EXPECT_FALSE(ProofReport{}.passed()) << "no step, no proof";

@@ -255,6 +255,7 @@ Status Enroller::Prepare(Entry& entry) {
     entry.state = {};
     // Grants that named the slot's last owner are void.
     entry.state.generation = left && *left ? (*left)->generation + 1 : 1;
+    if (entry.closed) entry.state.mode = QANAT_MODE_ENFORCED;
     EmptySlots(maps, entry.id);
     ForgetDns(maps, entry.id);
     entry.dns = 0;
@@ -316,9 +317,13 @@ Status Enroller::Attach(Entry& entry) {
 Status Enroller::Prove(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   const std::string uid = entry.pod.uid;
-  entry.proof =
-      std::make_unique<Proof>(loop_, hooks_.maps(), entry.id, entry.pod.ips, entry.dns, ns,
-                              [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
+  if (auto programs = hooks_.ProgramsAt(TargetOf(entry, &ns)))
+    entry.programs = std::move(*programs);
+  entry.proof = std::make_unique<Proof>(
+      loop_, hooks_.maps(),
+      ProofPod{entry.id, entry.pod.ips, entry.dns, hooks_.guard() != Guard::kNone,
+               entry.network.spoof_low, entry.network.spoof_high},
+      ns, [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
   return {};
 }
 

@@ -6,6 +6,8 @@
 // One loop, one thread. Owned by App; the ZDS server and the pod source call into it.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
 #include <map>
 #include <memory>
@@ -35,8 +37,11 @@ struct EnrollerOptions {
   bool dns_capture = true;  // where the pod does not say, and the proxy has a DNS listener
   // Asked before a pod that is not enforced is touched: an error keeps it as it is.
   std::function<Status(const netns::NetNs&)> check_pod;
-  event::Duration reconcile_every = std::chrono::seconds(2);
-  event::Duration reprove_every = std::chrono::seconds(30);
+  // Ids of programs at connect() that are not ours: when they change, check_pod is asked of
+  // enforced pods too. One that fails then is cut off.
+  std::function<std::vector<uint32_t>()> connect_programs;
+  event::Duration reconcile_every = std::chrono::milliseconds(500);
+  event::Duration reprove_every = std::chrono::seconds(10);
   event::Duration cni_timeout = std::chrono::seconds(30);
 };
 
@@ -145,11 +150,18 @@ class Enroller final : public PodListener, public zds::Owner {
   void Reconcile();
   void ReconcilePod(Entry& entry, bool node_ok, const std::string& node_reason);
   Status Repair(Entry& entry);
+  Status RepairMaps(Entry& entry);
+  // The pod has another network namespace: nothing of the old one may be used for it.
+  void Move(Entry& entry);
   void CutOff(Entry& entry, const std::string& why);
   void EndCutOffIfProven(Entry& entry);
+  void LookForRewriters();
   void SweepGrants();
   std::string WithoutProxy(const Entry& entry) const;
   void WriteConfig();
+  Result<uint64_t> CgroupOfPeer(pid_t pid) const;
+  void PreferPeer(uint64_t cgroup);
+  Status FollowPeers();
 
   bool SameNamespace(const Entry& entry, const std::string& path) const;
   Result<netns::NetNs> OpenNs(const Entry& entry) const;
@@ -174,6 +186,7 @@ class Enroller final : public PodListener, public zds::Owner {
   zds::Server* zds_ = nullptr;
   std::map<std::string, std::unique_ptr<Entry>> entries_;  // by uid
   std::vector<uint64_t> peer_cgroups_;                     // newest first
+  std::map<pid_t, uint64_t> peers_;                        // where each was seen last
   std::vector<std::unique_ptr<Pending>> pending_;          // CNI calls for pods not known yet
   event::Timer reconcile_;
   event::Timer fill_;
@@ -183,6 +196,9 @@ class Enroller final : public PodListener, public zds::Owner {
   Observer observer_;
   std::function<void(const std::string&)> on_released_;
   unsigned ticks_ = 0;
+  std::string node_fault_;
+  std::vector<uint32_t> connect_programs_;
+  event::TimePoint look_for_rewriters_at_{};
   uint64_t repairs_ = 0;
   uint64_t proofs_failed_ = 0;
 };

@@ -97,12 +97,14 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.state = {};
   entry.dns = 0;
   entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =
-      false;
+      entry.closed = false;
   entry.uncapturable = false;
   entry.own_stack.clear();
   entry.guard_dropped = 0;
   ++entry.attempt;
   entry.acked_by.clear();
+  entry.programs.clear();
+  entry.rewritten.clear();
   entry.sysctls.clear();
   entry.report = {};
   entry.restore_at = {};

@@ -16,7 +16,12 @@
 namespace qanat::agent {
 namespace {
 
-constexpr unsigned kScanEvery = 5;  // ticks between two looks at all of the proxy's descriptors
+// In ticks. A look at all of the proxy's descriptors takes as long as it has connections; a
+// listener that is missing from its slot is seen without it.
+constexpr unsigned kScanEvery = 20;
+constexpr unsigned kSweepEvery = 4;
+// A tick less than a second: this walks the control groups of all pods.
+constexpr auto kRewritersEvery = std::chrono::milliseconds(750);
 
 uint64_t MonotonicNs() {
   timespec t{};
@@ -28,16 +33,19 @@ uint64_t MonotonicNs() {
 
 void Enroller::Reconcile() {
   ++ticks_;
+  Status node = FollowPeers();
   WriteConfig();
-  Status node = hooks_.EnsureNodeLinks();
-  if (!node) LOG_ERROR("enrol", "node hooks: {}", node.error().message);
+  if (Status links = hooks_.EnsureNodeLinks(); !links) node = std::move(links);
+  const std::string fault = node ? "" : node.error().message;
+  if (!node && fault != node_fault_) LOG_ERROR("enrol", "node hooks: {}", fault);
+  node_fault_ = fault;
+  LookForRewriters();
   std::vector<std::string> uids;
   for (auto& [uid, entry] : entries_) uids.push_back(uid);
   for (const auto& uid : uids)
-    if (Entry* entry = Find(uid))
-      ReconcilePod(*entry, node.has_value(), node ? "" : node.error().message);
+    if (Entry* entry = Find(uid)) ReconcilePod(*entry, node.has_value(), fault);
   if (ticks_ % kScanEvery == 0) ScheduleFill();
-  SweepGrants();
+  if (ticks_ % kSweepEvery == 0) SweepGrants();
   ServePending();
   reconcile_.Start(options_.reconcile_every);
 }
@@ -61,6 +69,12 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
   if (entry.gone || !entry.membership.in_mesh || !entry.prepared) return;
   Status repaired = node_ok ? Repair(entry) : Fail(Code::kUnavailable, node_reason);
   if (!repaired) {
+    const bool no_namespace = repaired.error().code == Code::kNotFound;
+    if (no_namespace && netns::NetNs::Open(entry.pod.netns)) {  // another one at the same path
+      Move(entry);
+      Advance(entry);
+      return;
+    }
     if (node_ok && !entry.enforced()) {
       Undo(entry);
       Explain(entry, repaired.error().message);
@@ -68,7 +82,7 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
       if (!entry.retry.armed()) entry.retry.Start(options_.reconcile_every);
       return;
     }
-    if (repaired.error().code == Code::kNotFound) {  // the namespace has gone: the source will say
+    if (no_namespace) {  // it has gone: the source will say
       Explain(entry, repaired.error().message);
       WriteStatus(entry);
       return;
@@ -76,7 +90,11 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     if (entry.enforced()) CutOff(entry, repaired.error().message);
     return;
   }
-  const SlotReport slots = ReadSlots(hooks_.maps(), entry.id);
+  if (entry.enforced() && !entry.rewritten.empty()) {
+    CutOff(entry, entry.rewritten);
+    return;
+  }
+  const SlotReport slots = ReadSlots(hooks_.maps(), entry.id, entry.state.workers);
   bool lost = false;
   for (uint32_t role = 0; role < QANAT_ROLES; ++role)
     lost |= slots.filled[role] < entry.state.workers[role];
@@ -96,6 +114,25 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
   }
   if (!entry.retry.armed()) Advance(entry);
+}
+
+// Programs at connect() that came after a pod was enrolled. Each pod is tried anew when their set
+// changes, and as long as something is wrong with it.
+void Enroller::LookForRewriters() {
+  const auto now = loop_.now();
+  if (!options_.connect_programs || !options_.check_pod || now < look_for_rewriters_at_) return;
+  look_for_rewriters_at_ = now + kRewritersEvery;
+  std::vector<uint32_t> ids = options_.connect_programs();
+  const bool changed = ids != connect_programs_;
+  connect_programs_ = std::move(ids);
+  for (auto& [uid, entry] : entries_) {
+    if (!entry->enforced() || !entry->prepared || entry->gone) continue;
+    if (!changed && entry->rewritten.empty()) continue;
+    auto ns = OpenNs(*entry);
+    if (!ns) continue;
+    const Status fine = options_.check_pod(*ns);
+    entry->rewritten = fine ? "" : fine.error().message;
+  }
 }
 
 std::string Enroller::WithoutProxy(const Entry& entry) const {
@@ -125,6 +162,7 @@ Status Enroller::Repair(Entry& entry) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), present.error().message);
     QANAT_RETURN_IF_ERROR(ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls));
+    QANAT_RETURN_IF_ERROR(CheckPodNetwork(ns, entry.pod.ips));  // there, and of no use?
   }
   const Hooks::PodTarget target = TargetOf(entry, &ns);
   if (Status attached = hooks_.CheckPod(target); !attached && entry.attached) {
@@ -133,6 +171,20 @@ Status Enroller::Repair(Entry& entry) {
     QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
     entry.proven = false;
   }
+  // Who came beside our programs since the last proof may undo what they decide: only a proof
+  // tells.
+  if (entry.proven)
+    if (auto programs = hooks_.ProgramsAt(target); programs && *programs != entry.programs)
+      entry.proven = false;
+  QANAT_ASSIGN_OR_RETURN(const bool dns, KeepDns(entry, ns));
+  if (dns) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: the redirection of its DNS", entry.pod.FullName());
+  }
+  return RepairMaps(entry);
+}
+
+Status Enroller::RepairMaps(Entry& entry) {
   const qanat_pod want = entry.kernel_pod();
   auto have = hooks_.maps().pods.Lookup(entry.cookie);
   if (!have || !*have || std::memcmp(&**have, &want, sizeof want) != 0) {
@@ -151,10 +203,19 @@ Status Enroller::Repair(Entry& entry) {
     LOG_WARN("enrol", "{}: repaired: its state in the kernel", entry.pod.FullName());
     QANAT_RETURN_IF_ERROR(hooks_.maps().pod_state.Update(entry.id, entry.state));
   }
-  QANAT_ASSIGN_OR_RETURN(const bool dns, KeepDns(entry, ns));
-  if (dns) {
+  for (const auto& ip : entry.pod.ips) {
+    const auto owner = hooks_.maps().pod_ips.Lookup(bpf::ToKernel(ip));
+    if (owner && *owner && **owner == entry.cookie) continue;
+    // A pod that was deleted may still have the address that the next one got.
+    const bool others =
+        owner && *owner && std::any_of(entries_.begin(), entries_.end(), [&](auto& e) {
+          return e.second->prepared && e.second->cookie == **owner;
+        });
+    if (others) continue;
     ++repairs_;
-    LOG_WARN("enrol", "{}: repaired: the redirection of its DNS", entry.pod.FullName());
+    LOG_WARN("enrol", "{}: repaired: the entry of {} in the pod_ips map", entry.pod.FullName(),
+             ip.ToString());
+    QANAT_RETURN_IF_ERROR(hooks_.maps().pod_ips.Update(bpf::ToKernel(ip), entry.cookie));
   }
   return {};
 }
@@ -172,7 +233,7 @@ void Enroller::CutOff(Entry& entry, const std::string& why) {
 }
 
 void Enroller::EndCutOffIfProven(Entry& entry) {
-  if (!entry.cut_off || !entry.proven) return;
+  if (!entry.cut_off || !entry.proven || !entry.rewritten.empty()) return;
   if (Status mode = SetMode(entry, QANAT_MODE_ENFORCED); !mode) return;
   if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
   entry.cut_off = false;

@@ -21,10 +21,8 @@ void Enroller::OnPod(const Pod& shown) {
   const bool moved = entry.id != 0 && entry.pod.netns != pod.netns && !entry.pod.netns.empty() &&
                      !SameNamespace(entry, pod.netns);
   const bool readdressed = entry.pod.ips != pod.ips;
-  if (moved) {  // same pod, new sandbox: nothing of the old one may be used for it
-    LOG_INFO("enrol", "{}: has a new network namespace", pod.FullName());
-    if (zds_) zds_->Del(pod.uid);
-    ReleaseKernelState(entry);
+  if (moved) {  // same pod, new sandbox
+    Move(entry);
   } else if (readdressed && entry.prepared) {
     for (const auto& ip : entry.pod.ips) {
       auto owner = hooks_.maps().pod_ips.Lookup(bpf::ToKernel(ip));
@@ -87,6 +85,14 @@ void Enroller::ReleaseAll(const std::string& why) {
   for (auto& [uid, entry] : entries_)
     if (!entry->gone) entry->membership = {false, why};
   AdvanceAll();
+}
+
+void Enroller::Move(Entry& entry) {
+  LOG_INFO("enrol", "{}: has a new network namespace", entry.pod.FullName());
+  const bool closed = entry.enforced();
+  if (zds_) zds_->Del(entry.pod.uid);
+  ReleaseKernelState(entry);
+  entry.closed = closed;
 }
 
 // Different paths may show one namespace: a file of the runtime's and one of /proc.

@@ -23,11 +23,11 @@ bool Below(const std::string& path, const std::string& ancestor) {
 }  // namespace
 
 // The connect hook knows the proxy's sockets by cgroup, so the cgroup must be the proxy's alone.
-Status Enroller::OnPeer(const zds::Peer& peer) {
-  if (peer.pid <= 0)
+Result<uint64_t> Enroller::CgroupOfPeer(pid_t pid) const {
+  if (pid <= 0)
     return Fail(Code::kFailedPrecondition,
                 "its cgroup cannot be read across pid namespaces: run the agent with hostPID");
-  QANAT_ASSIGN_OR_RETURN(std::string path, bpf::CgroupOfProcess(peer.pid));
+  QANAT_ASSIGN_OR_RETURN(std::string path, bpf::CgroupOfProcess(pid));
   auto own = bpf::CgroupOfProcess(static_cast<int>(::getpid()));
   if (path == "/" || path.rfind("/..", 0) == 0)
     return Fail(Code::kFailedPrecondition,
@@ -40,12 +40,42 @@ Status Enroller::OnPeer(const zds::Peer& peer) {
   for (const std::string& root : options_.pod_roots)
     if (Below(root, dir))
       return Fail(Code::kFailedPrecondition, "its cgroup " + path + " contains the pods' cgroups");
-  QANAT_ASSIGN_OR_RETURN(uint64_t id, bpf::CgroupId(dir));
+  return bpf::CgroupId(dir);
+}
+
+Status Enroller::OnPeer(const zds::Peer& peer) {
+  QANAT_ASSIGN_OR_RETURN(const uint64_t id, CgroupOfPeer(peer.pid));
+  PreferPeer(id);
+  peers_[peer.pid] = id;
+  WriteConfig();
+  return {};
+}
+
+void Enroller::PreferPeer(uint64_t id) {
   peer_cgroups_.erase(std::remove(peer_cgroups_.begin(), peer_cgroups_.end(), id),
                       peer_cgroups_.end());
   peer_cgroups_.insert(peer_cgroups_.begin(), id);
   if (peer_cgroups_.size() > QANAT_MAX_PEERS) peer_cgroups_.resize(QANAT_MAX_PEERS);
-  WriteConfig();
+}
+
+// A proxy may be moved to another cgroup while it runs. To one where its sockets cannot be told
+// from applications' its own connections would come back to it: an error, and the pods are cut off.
+Status Enroller::FollowPeers() {
+  if (!zds_) return {};
+  const std::set<pid_t> pids = zds_->Pids();
+  std::erase_if(peers_, [&](const auto& peer) { return !pids.count(peer.first); });
+  for (pid_t pid : pids) {
+    auto id = CgroupOfPeer(pid);
+    if (!id) {
+      if (id.error().code != Code::kFailedPrecondition) continue;  // it has just ended
+      return Fail(id.error().Annotate("the proxy (process " + std::to_string(pid) + ")"));
+    }
+    uint64_t& known = peers_[pid];
+    if (known == *id) continue;
+    LOG_WARN("enrol", "the proxy (process {}) runs in another control group now", pid);
+    known = *id;
+    PreferPeer(*id);
+  }
   return {};
 }
 

@@ -31,6 +31,9 @@ struct Enroller::Entry {
   bool filled = false;
   bool proven = false;
   bool cut_off = false;
+  bool closed = false;             // was captured in another namespace: never open in its next one
+  std::vector<uint32_t> programs;  // of anybody, beside ours in the pod, at the last proof
+  std::string rewritten;       // not empty: somebody rewrites its connections since it was enrolled
   bool refused = false;        // something in the pod or on the node speaks against it
   bool uncapturable = false;   // it does not use the kernel's sockets
   std::string own_stack;       // of one that is captured all the same: how that shows

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -154,6 +155,7 @@ Status Hooks::EnsureLink(const std::string& name, int program,
   } else if (auto info = held->second.Info(); !info || info->program_id != ProgramId(program)) {
     QANAT_RETURN_IF_ERROR(held->second.Replace(program));
   }
+  programs_[name] = ProgramId(program);
   if (IsPinned(path)) return {};
   std::error_code ignored;
   std::filesystem::create_directories(dir_ + "/links", ignored);
@@ -236,6 +238,8 @@ Status Hooks::CheckPinned(const std::string& name) const {
   auto info = link->Info();
   if (!info || !info->attached)
     return Fail(Code::kFailedPrecondition, "link " + name + " is detached");
+  if (auto ours = programs_.find(name); ours != programs_.end() && ours->second != info->program_id)
+    return Fail(Code::kFailedPrecondition, "link " + name + " has somebody else's program");
   return {};
 }
 
@@ -259,10 +263,28 @@ Status Hooks::CheckPod(const PodTarget& pod) const {
   return CheckGuard(pod);
 }
 
+Result<std::vector<uint32_t>> Hooks::ProgramsAt(const PodTarget& pod) const {
+  std::vector<uint32_t> out;
+  auto query = [&](int target, AttachType type) {
+    uint32_t ids[64], count = std::size(ids), flags = 0;
+    if (bpf_prog_query(target, static_cast<bpf_attach_type>(bpf::KernelAttachType(type)), 0, &flags,
+                       ids, &count) == 0)
+      out.insert(out.end(), ids, ids + std::min<size_t>(count, std::size(ids)));
+  };
+  query(pod.ns->fd(), AttachType::kSkLookup);
+  if (guard_)
+    QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
+      for (uint32_t device : pod.devices) query(static_cast<int>(device), AttachType::kTcxEgress);
+      return {};
+    }));
+  return out;
+}
+
 void Hooks::DetachPod(uint32_t id) {
   const std::string prefix = PodLink(id, "");
   for (auto it = links_.lower_bound(prefix); it != links_.end() && it->first.rfind(prefix, 0) == 0;)
     it = links_.erase(it);
+  std::erase_if(programs_, [&](const auto& p) { return p.first.rfind(prefix, 0) == 0; });
   std::vector<std::filesystem::path> doomed;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/links", error))

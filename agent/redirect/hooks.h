@@ -56,8 +56,10 @@ class Hooks {
   };
   // Loads this pod's programs and attaches them, or replaces the programs of links that are there.
   Status AttachPod(const PodTarget& pod);
-  // Are they still attached?
+  // Are they still attached, and with our programs?
   Status CheckPod(const PodTarget& pod) const;
+  // Ids of all programs, ours and others', at the places where this pod's own are attached.
+  Result<std::vector<uint32_t>> ProgramsAt(const PodTarget& pod) const;
   void DetachPod(uint32_t id);
   // Ids of pods that have pins.
   std::vector<uint32_t> PinnedPods() const;
@@ -82,6 +84,7 @@ class Hooks {
   std::unique_ptr<NodePrograms> node_;
   // By name. Held besides the pins: a removed pin alone then detaches nothing while we live.
   std::map<std::string, bpf::Link> links_;
+  std::map<std::string, uint32_t> programs_;  // by link name: what it has to run
   uint64_t reattached_ = 0;
   bpf::NodeMaps maps_;
 };

@@ -157,10 +157,10 @@ Result<SlotReport> FillSlots(bpf::NodeMaps& maps, uint32_t pod_id, uint64_t netn
   return report;
 }
 
-SlotReport ReadSlots(const bpf::NodeMaps& maps, uint32_t pod_id) {
+SlotReport ReadSlots(const bpf::NodeMaps& maps, uint32_t pod_id, const uint32_t* workers) {
   SlotReport report;
   for (uint32_t role = 0; role < QANAT_ROLES; ++role)
-    for (uint32_t w = 0; w < QANAT_MAX_WORKERS; ++w) {
+    for (uint32_t w = 0; w < (workers ? workers[role] : QANAT_MAX_WORKERS); ++w) {
       auto cookie = maps.listeners.Lookup(qanat_slot(pod_id, role, w));
       if (cookie && *cookie && **cookie != 0) ++report.filled[role];
     }

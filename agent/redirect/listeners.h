@@ -43,8 +43,8 @@ struct SlotReport {
 // stores it, and empties what is left over. The caller owns *state.
 Result<SlotReport> FillSlots(bpf::NodeMaps& maps, uint32_t pod_id, uint64_t netns_cookie,
                              const std::vector<FoundListener>& found, qanat_pod_state* state);
-// Live listeners per role as the map has them now.
-SlotReport ReadSlots(const bpf::NodeMaps& maps, uint32_t pod_id);
+// Live listeners per role as the map has them now; `workers`: in how many slots of each to look.
+SlotReport ReadSlots(const bpf::NodeMaps& maps, uint32_t pod_id, const uint32_t* workers = nullptr);
 void EmptySlots(bpf::NodeMaps& maps, uint32_t pod_id);
 
 }  // namespace qanat::agent

@@ -39,7 +39,8 @@ Result<std::string> LookForOwnStack(const netns::NetNs& ns);
 // Idempotent. Adds to `saved` what it changes and does not know yet.
 Status ApplyPodNetwork(const netns::NetNs& ns, const std::vector<net::IpAddress>& ips,
                        SavedSysctls* saved);
-// An error names the first thing that is missing.
+// Asks the kernel where marked traffic would go: two questions a family instead of lists of rules
+// and routes, and what somebody else put in front is seen too. An error names the first fault.
 Status CheckPodNetwork(const netns::NetNs& ns, const std::vector<net::IpAddress>& ips);
 Status RestorePodNetwork(const netns::NetNs& ns, const SavedSysctls& saved);
 

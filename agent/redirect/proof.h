@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The proof that a pod's capture works, given by the kernel and with any proxy: tagged connections
 // are followed through each hook, per address family. They are assigned to the live listener and
-// then dropped, so that the proxy never sees them; no packet of theirs can leave the node.
+// then dropped, so that the proxy never sees them; no packet of theirs can leave the node. One is
+// let out past the capture, for the second guard to stop, and one spoofed bind asks for its port.
 #pragma once
 
 #include <functional>
@@ -32,13 +33,20 @@ struct ProofReport {
 
 class DnsProbe;
 
+struct ProofPod {
+  uint32_t id = 0;
+  std::vector<net::IpAddress> ips;
+  uint32_t dns = 0;                        // qanat_dns_families that go to the proxy
+  bool guard = false;                      // there is a second guard to be proven
+  uint16_t spoof_low = 0, spoof_high = 0;  // 0: no port is given to spoofed sources
+};
+
 // One proof of one pod. Destroying it abandons it.
 class Proof {
  public:
   using Done = std::function<void(ProofReport)>;
   // `done` is called once, on the loop, never from inside the constructor.
-  Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
-        const std::vector<net::IpAddress>& ips, uint32_t dns_families, const netns::NetNs& pod,
+  Proof(event::EventLoop& loop, bpf::NodeMaps& maps, ProofPod pod, const netns::NetNs& ns,
         Done done);
   ~Proof();
   Proof(const Proof&) = delete;
@@ -52,13 +60,21 @@ class Proof {
     qanat_tuple tuple{};
     Fd socket;
     std::string error;
+    bool taken = false;     // somebody accepted the connection
+    bool answered = false;  // ... or refused it
+    uint16_t port = 0;      // that a bind got
   };
-  void Start(Attempt attempt, const net::IpAddress& source, const net::SocketAddress& destination);
+  void ProveAddress(const netns::NetNs& ns, const net::IpAddress& ip);
+  // False when there is no way from here to there.
+  bool Start(Attempt attempt, const net::IpAddress& source, const net::SocketAddress& destination);
+  void StartBind(Attempt attempt, const net::IpAddress& source);
+  // Runs `start` inside the pod; that it cannot be entered is the attempt's error.
+  void Inside(const netns::NetNs& ns, const Attempt& attempt, const std::function<void()>& start);
   void Look();
   ProofStep Judge(const Attempt& attempt) const;
 
   bpf::NodeMaps& maps_;
-  uint32_t pod_id_;
+  ProofPod pod_;
   Done done_;
   std::vector<Attempt> attempts_;
   std::vector<std::unique_ptr<DnsProbe>> questions_;

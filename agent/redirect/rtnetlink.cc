@@ -243,24 +243,27 @@ Status DeleteLocalDefault(int family, uint32_t table) {
   return Expect(Talk(message), ESRCH, "delete `local default dev lo`");
 }
 
-Result<net::IpAddress> LocalDefaultSource(int family, uint32_t table) {
-  Message message(RTM_GETROUTE, NLM_F_DUMP);
-  message.Extra<rtmsg>()->rtm_family = static_cast<uint8_t>(family);
+Result<net::IpAddress> LocalSourceOf(const net::IpAddress& destination, uint32_t mark) {
+  Message message(RTM_GETROUTE, NLM_F_ACK);
+  auto* request = message.Extra<rtmsg>();
+  request->rtm_family = static_cast<uint8_t>(destination.family());
+  request->rtm_dst_len = static_cast<uint8_t>(destination.bytes().size() * 8);
+  PutAddress(message.header, RTA_DST, destination);
+  mnl_attr_put_u32(message.header, RTA_MARK, mark);
   net::IpAddress source;
   auto result = Talk(message, [&](const nlmsghdr* h) {
     const auto* rt = static_cast<const rtmsg*>(mnl_nlmsg_get_payload(h));
-    if (rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len != 0) return;
-    uint32_t in_table = rt->rtm_table, oif = 0;
+    if (rt->rtm_type != RTN_LOCAL) return;
+    uint32_t oif = 0;
     net::IpAddress prefsrc;
     ForEachAttribute(h, sizeof(rtmsg), [&](const nlattr* a) {
-      if (mnl_attr_get_type(a) == RTA_TABLE) in_table = mnl_attr_get_u32(a);
       if (mnl_attr_get_type(a) == RTA_OIF) oif = mnl_attr_get_u32(a);
       if (mnl_attr_get_type(a) == RTA_PREFSRC) prefsrc = AddressOf(a);
     });
-    if (in_table == table && oif == kLoopbackIndex) source = prefsrc;
+    if (oif == kLoopbackIndex) source = prefsrc;
   });
-  QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "list routes"));
-  return source;
+  if (!result) return tl::unexpected(std::move(result).error());
+  return source;  // an error of the kernel's says that there is no way at all
 }
 
 Result<std::vector<Filter>> Filters(uint32_t ifindex, Direction direction) {

@@ -42,11 +42,13 @@ Status AddRule(const Rule& rule);        // it being there already is fine
 Status DeleteRule(const Rule& rule);     // it not being there is fine
 Result<bool> HasRule(const Rule& rule);  // priority 0: whatever its priority
 
+// Where a packet with this mark to `destination` would go: its source when it goes over lo as local
+// traffic, none when anywhere else or nowhere.
+Result<net::IpAddress> LocalSourceOf(const net::IpAddress& destination, uint32_t mark);
+
 // `local default dev lo src SOURCE table TABLE`
 Status SetLocalDefault(const net::IpAddress& source, uint32_t table);
 Status DeleteLocalDefault(int family, uint32_t table);
-// The preferred source of that route, none when there is no such route.
-Result<net::IpAddress> LocalDefaultSource(int family, uint32_t table);
 
 // Filters below a device's clsact; none where it has no clsact.
 enum class Direction { kIngress, kEgress };

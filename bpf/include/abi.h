@@ -224,8 +224,14 @@ enum qanat_probe_seen {
   QANAT_SEEN_SOCKOPS = 1 << 2, /* sockops saw the connect and would have granted it */
   QANAT_SEEN_LOOKUP = 1 << 3,  /* sk_lookup of the pod saw the SYN */
   QANAT_SEEN_ASSIGN = 1 << 4,  /* ... and bpf_sk_assign accepted the listener */
-  QANAT_SEEN_GUARD = 1 << 5,   /* the second guard saw it: it was about to leave uncaptured */
+  QANAT_SEEN_GUARD = 1 << 5,   /* the second guard stopped it: it was about to leave uncaptured */
+  QANAT_SEEN_BIND = 1 << 6,    /* the bind hook gave it a port */
 };
+/* Roles of probes that are to reach no listener. The first is let out by the connect hook, for the
+ * guard to stop. The second is a bind, not a connection: its tuple is {address, {0, 0, 0, pod id},
+ * 0, QANAT_PORT_PROBE}. */
+#define QANAT_PROBE_GUARD 3u
+#define QANAT_PROBE_BIND 4u
 struct qanat_probe {
   __u32 seen;
   __u32 pod_id; /* of the sk_lookup that saw it */

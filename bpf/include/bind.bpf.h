@@ -21,13 +21,22 @@ static __always_inline int bind_decide(struct bpf_sock_addr *ctx, const struct q
   if (!pod || ip_is_pods(pod, address)) return 1;
   __u32 id = pod->id;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
-  if (!state || state->mode == QANAT_MODE_OFF || cgroup_kind() != CGROUP_PEER) return 1;
+  if (!state) return 1;
+  struct qanat_probe *probe = 0;
+  if (state->mode == QANAT_MODE_OFF || cgroup_kind() != CGROUP_PEER) {
+    struct qanat_tuple tuple = {*address, {{0, 0, 0, id}}, 0, QANAT_PORT_PROBE};
+    probe = bpf_map_lookup_elem(&probes, &tuple);
+    if (!probe) return 1;
+  }
   __u32 low = pod->spoof_low, high = pod->spoof_high;
   if (low == 0 || high < low) return 1;
   __u32 one = 1;
   bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
   ctx->user_port = bpf_htons(low + bpf_get_prandom_u32() % (high - low + 1));
-  count(id, QANAT_CNT_PROXY_BIND);
+  if (probe)
+    __sync_fetch_and_or(&probe->seen, QANAT_SEEN_BIND);
+  else
+    count(id, QANAT_CNT_PROXY_BIND);
   return 1;
 }
 

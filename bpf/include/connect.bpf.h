@@ -136,7 +136,10 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
   if (port == QANAT_PORT_PROBE) {
     struct qanat_tuple tuple = {*src, *dst, (__u16)QANAT_CTX(sk, src_port), port};
     probe = bpf_map_lookup_elem(&probes, &tuple);
-    if (probe) __sync_fetch_and_or(&probe->seen, QANAT_SEEN_CONNECT);
+    if (probe) {
+      __sync_fetch_and_or(&probe->seen, QANAT_SEEN_CONNECT);
+      if (QANAT_FIELD(probe->role) == QANAT_PROBE_GUARD) return 1;
+    }
   }
   if (mode == QANAT_MODE_OFF && !probe) return 1;
 

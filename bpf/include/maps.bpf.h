@@ -33,7 +33,9 @@ QANAT_MAP(listeners, BPF_MAP_TYPE_SOCKMAP, QANAT_MAX_PODS *QANAT_ROLES *QANAT_MA
           __u64, 0);
 QANAT_MAP(grants, BPF_MAP_TYPE_HASH, QANAT_MAX_GRANTS, struct qanat_tuple, struct qanat_grant, 0);
 QANAT_MAP(budgets, BPF_MAP_TYPE_HASH, QANAT_MAX_PODS + 16, __u64, struct qanat_budget, 0);
-QANAT_MAP(probes, BPF_MAP_TYPE_HASH, 256, struct qanat_tuple, struct qanat_probe, 0);
+/* Ten at once for each pod: after a proxy has come all of them are proven. */
+QANAT_MAP(probes, BPF_MAP_TYPE_HASH, 10 * QANAT_MAX_PODS, struct qanat_tuple, struct qanat_probe,
+          BPF_F_NO_PREALLOC);
 QANAT_MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, QANAT_MAX_PODS, __u32, struct qanat_counters, 0);
 
 QANAT_MAP(direct, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_direct, 0);

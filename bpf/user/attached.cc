@@ -4,6 +4,8 @@
 #include <bpf/bpf.h>
 #include <fcntl.h>
 
+#include <algorithm>
+
 #include "common/base/fd.h"
 
 namespace qanat::bpf {
@@ -13,26 +15,25 @@ constexpr uint32_t kMaxPrograms = 256;
 
 }  // namespace
 
-Result<std::vector<AttachedProgram>> EffectivePrograms(const std::string& cgroup_dir,
-                                                       AttachType type) {
+Result<std::vector<uint32_t>> ProgramIds(const std::string& cgroup_dir, AttachType type,
+                                         bool inherited) {
   Fd cgroup(::open(cgroup_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!cgroup) return FailErrno("open cgroup " + cgroup_dir);
-  std::vector<uint32_t> ids(kMaxPrograms);
-  uint32_t count = kMaxPrograms, flags = 0;
+  uint32_t ids[kMaxPrograms], count = kMaxPrograms, flags = 0;
   if (bpf_prog_query(cgroup.get(), static_cast<bpf_attach_type>(KernelAttachType(type)),
-                     BPF_F_QUERY_EFFECTIVE, &flags, ids.data(), &count) != 0)
+                     inherited ? BPF_F_QUERY_EFFECTIVE : 0, &flags, ids, &count) != 0)
     return FailErrno("list the programs at " + cgroup_dir);
-  std::vector<AttachedProgram> out;
-  for (uint32_t i = 0; i < count && i < kMaxPrograms; ++i) {
-    AttachedProgram program{ids[i], ""};
-    if (Fd fd(bpf_prog_get_fd_by_id(ids[i])); fd) {
-      bpf_prog_info info{};
-      uint32_t length = sizeof info;
-      if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0) program.name = info.name;
-    }
-    out.push_back(std::move(program));
+  return std::vector<uint32_t>(ids, ids + std::min(count, kMaxPrograms));
+}
+
+AttachedProgram DescribeProgram(uint32_t id) {
+  AttachedProgram program{id, ""};
+  if (Fd fd(bpf_prog_get_fd_by_id(id)); fd) {
+    bpf_prog_info info{};
+    uint32_t length = sizeof info;
+    if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0) program.name = info.name;
   }
-  return out;
+  return program;
 }
 
 }  // namespace qanat::bpf

@@ -15,8 +15,10 @@ struct AttachedProgram {
   uint32_t id = 0;
   std::string name;  // at most 15 characters, as the kernel keeps them; "" when it has none
 };
-// All that run for sockets of processes in `cgroup_dir`: attached to it or to a group above.
-Result<std::vector<AttachedProgram>> EffectivePrograms(const std::string& cgroup_dir,
-                                                       AttachType type);
+// Ids of all that run for sockets of processes in `cgroup_dir`: attached to it or to a group above.
+// `inherited` false: only of those attached to this very group, which is a cheap question.
+Result<std::vector<uint32_t>> ProgramIds(const std::string& cgroup_dir, AttachType type,
+                                         bool inherited);
+AttachedProgram DescribeProgram(uint32_t id);
 
 }  // namespace qanat::bpf

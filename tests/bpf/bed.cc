@@ -224,9 +224,7 @@ void Bed::StartAgent(std::vector<std::string> extra, int wait_ms) {
                         "--cni-socket",
                         dir_ + "/cni.sock",
                         "--bpf-dir",
-                        bpf_dir(),
-                        "--reconcile-ms",
-                        "200"};
+                        bpf_dir()};
     for (auto& argument : extra) agent_arguments_.push_back(argument);
   }
   const pid_t pid = ::fork();

@@ -125,7 +125,10 @@ struct Dial {
   bool nonblocking = false;
   bool mptcp = false;
   bool fastopen = false;  // data with the SYN
-  std::string bind;       // "IP:port"
+  bool deferred = false;  // TCP_FASTOPEN_CONNECT: the SYN goes with the first send, after late_*
+  unsigned late_mark = 0;
+  std::string late_device;
+  std::string bind;  // "IP:port"
   bool transparent = false;
   unsigned mark = 0;
   std::string device;            // SO_BINDTODEVICE

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kMptcp = 262;
 constexpr int kTcpFastOpenConnect = 30;
+constexpr int kTcpFastOpenNoCookie = 34;
 
 std::string ErrnoName(int error) {
   switch (error) {
@@ -85,7 +86,21 @@ std::string Call(const Dial& d) {
                  ? -1
                  : 0;
   } else {
+    if (d.deferred) {
+      ::setsockopt(fd, IPPROTO_TCP, kTcpFastOpenConnect, &one, sizeof one);
+      ::setsockopt(fd, IPPROTO_TCP, kTcpFastOpenNoCookie, &one, sizeof one);
+    }
     result = ::connect(fd, reinterpret_cast<sockaddr*>(&address), size);
+  }
+  if (d.deferred && result == 0) {
+    if (d.late_mark != 0 &&
+        ::setsockopt(fd, SOL_SOCKET, SO_MARK, &d.late_mark, sizeof d.late_mark) != 0)
+      return "error: late SO_MARK";
+    if (!d.late_device.empty() &&
+        ::setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, d.late_device.c_str(),
+                     static_cast<socklen_t>(d.late_device.size() + 1)) != 0)
+      return "error: late SO_BINDTODEVICE";
+    result = ::send(fd, "hi", 2, MSG_NOSIGNAL) < 0 ? -1 : 0;
   }
   if (result != 0 && errno == EINPROGRESS && d.nonblocking) {
     pollfd p{fd, POLLOUT, 0};
