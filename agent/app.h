@@ -45,6 +45,7 @@ struct Config {
   unsigned reconcile_ms = 2000;
   unsigned reprove_ms = 30000;
   unsigned cni_timeout_ms = 30000;
+  unsigned drain_ms = 3600000;
 };
 
 class App {

@@ -41,12 +41,23 @@ static __always_inline int find_tcp(struct __sk_buff *skb) {
   return -1;
 }
 
+/* Its connect() was called while the pod was not captured, and the SYN is under way since. */
+static __always_inline int is_early(struct __sk_buff *skb, struct bpf_sock *sk) {
+  __u64 *since = bpf_sk_storage_get(&early, sk, 0, 0);
+  if (!since) {
+    __u64 cookie = bpf_get_socket_cookie(skb);
+    since = bpf_map_lookup_elem(&early_cookies, &cookie);
+  }
+  return since && bpf_ktime_get_ns() - *since < QANAT_EARLY_NS;
+}
+
 SEC("tc")
 int qanat_guard(struct __sk_buff *skb) {
   __u32 id = guard_pod_id;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
   if (!state) return TCX_DROP;
-  if (state->mode == QANAT_MODE_OFF) return TCX_NEXT;
+  __u32 mode = QANAT_FIELD(state->mode);
+  if (mode == QANAT_MODE_OFF || mode == QANAT_MODE_DRAIN) return TCX_NEXT;
   int offset = find_tcp(skb);
   if (offset == 0) return TCX_NEXT;
   __u8 flags = kFlagSyn;
@@ -58,6 +69,10 @@ int qanat_guard(struct __sk_buff *skb) {
     if (sk) {
       struct qanat_origin_record *r = bpf_sk_storage_get(&origins, sk, 0, 0);
       if (r && r->origin == QANAT_ORIGIN_PROXY) return TCX_NEXT;
+      if (mode == QANAT_MODE_ENFORCED && is_early(skb, sk)) {
+        count(id, QANAT_CNT_GUARD_EARLY);
+        return TCX_NEXT;
+      }
     }
   }
   count(id, QANAT_CNT_GUARD_DROPPED);

@@ -123,6 +123,8 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   } else if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
     count(id, QANAT_CNT_DROP_PROXY_PORT);
     return SK_DROP;
+  } else if (mode == QANAT_MODE_DRAIN && !probe) {
+    return SK_PASS;
   } else if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {
     count(id, QANAT_CNT_GRANT_USED);
     return SK_PASS;

@@ -37,6 +37,7 @@ void Enroller::Reconcile() {
       ReconcilePod(*entry, node.has_value(), node ? "" : node.error().message);
   if (ticks_ % kScanEvery == 0) ScheduleFill();
   SweepGrants();
+  SweepConnections();
   ServePending();
   reconcile_.Start(options_.reconcile_every);
 }
@@ -183,7 +184,10 @@ void Enroller::SweepGrants() {
 }
 
 void Enroller::Save(const Entry& entry) {
-  SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls};
+  // An agent that does not know of draining closes the pod rather than forget it.
+  SavedPod saved{
+      entry.pod,     entry.id,          entry.cookie,    entry.enforced() || entry.draining(),
+      entry.sysctls, entry.drain_since, entry.not_meshed};
   if (Status done = store_.Save(saved); !done)
     LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(),
               done.error().message);
@@ -207,6 +211,9 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.cookie = e.cookie;
   v.enforced = e.enforced();
   v.cut_off = e.cut_off;
+  v.draining = e.draining();
+  v.captured = e.captured;
+  v.not_meshed = e.not_meshed.size();
   v.leaving = e.leaving;
   const bool leaves = !e.membership.in_mesh && !e.gone;
   v.refused = e.membership.refused;

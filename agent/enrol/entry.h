@@ -44,7 +44,20 @@ struct Enroller::Entry {
   event::TimePoint restore_at{};  // of a pod that leaves the mesh and is still announced
   std::vector<std::pair<Waiter, event::TimePoint>> waiters;
 
-  bool enforced() const { return state.mode != QANAT_MODE_OFF; }
+  // Cookies of connections from before the capture that still lived when last looked at.
+  std::vector<uint64_t> not_meshed;
+  // Of a pod that leaves the mesh: since when (CLOCK_BOOTTIME, ms), what still goes through
+  // the proxy, and how many looks in a row found nothing.
+  uint64_t drain_since = 0;
+  size_t captured = 0;
+  unsigned quiet_looks = 0;
+  bool end_drain = false;
+  std::set<uint64_t> granted;  // connections that a grant let in: plain to look at, and meshed
+
+  bool enforced() const {
+    return state.mode == QANAT_MODE_ENFORCED || state.mode == QANAT_MODE_CUT;
+  }
+  bool draining() const { return state.mode == QANAT_MODE_DRAIN; }
 };
 
 // A CNI call for a pod that the source has not shown yet.

@@ -27,7 +27,9 @@ std::string FormatSavedPod(const SavedPod& saved) {
                {"id", saved.id},
                {"cookie", saved.cookie},
                {"enforced", saved.enforced},
-               {"sysctls", saved.sysctls}};
+               {"sysctls", saved.sysctls},
+               {"drainSince", saved.drain_since},
+               {"notMeshed", saved.not_meshed}};
   for (const auto& ip : saved.pod.ips) json["ips"].push_back(ip.ToString());
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -50,6 +52,11 @@ Result<SavedPod> ParseSavedPod(std::string_view text) {
   auto enforced = json.find("enforced");
   // When in doubt the pod stays closed.
   saved.enforced = enforced == json.end() || !enforced->is_boolean() || enforced->get<bool>();
+  if (auto since = json.find("drainSince"); since != json.end() && since->is_number_unsigned())
+    saved.drain_since = since->get<uint64_t>();
+  if (auto cookies = json.find("notMeshed"); cookies != json.end() && cookies->is_array())
+    for (const auto& cookie : *cookies)
+      if (cookie.is_number_unsigned()) saved.not_meshed.push_back(cookie.get<uint64_t>());
   auto sysctls = json.find("sysctls");
   if (sysctls != json.end() && sysctls->is_object())
     for (const auto& [name, value] : sysctls->items())

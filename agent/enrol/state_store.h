@@ -19,6 +19,8 @@ struct SavedPod {
   uint64_t cookie = 0;
   bool enforced = false;
   SavedSysctls sysctls;
+  uint64_t drain_since = 0;          // not 0: it leaves the mesh since then (CLOCK_BOOTTIME, ms)
+  std::vector<uint64_t> not_meshed;  // cookies of connections from before the capture
 };
 
 class StateStore {

@@ -74,6 +74,8 @@ enum qanat_mode {
   QANAT_MODE_OFF = 0,      /* plain networking; only probes are handled */
   QANAT_MODE_ENFORCED = 1, /* captured; what cannot be handed to the proxy is refused */
   QANAT_MODE_CUT = 2,      /* capture is known broken: refuse all new TCP */
+  /* The pod leaves the mesh: what begins now is plain, what is captured goes on as it is. */
+  QANAT_MODE_DRAIN = 3,
 };
 
 /* map `pod_state`: array by pod id. One store of `mode` flips every hook at once. */
@@ -114,6 +116,13 @@ struct qanat_origin_record {
   __u32 origin;
   __u32 granted; /* a grant was published for its present tuple */
 };
+
+/* maps `early` (SK_STORAGE, written by the connect hook) and `early_cookies` (by socket cookie,
+ * written by the agent): when a socket began to connect while its pod was not captured. Its SYN may
+ * be lost and have to be sent again after the flip; the second guard lets it pass. Both end with
+ * the socket's next connect(). A kernel of default settings sends its last SYN after 63 s. */
+#define QANAT_EARLY_NS 70000000000ull
+#define QANAT_MAX_EARLY 4096
 
 /* map `probes`: tuple -> what the hooks did with it. The agent puts the tuple in, connects, and
  * reads the answer; the listener never sees a probe. */
@@ -171,6 +180,7 @@ enum qanat_counter {
   QANAT_CNT_GRANT_OVER_BUDGET,  /* refused: too many in flight from one source */
   QANAT_CNT_GRANT_FULL,         /* refused: the map is full */
   QANAT_CNT_GUARD_DROPPED,      /* SYNs that were about to leave uncaptured */
+  QANAT_CNT_GUARD_EARLY,        /* SYNs of connects that began before the capture */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -41,6 +41,14 @@ struct {
   __type(value, struct qanat_origin_record);
 } origins SEC(".maps") __weak;
 
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, __u64);
+} early SEC(".maps") __weak;
+QANAT_MAP(early_cookies, BPF_MAP_TYPE_HASH, QANAT_MAX_EARLY, __u64, __u64, BPF_F_NO_PREALLOC);
+
 static __always_inline void count(__u32 pod_id, enum qanat_counter which) {
   struct qanat_counters *c = bpf_map_lookup_elem(&counters, &pod_id);
   if (c) c->value[which]++;

@@ -47,6 +47,8 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_GRANT_FULL: return {"grant_full", "not granted: the map is full"};
     case QANAT_CNT_GUARD_DROPPED:
       return {"guard_dropped", "dropped: a SYN that was leaving uncaptured"};
+    case QANAT_CNT_GUARD_EARLY:
+      return {"guard_early", "SYNs that passed: their connect began before the capture"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

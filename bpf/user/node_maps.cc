@@ -20,6 +20,7 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.grants, "grants"));
   QANAT_RETURN_IF_ERROR(open(maps.budgets, "budgets"));
   QANAT_RETURN_IF_ERROR(open(maps.probes, "probes"));
+  QANAT_RETURN_IF_ERROR(open(maps.early_cookies, "early_cookies"));
   QANAT_RETURN_IF_ERROR(open(maps.counters, "counters"));
   return maps;
 }

@@ -23,6 +23,7 @@ struct NodeMaps {
   Map<qanat_tuple, qanat_grant> grants;
   Map<__u64, qanat_budget> budgets;
   Map<qanat_tuple, qanat_probe> probes;
+  Map<__u64, __u64> early_cookies;
   PerCpuMap<__u32, qanat_counters> counters;
 
   Result<qanat_counters> CountersOf(uint32_t pod_id) const;  // summed over the CPUs
