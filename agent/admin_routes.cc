@@ -40,6 +40,7 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
                {"draining", pod.draining},
                {"capturedConnections", pod.captured},
                {"notYetMeshed", pod.not_meshed},
+               {"outside", pod.outside},
                {"listeners",
                 {{"15001", pod.slots.filled[QANAT_ROLE_OUTBOUND]},
                  {"15006", pod.slots.filled[QANAT_ROLE_INBOUND]},

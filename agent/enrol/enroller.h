@@ -54,9 +54,10 @@ struct PodView {
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;
-  bool draining = false;  // leaves the mesh: new connections are plain
-  size_t captured = 0;    // ... and so many still go through the proxy
-  size_t not_meshed = 0;  // connections from before the capture
+  bool draining = false;             // leaves the mesh: new connections are plain
+  size_t captured = 0;               // ... and so many still go through the proxy
+  std::vector<std::string> outside;  // what of its traffic was seen that capture is not for
+  size_t not_meshed = 0;             // connections from before the capture
 };
 
 // A pod's connections that are not as those of its state: from before the capture, or, while it
@@ -151,6 +152,7 @@ class Enroller final : public PodListener, public zds::Owner {
   void NoteNotMeshed(Entry& entry);
   size_t EndSockets(const Entry& entry, const std::vector<TcpSocket>& sockets) const;
   void SweepConnections();
+  void LookAtOutside(Entry& entry);
   Status Restore(Entry& entry);
   void Leave(Entry& entry);
   void Forget(Entry& entry);  // destroys the entry

@@ -85,7 +85,10 @@ std::vector<TcpSocket> Enroller::LookAtNotMeshed(Entry& entry) {
 void Enroller::SweepConnections() {
   if (loop_.now() - connections_swept_ < kSweepEvery) return;
   connections_swept_ = loop_.now();
-  for (auto& [uid, entry] : entries_) (void)LookAtNotMeshed(*entry);
+  for (auto& [uid, entry] : entries_) {
+    (void)LookAtNotMeshed(*entry);
+    LookAtOutside(*entry);
+  }
   bpf::NodeMaps& maps = hooks_.maps();
   const uint64_t now = MonotonicNs();
   for (uint64_t cookie : maps.early_cookies.Keys()) {
@@ -93,6 +96,22 @@ void Enroller::SweepConnections() {
     if (since && *since && now > **since && now - **since > QANAT_EARLY_NS)
       (void)maps.early_cookies.Erase(cookie);
   }
+}
+
+void Enroller::LookAtOutside(Entry& entry) {
+  if (!entry.enforced()) return;
+  auto counters = hooks_.maps().CountersOf(entry.id);
+  if (!counters) return;
+  std::vector<std::string> seen;
+  for (const auto& [counter, name] :
+       {std::pair{QANAT_CNT_OUTSIDE_UDP, "UDP"}, std::pair{QANAT_CNT_OUTSIDE_ICMP, "ICMP"},
+        std::pair{QANAT_CNT_OUTSIDE_SCTP, "SCTP"},
+        std::pair{QANAT_CNT_OUTSIDE_OTHER, "other protocols"}})
+    if (counters->value[counter] > 0) seen.emplace_back(name);
+  if (!entry.not_meshed.empty()) seen.emplace_back("connections from before the capture");
+  if (seen == entry.outside) return;
+  entry.outside = std::move(seen);
+  if (observer_ && entry.shown) observer_(ViewOf(entry));
 }
 
 std::vector<PodConnections> Enroller::Connections() {

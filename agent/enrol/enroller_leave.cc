@@ -80,6 +80,7 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.acked_by.clear();
   entry.sysctls.clear();
   entry.not_meshed.clear();
+  entry.outside.clear();
   entry.granted.clear();
   entry.drain_since = entry.captured = entry.quiet_looks = 0;
   entry.end_drain = false;

@@ -214,6 +214,7 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.draining = e.draining();
   v.captured = e.captured;
   v.not_meshed = e.not_meshed.size();
+  v.outside = e.outside;
   v.leaving = e.leaving;
   const bool leaves = !e.membership.in_mesh && !e.gone;
   v.refused = e.membership.refused;

@@ -46,6 +46,7 @@ struct Enroller::Entry {
 
   // Cookies of connections from before the capture that still lived when last looked at.
   std::vector<uint64_t> not_meshed;
+  std::vector<std::string> outside;  // kinds of traffic that capture is not for, once seen
   // Of a pod that leaves the mesh: since when (CLOCK_BOOTTIME, ms), what still goes through
   // the proxy, and how many looks in a row found nothing.
   uint64_t drain_since = 0;

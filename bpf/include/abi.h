@@ -181,6 +181,11 @@ enum qanat_counter {
   QANAT_CNT_GRANT_FULL,         /* refused: the map is full */
   QANAT_CNT_GUARD_DROPPED,      /* SYNs that were about to leave uncaptured */
   QANAT_CNT_GUARD_EARLY,        /* SYNs of connects that began before the capture */
+  /* Packets of a captured pod that capture is not for, as they leave. */
+  QANAT_CNT_OUTSIDE_UDP,
+  QANAT_CNT_OUTSIDE_ICMP,  /* pings only */
+  QANAT_CNT_OUTSIDE_SCTP,
+  QANAT_CNT_OUTSIDE_OTHER, /* any other protocol above IP: raw sockets, tunnels */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -390,6 +391,56 @@ TEST_F(LeaveTest, ASocketFromBeforeIsCapturedWhenItConnectsAnew) {
   EXPECT_EQ(ReadLine(answer[0]), "app ;;out ;");
   EXPECT_GE(bed_.Counter(a_, "guard_dropped"), 1u) << "its SYN did leave the socket";
   for (int fd : {go[0], go[1], answer[0], answer[1]}) ::close(fd);
+}
+
+// Neighbour discovery, ARP and answers are not among it: the figures are exact.
+TEST_F(LeaveTest, WhatCaptureIsNotForIsCountedByKind) {
+  Enrol();
+  const auto counts = [&] {
+    std::vector<uint64_t> out;
+    for (const char* kind : {"outside_udp", "outside_icmp", "outside_sctp", "outside_other"})
+      out.push_back(bed_.Counter(a_, kind));
+    return out;
+  };
+  ASSERT_EQ(Answers(), "out out in in ");
+  EXPECT_EQ(counts(), (std::vector<uint64_t>{0, 0, 0, 0}));
+  const auto send = [&](const std::string& to, int type, int protocol, const std::string& bytes) {
+    EXPECT_EQ(bed_.Run({a_.netns, "pods/a"},
+                       [&]() -> std::string {
+                         const auto address = net::SocketAddress::Parse(to + ":5000").value();
+                         sockaddr_storage storage;
+                         const socklen_t size = address.ToSockaddr(storage);
+                         const int family = address.ip().family();
+                         if (type == SOCK_RAW)  // an IPv6 one refuses a port
+                           reinterpret_cast<sockaddr_in6*>(&storage)->sin6_port = 0;
+                         const int fd = ::socket(family, type, protocol);
+                         const auto sent = ::sendto(fd, bytes.data(), bytes.size(), 0,
+                                                    reinterpret_cast<sockaddr*>(&storage), size);
+                         return sent > 0 ? "sent" : std::strerror(errno);
+                       }),
+              "sent")
+        << to << " " << protocol;
+  };
+  const std::string text(16, 'x');
+  for (const char* to : {kOut4, kOut6}) {
+    const bool v4 = to == kOut4;
+    send(to, SOCK_DGRAM, IPPROTO_UDP, text);
+    send(to, SOCK_DGRAM, IPPROTO_UDP, text);
+    std::string ping = text;
+    ping[0] = static_cast<char>(v4 ? 8 : 128);
+    ping[1] = 0;
+    send(to, SOCK_RAW, v4 ? static_cast<int>(IPPROTO_ICMP) : IPPROTO_ICMPV6, ping);
+    send(to, SOCK_RAW, IPPROTO_SCTP, text);
+    send(to, SOCK_RAW, IPPROTO_GRE, text);
+  }
+  const std::vector<uint64_t> wanted = {4, 2, 2, 2};
+  EXPECT_TRUE(bed_.WaitFor([&] { return counts() == wanted; }, 5000))
+      << ::testing::PrintToString(counts());
+  EXPECT_THAT(bed_.Admin("/metrics"), HasSubstr("event=\"outside_sctp\"} 2"));
+  EXPECT_TRUE(bed_.WaitFor([&] {
+    const auto pods = nlohmann::json::parse(bed_.Admin("/pods"));
+    return pods[0]["outside"] == nlohmann::json({"UDP", "ICMP", "SCTP", "other protocols"});
+  })) << bed_.Admin("/pods");
 }
 
 }  // namespace

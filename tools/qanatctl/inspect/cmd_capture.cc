@@ -80,8 +80,17 @@ int ListOne(const Options& options, const MeshView& view) {
 // What of its connections is not as the pod's state says.
 std::string Outside(const Json& pod) {
   if (Bool(pod, "draining")) return fmt::format("{} draining", Int(pod, "capturedConnections"));
-  const auto count = Int(pod, "notYetMeshed");
-  return count == 0 ? "" : fmt::format("{} not yet meshed", count);
+  std::string out;
+  const auto add = [&](int64_t count, const char* what) {
+    if (count > 0) out += fmt::format("{}{} {}", out.empty() ? "" : ", ", count, what);
+  };
+  add(Int(pod, "notYetMeshed"), "not yet meshed");
+  const Json& counters = Get(pod, "counters");
+  add(Int(counters, "outside_udp"), "UDP");
+  add(Int(counters, "outside_icmp"), "ICMP");
+  add(Int(counters, "outside_sctp"), "SCTP");
+  add(Int(counters, "outside_other"), "other");
+  return out;
 }
 
 }  // namespace
