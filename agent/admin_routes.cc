@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/admin_routes.h"
 
+#include <netinet/tcp.h>
+
 #include <nlohmann/json.hpp>
 
 #include "agent/node_features.h"
@@ -55,6 +57,10 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
                {"dns", DnsJson(pod.dns)},
                {"cutOff", pod.cut_off},
                {"leaving", pod.leaving},
+               {"draining", pod.draining},
+               {"capturedConnections", pod.captured},
+               {"notYetMeshed", pod.not_meshed},
+               {"outside", pod.outside},
                {"listeners",
                 {{"15001", pod.slots.filled[QANAT_ROLE_OUTBOUND]},
                  {"15006", pod.slots.filled[QANAT_ROLE_INBOUND]},
@@ -85,6 +91,50 @@ Json ClusterJson(const Cluster& cluster) {
   return json;
 }
 
+std::string_view StateName(uint8_t state) {
+  switch (state) {
+    case TCP_ESTABLISHED: return "established";
+    case TCP_SYN_SENT:
+    case TCP_SYN_RECV: return "connecting";
+    default: return "closing";
+  }
+}
+
+// `pod` "" or NAMESPACE/NAME
+Json ConnectionsJson(const std::vector<PodConnections>& pods, const std::string& pod) {
+  Json json = Json::array();
+  for (const PodConnections& p : pods) {
+    if (!pod.empty() && p.ns + "/" + p.name != pod) continue;
+    Json list = Json::array();
+    for (const TcpSocket& socket : p.not_meshed)
+      list.push_back({{"direction", socket.accepted ? "in" : "out"},
+                      {"local", socket.local.ToString()},
+                      {"remote", socket.remote.ToString()},
+                      {"state", StateName(socket.state)},
+                      {"cookie", socket.cookie}});
+    json.push_back({{"namespace", p.ns},
+                    {"name", p.name},
+                    {"draining", p.draining},
+                    {"capturedConnections", p.captured},
+                    {"notYetMeshed", std::move(list)}});
+  }
+  return json;
+}
+
+admin::Response EndConnections(Enroller& enroller, const admin::Request& request) {
+  const std::string pod = request.Parameter("pod").value_or("");
+  const std::string which = request.Parameter("which").value_or("");
+  const size_t slash = pod.find('/');
+  if (slash == std::string::npos || (which != "unmeshed" && which != "draining"))
+    return admin::Text(400, "expected ?pod=NAMESPACE/NAME&which=unmeshed or which=draining\n");
+  auto ended = enroller.EndConnections(pod.substr(0, slash), pod.substr(slash + 1),
+                                       which == "unmeshed" ? Ended::kNotMeshed : Ended::kDraining);
+  if (!ended)
+    return admin::Text(ended.error().code == Code::kNotFound ? 404 : 409,
+                       ended.error().message + "\n");
+  return Dump({{"ended", *ended}});
+}
+
 }  // namespace
 
 void AddAdminRoutes(admin::Server& server, std::string node_name,
@@ -102,6 +152,13 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
     Json pods = Json::array();
     for (const PodView& pod : shown.enroller->View()) pods.push_back(PodJson(pod, *shown.hooks));
     return Dump(pods);
+  });
+  server.Route("GET", "/connections", [shown](const admin::Request& request) {
+    return Dump(
+        ConnectionsJson(shown.enroller->Connections(), request.Parameter("pod").value_or("")));
+  });
+  server.Route("POST", "/connections/end", [shown](const admin::Request& request) {
+    return EndConnections(*shown.enroller, request);
   });
   server.Route(
       "GET", "/capture",
@@ -123,6 +180,10 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
                        {"timeouts", stats.timeouts}};
         json["brokenPodFiles"] = shown.source->broken();
         if (shown.cluster) json["cluster"] = ClusterJson(*shown.cluster);
+        size_t not_meshed = 0;
+        for (const PodConnections& pod : shown.enroller->Connections())
+          not_meshed += pod.not_meshed.size();
+        json["notYetMeshed"] = not_meshed;
         json["repairs"] = shown.enroller->repairs();
         json["proofsFailed"] = shown.enroller->proofs_failed();
         if (auto counters = shown.hooks->maps().CountersOf(0))
@@ -165,6 +226,23 @@ void AddMetrics(metrics::Registry& registry, Shown shown) {
                            samples.push_back({{{"state", state}}, count});
                          return samples;
                        });
+  registry.AddCallback(
+      Kind::kGauge, "qanat_connections_outside",
+      "Connections of a pod that are not as its state says: from before it was captured "
+      "(not_yet_meshed), or still through the proxy after it left the mesh (draining)",
+      [shown] {
+        std::vector<Sample> samples;
+        for (const PodView& pod : shown.enroller->View()) {
+          if (pod.not_meshed > 0)
+            samples.push_back(
+                {{{"namespace", pod.ns}, {"pod", pod.name}, {"kind", "not_yet_meshed"}},
+                 static_cast<double>(pod.not_meshed)});
+          if (pod.draining && pod.captured > 0)
+            samples.push_back({{{"namespace", pod.ns}, {"pod", pod.name}, {"kind", "draining"}},
+                               static_cast<double>(pod.captured)});
+        }
+        return samples;
+      });
   registry.AddCallback(Kind::kGauge, "qanat_held_listeners",
                        "Listening sockets of pods that are kept for the next proxy",
                        [shown]() -> std::vector<Sample> {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the agent tells about itself: /healthz/ready, /pods, /capture, /metrics. Read only.
+// What the agent tells about itself: /healthz/ready, /pods, /capture, /connections, /metrics; and
+// what may be asked of it: POST /connections/end.
 #pragma once
 
 #include <string>

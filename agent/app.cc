@@ -116,6 +116,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   options.reconcile_every = std::chrono::milliseconds(config.reconcile_ms);
   options.reprove_every = std::chrono::milliseconds(config.reprove_ms);
   options.cni_timeout = std::chrono::milliseconds(config.cni_timeout_ms);
+  options.drain_at_most = std::chrono::milliseconds(config.drain_ms);
   if (options.pod_roots.empty())
     LOG_WARN("agent",
              "no cgroup of pods is known: the node's own probes are not told from pods' "

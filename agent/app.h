@@ -51,6 +51,7 @@ struct Config {
   unsigned reconcile_ms = 500;
   unsigned reprove_ms = 10000;
   unsigned cni_timeout_ms = 30000;
+  unsigned drain_ms = 3600000;
 };
 
 // What is needed once and not allowed later (sandbox/sandbox.h): mounts, other kinds of namespaces.

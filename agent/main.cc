@@ -131,6 +131,11 @@ int main(int argc, char** argv) {
   flags.add_option("--cni-timeout-ms", config.cni_timeout_ms, "how long CNI ADD may wait")
       ->check(CLI::Range(100, 600000))
       ->capture_default_str();
+  flags
+      .add_option("--drain-ms", config.drain_ms,
+                  "how long connections of a pod that leaves the mesh may go on through the proxy")
+      ->check(CLI::Range(0, 86400000))
+      ->capture_default_str();
   flags.add_option("--log-format", log_format, "text or json")
       ->check(CLI::IsMember({"text", "json"}));
   flags.add_option("--log-level", log_level, "as RUST_LOG: info, or info,zds=debug")

@@ -149,6 +149,8 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
              (tuple.dport == QANAT_PORT_DNS && dns_is_on(id))) {
     count(id, QANAT_CNT_DROP_PROXY_PORT);
     return SK_DROP;
+  } else if (mode == QANAT_MODE_DRAIN && !probe) {
+    return SK_PASS;
   } else if (!probe && lookup_plain_inbound) {
     count(id, QANAT_CNT_PLAIN_INBOUND);
     return SK_PASS;

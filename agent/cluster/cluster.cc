@@ -102,7 +102,7 @@ void Cluster::Leave(Enroller& enroller, std::function<void(bool)> done) {
 // again until none is captured.
 void Cluster::Release(Enroller& enroller, std::function<void(bool)> done) {
   size_t left = 0;
-  for (const PodView& pod : enroller.View()) left += pod.enforced && !pod.leaving;
+  for (const PodView& pod : enroller.View()) left += (pod.enforced || pod.draining) && !pod.leaving;
   if (left > 0 && loop_.now() < release_until_) {
     released_ = std::move(done);
     release_.Start(kReleaseLook);

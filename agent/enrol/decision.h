@@ -20,6 +20,7 @@ struct Facts {
   bool proving = false;   // a proof runs
   bool proven = false;    // for the present listeners
   bool enforced = false;  // captured
+  bool draining = false;  // was captured: new connections are plain, old ones still go through
 };
 
 enum class Step {
@@ -60,8 +61,9 @@ inline std::string_view StepName(Step step) {
 }
 
 inline Step NextStep(const Facts& f) {
-  if (f.gone) return f.prepared || f.attached || f.enforced ? Step::kLeave : Step::kForget;
-  if (!f.wanted) return f.prepared || f.attached || f.enforced ? Step::kRestore : Step::kNone;
+  const bool held = f.prepared || f.attached || f.enforced || f.draining;
+  if (f.gone) return held ? Step::kLeave : Step::kForget;
+  if (!f.wanted) return held ? Step::kRestore : Step::kNone;
   // What is enforced stays so: an obstacle is no reason to open anything.
   if (f.blocked && !f.enforced) return Step::kBlocked;
   if (!f.prepared) return Step::kPrepare;

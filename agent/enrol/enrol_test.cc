@@ -17,8 +17,8 @@ namespace {
 
 Facts FromBits(unsigned bits) {
   auto bit = [&](int i) { return (bits >> i & 1u) != 0; };
-  return {bit(0), bit(1), bit(2), bit(3), bit(4),  bit(5),
-          bit(6), bit(7), bit(8), bit(9), bit(10), bit(11)};
+  return {bit(0), bit(1), bit(2), bit(3),  bit(4),  bit(5), bit(6),
+          bit(7), bit(8), bit(9), bit(10), bit(11), bit(12)};
 }
 
 TEST(DecisionTest, WalksFromNothingToEnforced) {
@@ -48,7 +48,7 @@ TEST(DecisionTest, WalksFromNothingToEnforced) {
 }
 
 TEST(DecisionTest, HoldsInEveryState) {
-  for (unsigned bits = 0; bits < 1u << 12; ++bits) {
+  for (unsigned bits = 0; bits < 1u << 13; ++bits) {
     const Facts f = FromBits(bits);
     const Step step = NextStep(f);
     if (step == Step::kFlip) {
@@ -60,7 +60,7 @@ TEST(DecisionTest, HoldsInEveryState) {
     if (step == Step::kRestore) {
       EXPECT_TRUE(!f.wanted && !f.gone) << bits;
     }
-    if (f.gone && f.enforced) {
+    if (f.gone && (f.enforced || f.draining)) {
       EXPECT_EQ(step, Step::kLeave) << bits;
     }
     if (f.enforced && f.wanted && !f.gone) {

@@ -68,18 +68,26 @@ Status Enroller::Adopt() {
       entry->state = **state;
     entry->state.flags = 0;  // verdicts are this agent's to give
     entry->membership = {true, {}};
+    entry->not_meshed = std::move(saved.not_meshed);
     // The pins may have been lost while the pod runs: closed first, explained later.
     if (saved.enforced) entry->state.mode = QANAT_MODE_ENFORCED;
+    if (saved.drain_since != 0) {  // what still goes through the proxy goes on
+      entry->membership = {false, "left the mesh before the agent was restarted"};
+      entry->drain_since = saved.drain_since;
+      entry->state.mode = QANAT_MODE_DRAIN;
+    }
     if (Status done = Prepare(*entry); !done) {
       LOG_WARN("enrol", "{}: taken over, but: {}", entry->pod.FullName(), done.error().message);
       entry->reason = done.error().message;
     } else if (Status attached = Attach(*entry); !attached) {
       entry->reason = attached.error().message;
-      if (saved.enforced) CutOff(*entry, attached.error().message);
+      if (entry->enforced()) CutOff(*entry, attached.error().message);
     }
     entry->shown = false;
     LOG_INFO("enrol", "{}: taken over ({})", entry->pod.FullName(),
-             entry->enforced() ? "enforced" : "not enforced");
+             entry->enforced()   ? "enforced"
+             : entry->draining() ? "leaving the mesh"
+                                 : "not enforced");
     entries_[uid] = std::move(entry);
   }
   return {};
@@ -117,6 +125,7 @@ Facts Enroller::FactsOf(const Entry& e) const {
   f.proving = e.proof != nullptr;
   f.proven = e.proven;
   f.enforced = e.enforced();
+  f.draining = e.draining();
   return f;
 }
 
@@ -154,7 +163,7 @@ void Enroller::Advance(Entry& entry) {
         WriteStatus(entry);
         return;
       case Step::kRestore:
-        if (!MayRestore(entry)) return;
+        if (!Drained(entry)) return;
         break;
       case Step::kLeave: Leave(entry); return;
       case Step::kForget: Forget(entry); return;
@@ -376,10 +385,13 @@ Status Enroller::Flip(Entry& entry) {
   // Saved first: an agent that dies in between comes back and closes the pod, never forgets it.
   qanat_pod_state flipped = entry.state;
   flipped.mode = QANAT_MODE_ENFORCED;
+  entry.drain_since = 0;
   std::swap(entry.state, flipped);
   Save(entry);
   std::swap(entry.state, flipped);
+  NoteConnecting(entry);
   QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_ENFORCED));
+  NoteNotMeshed(entry);
   Explain(entry, "");
   LOG_INFO("enrol", "{}: enrolled (id {}, proof passed)", entry.pod.FullName(), entry.id);
   Notify(entry, {});

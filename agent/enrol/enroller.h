@@ -24,6 +24,7 @@
 #include "agent/redirect/hooks.h"
 #include "agent/redirect/listeners.h"
 #include "agent/redirect/proof.h"
+#include "agent/redirect/sock_diag.h"
 #include "agent/zds/server.h"
 #include "common/event/event_loop.h"
 
@@ -43,6 +44,10 @@ struct EnrollerOptions {
   event::Duration reconcile_every = std::chrono::milliseconds(500);
   event::Duration reprove_every = std::chrono::seconds(10);
   event::Duration cni_timeout = std::chrono::seconds(30);
+  // How long connections of a pod that leaves the mesh may go on through the proxy, and how long it
+  // is waited at least: others may still send it tunnels.
+  event::Duration drain_at_most = std::chrono::hours(1);
+  event::Duration drain_at_least = std::chrono::seconds(2);
 };
 
 // What /pods shows and status files say.
@@ -59,7 +64,21 @@ struct PodView {
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;
+  bool draining = false;             // leaves the mesh: new connections are plain
+  size_t captured = 0;               // ... and so many still go through the proxy
+  std::vector<std::string> outside;  // what of its traffic was seen that capture is not for
+  size_t not_meshed = 0;             // connections from before the capture
 };
+
+// A pod's connections that are not as those of its state: from before the capture, or, while it
+// leaves the mesh, still captured.
+struct PodConnections {
+  std::string ns, name;
+  bool draining = false;
+  size_t captured = 0;
+  std::vector<TcpSocket> not_meshed;
+};
+enum class Ended { kNotMeshed, kDraining };  // which of them are to end
 
 class Enroller final : public PodListener, public zds::Owner {
  public:
@@ -111,6 +130,11 @@ class Enroller final : public PodListener, public zds::Owner {
   void RestoreFiles();
 
   std::vector<PodView> View() const;
+  // Looked at now.
+  std::vector<PodConnections> Connections();
+  // Resets connections of a pod, by choice; says how many. Of a pod that leaves the mesh this also
+  // ends the waiting for them.
+  Result<size_t> EndConnections(const std::string& ns, const std::string& name, Ended which);
   uint64_t repairs() const { return repairs_ + hooks_.reattached(); }
   uint64_t proofs_failed() const { return proofs_failed_; }
 
@@ -138,6 +162,16 @@ class Enroller final : public PodListener, public zds::Owner {
   Result<bool> SwitchDns(Entry& entry, const std::vector<FoundDns>& found);
   Result<bool> KeepDns(Entry& entry, const netns::NetNs& ns);
   bool MayRestore(Entry& entry);
+  Status BeginDrain(Entry& entry);
+  bool Drained(Entry& entry);
+  bool DrainIsOver(Entry& entry);
+  Result<std::vector<TcpSocket>> SocketsOf(const Entry& entry) const;
+  std::vector<TcpSocket> LookAtNotMeshed(Entry& entry);
+  void NoteConnecting(const Entry& entry);
+  void NoteNotMeshed(Entry& entry);
+  size_t EndSockets(const Entry& entry, const std::vector<TcpSocket>& sockets) const;
+  void SweepConnections();
+  void LookAtOutside(Entry& entry);
   Status Restore(Entry& entry);
   void Leave(Entry& entry);
   void Forget(Entry& entry);  // destroys the entry
@@ -199,6 +233,7 @@ class Enroller final : public PodListener, public zds::Owner {
   std::string node_fault_;
   std::vector<uint32_t> connect_programs_;
   event::TimePoint look_for_rewriters_at_{};
+  event::TimePoint connections_swept_{};
   uint64_t repairs_ = 0;
   uint64_t proofs_failed_ = 0;
 };

@@ -25,7 +25,7 @@ constexpr auto kAnnouncedAtMost = std::chrono::seconds(3);
 bool Enroller::MayRestore(Entry& entry) {
   const auto now = loop_.now();
   const bool announced = !PublishedOf(entry.pod).empty();
-  if (!observer_ || !entry.enforced()) return true;
+  if (!observer_) return true;
   if (entry.restore_at == event::TimePoint{}) {
     if (!announced) return true;
     entry.restore_at = now + kAnnouncedAtMost;
@@ -42,7 +42,6 @@ bool Enroller::MayRestore(Entry& entry) {
 }
 
 Status Enroller::Restore(Entry& entry) {
-  LOG_INFO("enrol", "{}: leaves the mesh: {}", entry.pod.FullName(), entry.membership.reason);
   entry.proof.reset();
   if (entry.id != 0) QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_OFF));
   if (zds_) zds_->Del(entry.pod.uid);
@@ -106,6 +105,11 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.programs.clear();
   entry.rewritten.clear();
   entry.sysctls.clear();
+  entry.not_meshed.clear();
+  entry.outside.clear();
+  entry.granted.clear();
+  entry.drain_since = entry.captured = entry.quiet_looks = 0;
+  entry.end_drain = false;
   entry.report = {};
   entry.restore_at = {};
   store_.Remove(entry.pod.uid);
@@ -116,7 +120,7 @@ void Enroller::Leave(Entry& entry) {
   if (on_released_) on_released_(entry.pod.uid);
   entry.proof.reset();
   entry.adding = false;
-  if (!entry.enforced()) {  // it never was captured: nothing to hold closed
+  if (!entry.enforced() && !entry.draining()) {  // it never was captured: nothing to hold closed
     if (auto ns = OpenNs(entry)) (void)RestorePodNetwork(*ns, entry.sysctls);
     Forget(entry);
     return;

@@ -46,6 +46,7 @@ void Enroller::Reconcile() {
     if (Entry* entry = Find(uid)) ReconcilePod(*entry, node.has_value(), fault);
   if (ticks_ % kScanEvery == 0) ScheduleFill();
   if (ticks_ % kSweepEvery == 0) SweepGrants();
+  SweepConnections();
   ServePending();
   reconcile_.Start(options_.reconcile_every);
 }
@@ -267,13 +268,16 @@ void Enroller::SweepGrants() {
 }
 
 void Enroller::Save(const Entry& entry) {
+  // An agent that does not know of draining closes the pod rather than forget it.
   SavedPod saved{entry.pod,
                  entry.id,
                  entry.cookie,
-                 entry.enforced(),
+                 entry.enforced() || entry.draining(),
                  entry.sysctls,
                  entry.dns,
-                 entry.wishes.plain_inbound};
+                 entry.wishes.plain_inbound,
+                 entry.drain_since,
+                 entry.not_meshed};
   if (Status done = store_.Save(saved); !done)
     LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(),
               done.error().message);
@@ -298,6 +302,10 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.enforced = e.enforced();
   v.dns = e.dns;
   v.cut_off = e.cut_off;
+  v.draining = e.draining();
+  v.captured = e.captured;
+  v.not_meshed = e.not_meshed.size();
+  v.outside = e.outside;
   v.leaving = e.leaving;
   const bool leaves = !e.membership.in_mesh && !e.gone;
   v.refused = e.membership.refused;

@@ -45,7 +45,7 @@ void Enroller::OnPod(const Pod& shown) {
   entry.backoff = {};
   entry.retry.Stop();
   // A finished pod has given its processes up; its namespace is about to go.
-  if (!entry.membership.in_mesh && entry.enforced() &&
+  if (!entry.membership.in_mesh && (entry.enforced() || entry.draining()) &&
       (pod.phase == "Succeeded" || pod.phase == "Failed"))
     entry.gone = true;
   const std::string uid = pod.uid;

@@ -97,7 +97,8 @@ uint64_t Enroller::CookieOf(const std::string& uid) const {
   const auto it = entries_.find(uid);
   if (it == entries_.end()) return 0;
   const Entry& entry = *it->second;
-  return entry.gone || entry.leaving || !entry.membership.in_mesh ? 0 : entry.cookie;
+  const bool served = entry.membership.in_mesh || entry.draining();
+  return entry.gone || entry.leaving || !served ? 0 : entry.cookie;
 }
 
 std::vector<zds::SnapshotItem> Enroller::Snapshot() {
@@ -105,7 +106,8 @@ std::vector<zds::SnapshotItem> Enroller::Snapshot() {
   for (auto& [uid, entry] : entries_) {
     // A pod of an earlier agent that the source has not shown yet is in it: while the source is
     // away (an API server that does not answer) it counts as living.
-    if (entry->gone || !entry->membership.in_mesh) continue;
+    // One that leaves the mesh has connections that go on.
+    if (entry->gone || (!entry->membership.in_mesh && !entry->draining())) continue;
     if (!entry->prepared && !entry->enforced()) continue;
     zds::SnapshotItem item;
     item.workload = {uid, entry->pod.name, entry->pod.ns, entry->pod.service_account};

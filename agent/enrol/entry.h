@@ -55,7 +55,21 @@ struct Enroller::Entry {
   event::TimePoint restore_at{};  // of a pod that leaves the mesh and is still announced
   std::vector<std::pair<Waiter, event::TimePoint>> waiters;
 
-  bool enforced() const { return state.mode != QANAT_MODE_OFF; }
+  // Cookies of connections from before the capture that still lived when last looked at.
+  std::vector<uint64_t> not_meshed;
+  std::vector<std::string> outside;  // kinds of traffic that capture is not for, once seen
+  // Of a pod that leaves the mesh: since when (CLOCK_BOOTTIME, ms), what still goes through
+  // the proxy, and how many looks in a row found nothing.
+  uint64_t drain_since = 0;
+  size_t captured = 0;
+  unsigned quiet_looks = 0;
+  bool end_drain = false;
+  std::set<uint64_t> granted;  // connections that a grant let in: plain to look at, and meshed
+
+  bool enforced() const {
+    return state.mode == QANAT_MODE_ENFORCED || state.mode == QANAT_MODE_CUT;
+  }
+  bool draining() const { return state.mode == QANAT_MODE_DRAIN; }
   // Its entry in the map `pods`.
   qanat_pod kernel_pod() const {
     return {id,     network.spoof_low,        network.spoof_high,

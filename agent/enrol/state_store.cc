@@ -29,7 +29,9 @@ std::string FormatSavedPod(const SavedPod& saved) {
                {"enforced", saved.enforced},
                {"dns", saved.dns},
                {"sysctls", saved.sysctls},
-               {"plainInbound", saved.plain_inbound}};
+               {"plainInbound", saved.plain_inbound},
+               {"drainSince", saved.drain_since},
+               {"notMeshed", saved.not_meshed}};
   for (const auto& ip : saved.pod.ips) json["ips"].push_back(ip.ToString());
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -56,6 +58,11 @@ Result<SavedPod> ParseSavedPod(std::string_view text) {
     saved.dns = dns->get<uint32_t>() & (QANAT_DNS_V4 | QANAT_DNS_V6);
   auto plain = json.find("plainInbound");
   saved.plain_inbound = plain != json.end() && plain->is_boolean() && plain->get<bool>();
+  if (auto since = json.find("drainSince"); since != json.end() && since->is_number_unsigned())
+    saved.drain_since = since->get<uint64_t>();
+  if (auto cookies = json.find("notMeshed"); cookies != json.end() && cookies->is_array())
+    for (const auto& cookie : *cookies)
+      if (cookie.is_number_unsigned()) saved.not_meshed.push_back(cookie.get<uint64_t>());
   auto sysctls = json.find("sysctls");
   if (sysctls != json.end() && sysctls->is_object())
     for (const auto& [name, value] : sysctls->items())

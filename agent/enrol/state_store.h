@@ -19,8 +19,10 @@ struct SavedPod {
   uint64_t cookie = 0;
   bool enforced = false;
   SavedSysctls sysctls;
-  uint32_t dns = 0;            // qanat_dns_families that go to the proxy
-  bool plain_inbound = false;  // Wishes: until the source speaks again
+  uint32_t dns = 0;                  // qanat_dns_families that go to the proxy
+  bool plain_inbound = false;        // Wishes: until the source speaks again
+  uint64_t drain_since = 0;          // not 0: it leaves the mesh since then (CLOCK_BOOTTIME, ms)
+  std::vector<uint64_t> not_meshed;  // cookies of connections from before the capture
 };
 
 class StateStore {

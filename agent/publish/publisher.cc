@@ -48,6 +48,17 @@ PodEvent EventOf(const PodView& pod) {
   return {"Warning", "QanatPending", "not in the mesh yet: " + pod.reason};
 }
 
+PodEvent UncapturedOf(const PodView& pod, const std::set<std::string>& told) {
+  if (pod.redirection != "enabled") return {};
+  std::string kinds;
+  for (const std::string& kind : pod.outside)
+    if (!told.contains(kind)) kinds += (kinds.empty() ? "" : ", ") + kind;
+  if (kinds.empty()) return {};
+  return {"Normal", "QanatUncaptured",
+          "not everything of this pod goes through the mesh: " + kinds +
+              " (amounts: qanatctl capture)"};
+}
+
 std::string EventBody(const PodView& pod, const PodEvent& event, const std::string& node,
                       const std::string& timestamp, const std::string& name) {
   return Dump({{"apiVersion", "v1"},
@@ -78,8 +89,9 @@ struct Publisher::Told {
   event::TimePoint patched{};
   bool patched_once = false;
   kube::HandlePtr call;
-  PodEvent told;             // last Event
-  event::TimePoint since{};  // of the present state
+  PodEvent told;                     // last Event
+  std::set<std::string> uncaptured;  // kinds of traffic that were told
+  event::TimePoint since{};          // of the present state
   kube::HandlePtr event_call;
 
   std::string Wanted() const {
@@ -125,8 +137,10 @@ void Publisher::OnPod(const PodView& view) {
   told.view = view;
   if (!told.call) told.shown = view.published;
   // What an earlier agent told needs not be told again.
-  if (fresh && view.redirection == "enabled" && view.published == "enabled")
+  if (fresh && view.redirection == "enabled" && view.published == "enabled") {
     told.told = EventOf(view);
+    told.uncaptured.insert(view.outside.begin(), view.outside.end());
+  }
   PumpSoon({});
 }
 
@@ -154,13 +168,23 @@ void Publisher::Pump() {
         Patch(uid, *told);
     }
     const PodEvent event = EventOf(told->view);
-    if (event.reason.empty() || told->event_call) continue;
-    if (event.reason == told->told.reason && event.message == told->told.message) continue;
+    if (told->event_call) continue;
+    if (event.reason.empty() ||
+        (event.reason == told->told.reason && event.message == told->told.message)) {
+      // Each kind once in a pod's life with this agent.
+      const PodEvent uncaptured = UncapturedOf(told->view, told->uncaptured);
+      if (uncaptured.reason.empty()) continue;
+      told->uncaptured.insert(told->view.outside.begin(), told->view.outside.end());
+      Announce(uid, *told, uncaptured);
+      continue;
+    }
     const auto at = event.type == "Normal" ? now : told->since + options_.event_after;
-    if (now < at)
+    if (now < at) {
       wait(at);
-    else
-      Announce(uid, *told);
+    } else {
+      told->told = event;  // one attempt: an Event is a courtesy
+      Announce(uid, *told, event);
+    }
   }
   if (more) PumpSoon(next);
   if (flushed_ && Settled()) flush_.Start({});
@@ -212,9 +236,7 @@ bool Publisher::TakeEventToken() {
   return true;
 }
 
-void Publisher::Announce(const std::string& uid, Told& told) {
-  const PodEvent event = EventOf(told.view);
-  told.told = event;  // one attempt: an Event is a courtesy
+void Publisher::Announce(const std::string& uid, Told& told, const PodEvent& event) {
   if (!TakeEventToken()) {
     ++stats_.events_dropped;
     return;

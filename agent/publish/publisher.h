@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "agent/enrol/enroller.h"
@@ -15,6 +16,10 @@
 #include "common/kube/client.h"
 
 namespace qanat::agent {
+
+struct PodEvent {
+  std::string type, reason, message;  // "Warning", "QanatPending", ...
+};
 
 struct PublisherOptions {
   std::string node_name;
@@ -47,7 +52,7 @@ class Publisher {
   void Pump();
   void PumpSoon(event::Duration delay);
   void Patch(const std::string& uid, Told& told);
-  void Announce(const std::string& uid, Told& told);
+  void Announce(const std::string& uid, Told& told, const PodEvent& event);
   bool TakeEventToken();
   bool Settled() const;
 
@@ -66,12 +71,12 @@ class Publisher {
 
 // The bodies, pure.
 std::string RedirectionPatch(const std::string& uid, const std::string& value);  // "" removes it
-struct PodEvent {
-  std::string type, reason, message;  // "Warning", "QanatPending", ...
-};
 std::string EventBody(const PodView& pod, const PodEvent& event, const std::string& node,
                       const std::string& timestamp, const std::string& name);
 // What is worth an Event in this state; reason "" when nothing is.
 PodEvent EventOf(const PodView& pod);
+// The traffic of an enrolled pod that is not in the mesh, of kinds not in `told`; reason "" when
+// there is none.
+PodEvent UncapturedOf(const PodView& pod, const std::set<std::string>& told);
 
 }  // namespace qanat::agent

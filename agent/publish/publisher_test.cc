@@ -167,6 +167,30 @@ TEST_F(PublisherTest, FailuresAreTriedAgainAndGoneOrOtherPodsAreNot) {
   EXPECT_EQ(server_.CountRequests("PATCH", "/pods/gone/status"), 1u);
 }
 
+TEST_F(PublisherTest, TrafficOutsideTheMeshIsToldOnceAKind) {
+  PodView view = View("enabled");
+  publisher_->OnPod(view);
+  ASSERT_TRUE(Until([&] { return Events().size() == 1; }));
+  view.outside = {"UDP"};
+  publisher_->OnPod(view);
+  publisher_->OnPod(view);
+  ASSERT_TRUE(Until([&] { return Events().size() == 2; }));
+  EXPECT_EQ(Events()[1]["reason"], "QanatUncaptured");
+  EXPECT_EQ(Events()[1]["type"], "Normal");
+  view.outside = {"UDP", "SCTP"};
+  publisher_->OnPod(view);
+  ASSERT_TRUE(Until([&] { return Events().size() == 3; }));
+  const std::string message = Events()[2]["message"];
+  EXPECT_NE(message.find("SCTP"), std::string::npos) << message;
+  EXPECT_EQ(message.find("UDP"), std::string::npos) << message;
+  view.outside = {"SCTP"};
+  publisher_->OnPod(view);
+  view.outside = {"UDP", "SCTP"};
+  publisher_->OnPod(view);
+  RunFor(loop_, milliseconds(200));
+  EXPECT_EQ(Events().size(), 3u) << "each kind once";
+}
+
 TEST_F(PublisherTest, EventsAreBounded) {
   for (int i = 0; i < 20; ++i) {
     PodView view = View("pending", "reason");

@@ -83,6 +83,8 @@ enum qanat_mode {
   QANAT_MODE_OFF = 0,      /* plain networking; only probes are handled */
   QANAT_MODE_ENFORCED = 1, /* captured; what cannot be handed to the proxy is refused */
   QANAT_MODE_CUT = 2,      /* capture is known broken: refuse all new TCP */
+  /* The pod leaves the mesh: what begins now is plain, what is captured goes on as it is. */
+  QANAT_MODE_DRAIN = 3,
 };
 
 enum qanat_pod_flag {
@@ -216,6 +218,13 @@ struct qanat_origin_record {
   __u32 granted; /* a grant was published for its present tuple */
 };
 
+/* maps `early` (SK_STORAGE, written by the connect hook) and `early_cookies` (by socket cookie,
+ * written by the agent): when a socket began to connect while its pod was not captured. Its SYN may
+ * be lost and have to be sent again after the flip; the second guard lets it pass. Both end with
+ * the socket's next connect(). A kernel of default settings sends its last SYN after 63 s. */
+#define QANAT_EARLY_NS 70000000000ull
+#define QANAT_MAX_EARLY 4096
+
 /* map `probes`: tuple -> what the hooks did with it. The agent puts the tuple in, connects, and
  * reads the answer; the listener never sees a probe. */
 enum qanat_probe_seen {
@@ -336,6 +345,12 @@ enum qanat_counter {
   QANAT_CNT_DNS_DEVICE,         /* left alone: the socket is bound to a device */
   QANAT_CNT_DNS_DROPPED,        /* UDP from outside: to 15053, or from a server not asked there */
   QANAT_CNT_PLAIN_INBOUND,      /* SYNs that passed because the pod asks for plain inbound */
+  QANAT_CNT_GUARD_EARLY,        /* SYNs of connects that began before the capture */
+  /* Packets of a captured pod that capture is not for, as they leave. */
+  QANAT_CNT_OUTSIDE_UDP,
+  QANAT_CNT_OUTSIDE_ICMP,  /* pings only */
+  QANAT_CNT_OUTSIDE_SCTP,
+  QANAT_CNT_OUTSIDE_OTHER, /* any other protocol above IP: raw sockets, tunnels */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -30,6 +30,19 @@ static __always_inline int remember_origin(struct bpf_sock *sk, __u32 origin) {
   return 0;
 }
 
+/* The pod is not captured now. It may be before this connection's SYN is answered. */
+static __always_inline int connect_early(struct bpf_sock *sk) {
+  __u64 *since = bpf_sk_storage_get(&early, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  if (since) *since = bpf_ktime_get_ns();
+  return 1;
+}
+
+static __always_inline void forget_early(struct bpf_sock_addr *ctx, struct bpf_sock *sk) {
+  __u64 cookie = bpf_get_socket_cookie(ctx);
+  bpf_sk_storage_delete(&early, sk);
+  if (bpf_map_lookup_elem(&early_cookies, &cookie)) bpf_map_delete_elem(&early_cookies, &cookie);
+}
+
 /* A socket of some namespace that is no pod of ours. Only the node's own sockets that head for one
  * of our pods are noted, for sockops; nothing is changed and nothing is ever refused. */
 static __always_inline int connect_from_elsewhere(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
@@ -141,7 +154,7 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
       if (QANAT_FIELD(probe->role) == QANAT_PROBE_GUARD) return 1;
     }
   }
-  if (mode == QANAT_MODE_OFF && !probe) return 1;
+  if (mode == QANAT_MODE_OFF && !probe) return connect_early(sk);
 
   if (!probe) {
     if (cgroup_kind() == CGROUP_PEER) return connect_from_proxy(ctx, sk, pod, src, dst);
@@ -149,6 +162,8 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
       count(id, QANAT_CNT_LOCAL);
       return 1;
     }
+    if (mode == QANAT_MODE_DRAIN) return connect_early(sk);
+    forget_early(ctx, sk);
     if (mode == QANAT_MODE_CUT) return refuse(id, QANAT_CNT_REFUSED_CUT, ECONNREFUSED);
     if ((QANAT_FIELD(state->flags) & QANAT_DIRECT_FROM) &&
         choose_direct(ctx, sk, cookie, pod, src, dst))

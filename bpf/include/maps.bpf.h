@@ -70,6 +70,14 @@ static __always_inline int is_other_own(__u32 pod_id, const struct qanat_ip *ip)
   return bpf_map_lookup_elem(&own_ips, &key) != 0;
 }
 
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, __u64);
+} early SEC(".maps") __weak;
+QANAT_MAP(early_cookies, BPF_MAP_TYPE_HASH, QANAT_MAX_EARLY, __u64, __u64, BPF_F_NO_PREALLOC);
+
 static __always_inline void count(__u32 pod_id, enum qanat_counter which) {
   struct qanat_counters *c = bpf_map_lookup_elem(&counters, &pod_id);
   if (c) c->value[which]++;

@@ -69,6 +69,13 @@ Entry EntryOf(qanat_counter counter) {
       return {"dns_dropped", "dropped: to the DNS proxy, or from a server not asked, from outside"};
     case QANAT_CNT_PLAIN_INBOUND:
       return {"plain_inbound", "let in uncaptured, as the pod's annotation asks"};
+    case QANAT_CNT_GUARD_EARLY:
+      return {"guard_early", "SYNs that passed: their connect began before the capture"};
+    case QANAT_CNT_OUTSIDE_UDP: return {"outside_udp", "UDP packets that left, not captured"};
+    case QANAT_CNT_OUTSIDE_ICMP: return {"outside_icmp", "pings that left, not captured"};
+    case QANAT_CNT_OUTSIDE_SCTP: return {"outside_sctp", "SCTP packets that left, not captured"};
+    case QANAT_CNT_OUTSIDE_OTHER:
+      return {"outside_other", "packets of another protocol that left, not captured"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

@@ -23,6 +23,7 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.probes, "probes"));
   QANAT_RETURN_IF_ERROR(open(maps.dns_tables, "dns_tables"));
   QANAT_RETURN_IF_ERROR(open(maps.dns_on, "dns_on"));
+  QANAT_RETURN_IF_ERROR(open(maps.early_cookies, "early_cookies"));
   QANAT_RETURN_IF_ERROR(open(maps.counters, "counters"));
   QANAT_RETURN_IF_ERROR(open(maps.direct, "direct"));
   QANAT_RETURN_IF_ERROR(open(maps.verdicts, "verdicts"));

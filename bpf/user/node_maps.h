@@ -26,6 +26,7 @@ struct NodeMaps {
   Map<qanat_tuple, qanat_probe> probes;
   Map<__u32, qanat_dns_table> dns_tables;
   Map<__u32, __u32> dns_on;  // qanat_dns_families
+  Map<__u64, __u64> early_cookies;
   PerCpuMap<__u32, qanat_counters> counters;
   Map<__u32, qanat_direct> direct;
   Map<qanat_verdict_key, qanat_verdict> verdicts;

@@ -304,14 +304,16 @@ bool Bed::WaitEnabled(const PodInfo& pod) const {
   return WaitFor([&] { return Redirection(pod) == "enabled"; });
 }
 
-std::string Bed::Admin(const std::string& path) const {
+std::string Bed::Admin(const std::string& path, const std::string& method) const {
   return Run({node_ns(), "host"}, [&]() -> std::string {
     const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_in to{AF_INET, htons(15030), {htonl(INADDR_LOOPBACK)}, {}};
     timeval limit{30, 0};
     ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return "";
-    const std::string request = "GET " + path + " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    const std::string request = method + " " + path +
+                                " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" +
+                                (method == "GET" ? "" : "Content-Length: 0\r\n") + "\r\n";
     (void)!::write(fd, request.data(), request.size());
     std::string answer;
     char buffer[4096];

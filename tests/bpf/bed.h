@@ -74,8 +74,8 @@ class Bed {
   std::string StatusText(const PodInfo& pod) const;
   bool WaitFor(const std::function<bool()>& condition, int milliseconds = 60000) const;
   bool WaitEnabled(const PodInfo& pod) const;
-  // GET over the admin port inside the node's namespace.
-  std::string Admin(const std::string& path) const;
+  // Over the admin port inside the node's namespace.
+  std::string Admin(const std::string& path, const std::string& method = "GET") const;
   uint64_t Counter(const PodInfo& pod, const std::string& name) const;
   // POST /cmdadd; the status code and body.
   std::string CmdAdd(const PodInfo& pod, const std::string& more = "") const;
@@ -112,7 +112,8 @@ class Bed {
 };
 
 // The ZDS peer's program: runs until killed. Listeners answer one line each and close:
-// "out|in|hbone <worker> <local> <peer>".
+// "out|in|hbone <worker> <local> <peer>". Connections to port 9000 are echoed instead, as long as
+// the proxy has the pod.
 void RunZdsPeer(const std::string& socket_path, int workers, bool dns = false);
 // In the calling thread's network namespace: UDP and TCP at 15053. Then: one answer.
 std::vector<int> OpenDnsListeners(bool v6);

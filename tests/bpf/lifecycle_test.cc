@@ -221,6 +221,7 @@ TEST_F(LifecycleTest, LeavingTheMeshRestoresPlainNetworking) {
   ASSERT_TRUE(bed_.WaitFor([&] { return bed_.Redirection(a_) == "disabled"; }))
       << bed_.StatusText(a_);
   ExpectPlain();
+  EXPECT_TRUE(bed_.WaitFor([&] { return std::filesystem::is_empty(bed_.dir() + "/agent-state"); }));
   EXPECT_EQ(Output(a_.netns, "ip rule; ip -6 rule"), rules);
   EXPECT_EQ(Output(a_.netns, kFilters), filters);
   EXPECT_EQ(Output(a_.netns, "ip route show table 101; ip -6 route show table 101").find("local"),
@@ -228,7 +229,6 @@ TEST_F(LifecycleTest, LeavingTheMeshRestoresPlainNetworking) {
   EXPECT_EQ(Output(a_.netns,
                    "cat /proc/sys/net/ipv4/fwmark_reflect /proc/sys/net/ipv4/tcp_fwmark_accept"),
             "0\n0\n");
-  EXPECT_TRUE(bed_.WaitFor([&] { return std::filesystem::is_empty(bed_.dir() + "/agent-state"); }));
   for (const auto& pin : std::filesystem::directory_iterator(bed_.bpf_dir() + "/links"))
     EXPECT_THAT(pin.path().filename().string(), Not(StartsWith("pod-")));
   bed_.ShowPod(a_);  // and back in

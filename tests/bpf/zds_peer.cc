@@ -73,6 +73,10 @@ class Peer {
         if (!OnZds(zds)) return false;
         continue;
       }
+      if (echoed_.contains(events[i].data.fd)) {
+        Echo(events[i].data.fd);
+        continue;
+      }
       auto it = listeners_.find(events[i].data.fd);
       if (it == listeners_.end()) continue;
       if (it->second.what == "dns")
@@ -84,10 +88,15 @@ class Peer {
   }
 
   // Accepts one connection, if there is one, and says what it reached.
-  static bool Answer(int listener, const Listener& which) {
+  bool Answer(int listener, const Listener& which) {
     const int fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) return false;
     auto local = net::SocketAddress::OfLocal(fd), from = net::SocketAddress::OfPeer(fd);
+    if (local && local->port() == 9000) {
+      echoed_[fd] = which.uid;
+      Watch(fd);
+      return true;
+    }
     const std::string line = which.what + " " + std::to_string(which.worker) + " " +
                              (local ? local->ToString() : "?") + " " +
                              (from ? from->ToString() : "?") + "\n";
@@ -98,6 +107,14 @@ class Peer {
     (void)!::recv(fd, sink, sizeof sink, MSG_DONTWAIT);
     ::close(fd);
     return true;
+  }
+
+  void Echo(int fd) {
+    char bytes[4096];
+    const ssize_t n = ::recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (n > 0 && ::send(fd, bytes, static_cast<size_t>(n), MSG_NOSIGNAL) == n) return;
+    ::close(fd);
+    echoed_.erase(fd);
   }
 
   bool OnZds(int zds) {
@@ -181,12 +198,17 @@ class Peer {
       ::close(it->first);
       it = listeners_.erase(it);
     }
+    std::erase_if(echoed_, [&](const auto& echoed) {
+      if (echoed.second == uid) ::close(echoed.first);
+      return echoed.second == uid;
+    });
   }
 
   int workers_;
   bool dns_;
   int epoll_;
   std::map<int, Listener> listeners_;
+  std::map<int, std::string> echoed_;  // the uid of the pod
 };
 
 }  // namespace

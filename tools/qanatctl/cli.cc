@@ -61,6 +61,19 @@ struct Builder {
     command->add_option("-n,--namespace", options.ns, "Show this namespace only");
   }
 
+  void CaptureOptions(CLI::App* command) {
+    command->add_option(
+        "pod", options.target,
+        "Only this pod's connections outside the mesh: NS/POD, POD or a unique prefix");
+    CLI::Option* unmeshed =
+        command->add_option("--end-unmeshed", options.end_unmeshed,
+                            "Reset this pod's connections from before it was captured");
+    command
+        ->add_option("--end-draining", options.end_draining,
+                     "Reset what this pod, which left the mesh, still sends through the proxy")
+        ->excludes(unmeshed);
+  }
+
   void Local() {
     CLI::App* local = app.add_subcommand("local", "The mesh on this machine");
     local->require_subcommand(1);
@@ -163,7 +176,10 @@ struct Builder {
          "  qanatctl connections --totals      # since the start, from the metrics\n",
          true, true},
         {"capture", Verb::kCapture, "How the agents capture each pod, and the proof",
-         "  qanatctl capture\n  qanatctl capture --node node2 -o json\n", true, true},
+         "  qanatctl capture\n  qanatctl capture --node node2 -o json\n"
+         "  qanatctl capture shop/backend-1    # which of its connections are outside the mesh\n"
+         "  qanatctl capture --end-unmeshed shop/backend-1\n",
+         true, true},
     };
     for (const Simple& c : commands) {
       CLI::App* command = Add(&app, c.name, c.verb, c.what, c.examples);
@@ -189,6 +205,7 @@ struct Builder {
     ByNode(features);
     Formatted(features);
 
+    CaptureOptions(app.get_subcommand("capture"));
     CLI::App* logs = Add(&app, "logs", Verb::kLogs, "Show or change log levels of the node proxies",
                          "  qanatctl logs\n  qanatctl logs --node node1 --level info,pool=debug\n"
                          "  qanatctl logs --reset\n");

@@ -139,6 +139,17 @@ TEST(Features, TheTableSaysWhatIsThereAndWhatServesInstead) {
             "n1    6.1     tcx      no           guards        clsact\n");
 }
 
+TEST(CommandLine, CaptureOfOnePodAndTheEndOfItsConnections) {
+  Options one, unmeshed, draining, both;
+  EXPECT_EQ(Parse({"capture", "shop/a"}, one), -1);
+  EXPECT_EQ(one.target, "shop/a");
+  EXPECT_EQ(Parse({"capture", "--end-unmeshed", "shop/a"}, unmeshed), -1);
+  EXPECT_EQ(unmeshed.end_unmeshed, "shop/a");
+  EXPECT_EQ(Parse({"capture", "--end-draining", "shop/a"}, draining), -1);
+  EXPECT_EQ(draining.end_draining, "shop/a");
+  EXPECT_NE(Parse({"capture", "--end-draining", "shop/a", "--end-unmeshed", "shop/a"}, both), -1);
+}
+
 TEST(Table, IsAlignedWithoutTrailingSpaces) {
   Table table({"A", "LONG", "Z"});
   table.Add({"wide cell", "", ""});

@@ -50,11 +50,13 @@ struct Options {
   Verb verb = Verb::kNone;
   std::string mesh = "local";
   Output output = Output::kTable;
-  std::string node;       // --node
-  std::string ns;         // --namespace
-  std::string log_level;  // logs --level
-  bool reset = false;     // logs --reset
-  bool totals = false;    // connections --totals
+  std::string node;          // --node
+  std::string ns;            // --namespace
+  std::string log_level;     // logs --level
+  bool reset = false;        // logs --reset
+  bool totals = false;       // connections --totals
+  std::string end_unmeshed;  // capture --end-unmeshed POD
+  std::string end_draining;  // capture --end-draining POD
 
   // local
   std::string folder;

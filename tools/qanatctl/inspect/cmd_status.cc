@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// status, capture, logs: the health of the mesh's parts.
+// status, logs: the health of the mesh's parts.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -120,34 +120,6 @@ int CmdStatus(const Options& options) {
                Str(p, "remedy").empty() ? "" : " - " + Str(p, "remedy"));
   }
   return well ? kExitOk : kExitDegraded;
-}
-
-int CmdCapture(const Options& options) {
-  auto view = OpenMesh(options);
-  if (!view) return Complain(view.error());
-  auto capture = AskNodes(*view, options.node, 15030, "/capture");
-  if (!capture) return Complain(capture.error());
-  auto pods = AskNodes(*view, options.node, 15030, "/pods");
-  if (!pods) return Complain(pods.error());
-  Json out = Json::object();
-  for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
-  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "REASON"});
-  for (const NodeAnswer& answer : pods->answers) {
-    Json shown = Json::array();
-    for (const Json& pod : answer.json.is_array() ? answer.json : Items(answer.json, "pods")) {
-      if (!options.ns.empty() && Str(pod, "namespace") != options.ns) continue;
-      table.Add({answer.node, Str(pod, "namespace"), Str(pod, "name"), Str(pod, "redirection"),
-                 Str(pod, "reason")});
-      shown.push_back(pod);
-    }
-    out[answer.node]["pods"] = std::move(shown);
-  }
-  if (options.output == Output::kTable) {
-    fmt::print("{}", table.ToString());
-  } else {
-    PrintData(out, options.output);
-  }
-  return TellFailures(*capture) && TellFailures(*pods) ? kExitOk : kExitError;
 }
 
 int CmdLogs(const Options& options) {
