@@ -20,6 +20,7 @@
 #include "agent/mesh/mesh_client.h"
 #include "agent/mesh/mesh_pages.h"
 #include "agent/mesh/snapshot_holder.h"
+#include "agent/pods/pod_cgroup.h"
 #include "agent/redirect/hooks.h"
 #include "agent/redirect/pod_network.h"
 #include "agent/settings.h"

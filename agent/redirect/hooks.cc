@@ -272,7 +272,7 @@ Result<std::vector<uint32_t>> Hooks::ProgramsAt(const PodTarget& pod) const {
       out.insert(out.end(), ids, ids + std::min<size_t>(count, std::size(ids)));
   };
   query(pod.ns->fd(), AttachType::kSkLookup);
-  if (guard_)
+  if (guard_ == Guard::kTcx)
     QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
       for (uint32_t device : pod.devices) query(static_cast<int>(device), AttachType::kTcxEgress);
       return {};

@@ -105,7 +105,7 @@ TEST_F(BadInputTest, ANamespaceThatVanishesBetweenPrepareAndAttachIsForgottenByT
             0);
   const std::string seen = bed_.Run({bed_.node_ns(), "agent"}, [&]() -> std::string {
     event::EventLoop loop;
-    auto hooks = agent::Hooks::Open(bed_.bpf_dir(), bpf::FindCgroup2().value_or(""), true);
+    auto hooks = agent::Hooks::Open(bed_.bpf_dir(), bpf::FindCgroup2().value_or(""), agent::Guard::kTcx);
     if (!hooks) return hooks.error().message;
     agent::EnrollerOptions options;
     options.status_dir = bed_.dir() + "/status";
