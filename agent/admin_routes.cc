@@ -21,6 +21,13 @@ Json CountersJson(const qanat_counters& counters) {
   return json;
 }
 
+Json DnsJson(uint32_t families) {
+  Json json = Json::array();
+  if (families & QANAT_DNS_V4) json.push_back("v4");
+  if (families & QANAT_DNS_V6) json.push_back("v6");
+  return json;
+}
+
 Json PodJson(const PodView& pod, Hooks& hooks) {
   Json json = {{"uid", pod.uid},
                {"name", pod.name},
@@ -33,6 +40,7 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
                {"ips", pod.ips},
                {"id", pod.id},
                {"enforced", pod.enforced},
+               {"dns", DnsJson(pod.dns)},
                {"cutOff", pod.cut_off},
                {"leaving", pod.leaving},
                {"listeners",

@@ -207,6 +207,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   options.state_dir = StateDir(config);
   options.cgroup_root = cgroup_root;
   options.pod_roots = PodRoots(config, cgroup_root);
+  options.dns_capture = config.dns_capture;
   options.reconcile_every = std::chrono::milliseconds(config.reconcile_ms);
   options.reprove_every = std::chrono::milliseconds(config.reprove_ms);
   options.cni_timeout = std::chrono::milliseconds(config.cni_timeout_ms);

@@ -42,6 +42,7 @@ struct Config {
   std::vector<std::string> cluster_dns;  // empty: the proxy knows them, from its own resolv.conf
   std::string cluster_domain = "cluster.local";
   std::string resolv_conf = "/etc/resolv.conf";  // the node's
+  bool dns_capture = true;  // of pods without the annotation, where the proxy listens for it
   unsigned reconcile_ms = 2000;
   unsigned reprove_ms = 30000;
   unsigned cni_timeout_ms = 30000;

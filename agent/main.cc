@@ -71,6 +71,13 @@ int main(int argc, char** argv) {
       .add_option("--resolv-conf", config.resolv_conf,
                   "what pods with dnsPolicy Default get: the kubelet's resolvConf")
       ->capture_default_str();
+  flags
+      .add_option(
+          "--dns-capture", config.dns_capture,
+          "DNS of pods goes to the proxy, where it listens for it (pods may say otherwise by "
+          "the annotation ambient.istio.io/dns-capture)")
+      ->envname("AMBIENT_DNS_CAPTURE")
+      ->capture_default_str();
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
       ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")

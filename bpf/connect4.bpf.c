@@ -2,6 +2,7 @@
 // cgroup/connect4 at the root cgroup: every IPv4 connect() of the machine; only sockets of pods in
 // `pods` are changed.
 #include "bpf/include/connect.bpf.h"
+#include "bpf/include/dns.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -12,5 +13,11 @@ int qanat_connect4(struct bpf_sock_addr *ctx) {
   if (!sk) return 1;
   struct qanat_ip src = ip_v4(QANAT_CTX(sk, src_ip4));
   struct qanat_ip dst = ip_v4(QANAT_CTX(ctx, user_ip4));
+  struct qanat_ip alias = {};
+  if (dns_redirect(ctx, &dst, &src, &alias) && dns_remember(sk, &dst, &alias)) {
+    ctx->user_ip4 = alias.word[3];
+    ctx->user_port = bpf_htons(QANAT_PORT_DNS);
+    return 1;
+  }
   return connect_decide(ctx, sk, &src, &dst);
 }

@@ -2,6 +2,7 @@
 // cgroup/connect6 at the root cgroup: IPv6 sockets, also when they connect to an IPv4-mapped
 // address (connect4 does not see those).
 #include "bpf/include/connect.bpf.h"
+#include "bpf/include/dns.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -15,5 +16,11 @@ int qanat_connect6(struct bpf_sock_addr *ctx) {
   struct qanat_ip src = {{QANAT_CTX(sk, src_ip6[0]), QANAT_CTX(sk, src_ip6[1]),
                           QANAT_CTX(sk, src_ip6[2]), QANAT_CTX(sk, src_ip6[3])}};
   if (ip_is_v4(&dst) && ip_is_any(&src)) src = ip_v4(0);
+  struct qanat_ip alias = {};
+  if (dns_redirect(ctx, &dst, &src, &alias) && dns_remember(sk, &dst, &alias)) {
+    dns_write6(ctx, &alias);
+    ctx->user_port = bpf_htons(QANAT_PORT_DNS);
+    return 1;
+  }
   return connect_decide(ctx, sk, &src, &dst);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // sk_lookup in each enrolled pod's network namespace: which listener gets a new connection. One
 // instance per pod with the pod's identity in .rodata (the netns cookie cannot be read here).
+#include "bpf/include/dns.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
@@ -78,10 +79,12 @@ static __always_inline int granted(const struct qanat_tuple *tuple, __u32 genera
 
 SEC("sk_lookup")
 int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
-  if (QANAT_CTX(ctx, protocol) != IPPROTO_TCP) return SK_PASS;
+  __u32 protocol = QANAT_CTX(ctx, protocol);
+  int from_lo = QANAT_CTX(ctx, ingress_ifindex) == LOOPBACK_IFINDEX;
+  if (protocol != IPPROTO_TCP && (protocol != IPPROTO_UDP || from_lo)) return SK_PASS;
   __u32 id = lookup_pod_id;
   struct qanat_pod_state *state = bpf_map_lookup_elem(&pod_state, &id);
-  if (!state) return SK_DROP;
+  if (!state) return protocol == IPPROTO_TCP ? SK_DROP : SK_PASS;
   __u32 mode = QANAT_FIELD(state->mode);
 
   struct qanat_tuple tuple;
@@ -101,6 +104,11 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   tuple.sport = bpf_ntohs(QANAT_CTX(ctx, remote_port));
   tuple.dport = (__u16)QANAT_CTX(ctx, local_port);
 
+  if (protocol == IPPROTO_UDP) {
+    if (mode == QANAT_MODE_OFF) return SK_PASS;
+    return dns_from_wire(id, &tuple.src, tuple.sport, tuple.dport) ? SK_PASS : SK_DROP;
+  }
+
   struct qanat_probe *probe = 0;
   if (tuple.dport == QANAT_PORT_PROBE || tuple.dport == QANAT_PORT_HBONE)
     probe = bpf_map_lookup_elem(&probes, &tuple);
@@ -112,7 +120,7 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   if ((to_own && is_own(&tuple.src)) || ip_equal(&tuple.src, &tuple.dst)) return SK_PASS;
 
   __u32 role = QANAT_ROLE_INBOUND;
-  if (QANAT_CTX(ctx, ingress_ifindex) == LOOPBACK_IFINDEX) {
+  if (from_lo) {
     if (to_own) return SK_PASS; /* the proxy's leg to the application */
     role = QANAT_ROLE_OUTBOUND;
   } else if (mode == QANAT_MODE_CUT && !probe) {
@@ -120,7 +128,8 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
     return SK_DROP;
   } else if (tuple.dport == QANAT_PORT_HBONE) {
     role = QANAT_ROLE_HBONE;
-  } else if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND) {
+  } else if (tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport == QANAT_PORT_INBOUND ||
+             (tuple.dport == QANAT_PORT_DNS && dns_is_on(id))) {
     count(id, QANAT_CNT_DROP_PROXY_PORT);
     return SK_DROP;
   } else if (!probe && granted(&tuple, QANAT_FIELD(state->generation))) {

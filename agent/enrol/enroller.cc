@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "agent/enrol/entry.h"
+#include "agent/redirect/dns_switch.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
@@ -60,6 +61,7 @@ Status Enroller::Adopt() {
     entry->id = saved.id;
     entry->cookie = saved.cookie;
     entry->sysctls = std::move(saved.sysctls);
+    entry->dns = saved.dns;
     if (auto state = hooks_.maps().pod_state.Lookup(entry->id); state && *state)
       entry->state = **state;
     entry->membership = {true, {}};
@@ -243,6 +245,8 @@ Status Enroller::Prepare(Entry& entry) {
     // Grants that named the slot's last owner are void.
     entry.state.generation = left && *left ? (*left)->generation + 1 : 1;
     EmptySlots(maps, entry.id);
+    ForgetDns(maps, entry.id);
+    entry.dns = 0;
     (void)maps.counters.Zero(entry.id);
   }
   entry.cookie = cookie;
@@ -250,6 +254,7 @@ Status Enroller::Prepare(Entry& entry) {
   Status network = ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls);
   Save(entry);  // also after a failure: what was changed must be known to be undone
   QANAT_RETURN_IF_ERROR(std::move(network));
+  QANAT_RETURN_IF_ERROR(KeepDns(entry, ns));
   const qanat_pod pod{entry.id, entry.network.spoof_low, entry.network.spoof_high,
                       bpf::ToKernel(entry.pod.Ip4()), bpf::ToKernel(entry.pod.Ip6())};
   QANAT_RETURN_IF_ERROR(maps.pods.Update(cookie, pod));
@@ -271,6 +276,7 @@ Status Enroller::TakeOver(Entry& entry, uint64_t cookie) {
   if (!state || state->mode == QANAT_MODE_OFF) return {};
   entry.id = pod->id;
   entry.state = *state;
+  entry.dns = DnsFamilies(maps, pod->id);
   LOG_WARN("enrol", "{}: captured by an earlier agent whose state is lost: it stays closed",
            entry.pod.FullName());
   return {};
@@ -287,7 +293,7 @@ Status Enroller::Prove(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   const std::string uid = entry.pod.uid;
   entry.proof =
-      std::make_unique<Proof>(loop_, hooks_.maps(), entry.id, entry.pod.ips, ns,
+      std::make_unique<Proof>(loop_, hooks_.maps(), entry.id, entry.pod.ips, entry.dns, ns,
                               [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
   return {};
 }

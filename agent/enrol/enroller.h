@@ -31,6 +31,7 @@ struct EnrollerOptions {
   std::string state_dir;
   std::string cgroup_root;
   std::vector<std::string> pod_roots;  // cgroup directories below which pods live
+  bool dns_capture = true;  // where the pod does not say, and the proxy has a DNS listener
   // Asked before a pod that is not enforced is touched: an error keeps it as it is.
   std::function<Status(const netns::NetNs&)> check_pod;
   event::Duration reconcile_every = std::chrono::seconds(2);
@@ -46,6 +47,7 @@ struct PodView {
   uint64_t cookie = 0;
   bool enforced = false, cut_off = false, leaving = false, blocked = false;
   bool refused = false;   // by what the pod is: its labels ask for the mesh, and it cannot be in it
+  uint32_t dns = 0;       // qanat_dns_families that go to the proxy
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;
@@ -118,6 +120,9 @@ class Enroller final : public PodListener, public zds::Owner {
   Status Add(Entry& entry);
   Status Prove(Entry& entry);
   Status Flip(Entry& entry);
+  // True: the pod's DNS goes elsewhere than before.
+  Result<bool> SwitchDns(Entry& entry, const std::vector<FoundDns>& found);
+  Result<bool> KeepDns(Entry& entry, const netns::NetNs& ns);
   bool MayRestore(Entry& entry);
   Status Restore(Entry& entry);
   void Leave(Entry& entry);

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "agent/enrol/entry.h"
+#include "agent/redirect/dns_switch.h"
 #include "common/base/log.h"
 
 namespace qanat::agent {
@@ -60,6 +61,7 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   if (entry.id != 0) {
     hooks_.DetachPod(entry.id);
     EmptySlots(maps, entry.id);
+    ForgetDns(maps, entry.id);
     entry.state.mode = QANAT_MODE_OFF;
     ++entry.state.generation;
     (void)maps.pod_state.Update(entry.id, entry.state);
@@ -76,6 +78,7 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.id = 0;
   entry.cookie = 0;
   entry.state = {};
+  entry.dns = 0;
   entry.prepared = entry.attached = entry.adding = entry.filled = entry.proven = entry.cut_off =
       false;
   entry.acked_by.clear();

@@ -133,6 +133,11 @@ Status Enroller::Repair(Entry& entry) {
     LOG_WARN("enrol", "{}: repaired: its state in the kernel", entry.pod.FullName());
     QANAT_RETURN_IF_ERROR(hooks_.maps().pod_state.Update(entry.id, entry.state));
   }
+  QANAT_ASSIGN_OR_RETURN(const bool dns, KeepDns(entry, ns));
+  if (dns) {
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: the redirection of its DNS", entry.pod.FullName());
+  }
   return {};
 }
 
@@ -183,7 +188,7 @@ void Enroller::SweepGrants() {
 }
 
 void Enroller::Save(const Entry& entry) {
-  SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls};
+  SavedPod saved{entry.pod, entry.id, entry.cookie, entry.enforced(), entry.sysctls, entry.dns};
   if (Status done = store_.Save(saved); !done)
     LOG_ERROR("enrol", "{}: its state is not saved: {}", entry.pod.FullName(),
               done.error().message);
@@ -206,6 +211,7 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.id = e.id;
   v.cookie = e.cookie;
   v.enforced = e.enforced();
+  v.dns = e.dns;
   v.cut_off = e.cut_off;
   v.leaving = e.leaving;
   const bool leaves = !e.membership.in_mesh && !e.gone;

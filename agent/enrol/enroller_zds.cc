@@ -158,7 +158,8 @@ void Enroller::ScheduleFill() {
 void Enroller::FillAll() {
   const zds::Peer* peer = Newest();
   if (!peer) return;
-  auto found = TakeListeners(*peer);
+  std::vector<FoundDns> found_dns;
+  auto found = TakeListeners(*peer, &found_dns);
   std::vector<std::string> advance;
   bool missing = false;
   for (auto& [uid, entry] : entries_) {
@@ -180,7 +181,15 @@ void Enroller::FillAll() {
       WriteStatus(*entry);
       continue;
     }
-    if (entry->filled &&
+    const auto dns = SwitchDns(*entry, found_dns);
+    if (!dns) {
+      entry->filled = false;
+      missing = true;
+      Explain(*entry, "fill: " + dns.error().message);
+      WriteStatus(*entry);
+      continue;
+    }
+    if (entry->filled && !*dns &&
         std::equal(before.workers, before.workers + QANAT_ROLES, entry->state.workers))
       continue;
     entry->filled = true;

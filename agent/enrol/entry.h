@@ -21,6 +21,7 @@ struct Enroller::Entry {
   PodFacts network;
   SavedSysctls sysctls;
   qanat_pod_state state{};  // as it is in the map
+  uint32_t dns = 0;         // qanat_dns_families that go to the proxy
 
   bool prepared = false;
   bool attached = false;

@@ -27,6 +27,7 @@ std::string FormatSavedPod(const SavedPod& saved) {
                {"id", saved.id},
                {"cookie", saved.cookie},
                {"enforced", saved.enforced},
+               {"dns", saved.dns},
                {"sysctls", saved.sysctls}};
   for (const auto& ip : saved.pod.ips) json["ips"].push_back(ip.ToString());
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -50,6 +51,8 @@ Result<SavedPod> ParseSavedPod(std::string_view text) {
   auto enforced = json.find("enforced");
   // When in doubt the pod stays closed.
   saved.enforced = enforced == json.end() || !enforced->is_boolean() || enforced->get<bool>();
+  if (auto dns = json.find("dns"); dns != json.end() && dns->is_number_unsigned())
+    saved.dns = dns->get<uint32_t>() & (QANAT_DNS_V4 | QANAT_DNS_V6);
   auto sysctls = json.find("sysctls");
   if (sysctls != json.end() && sysctls->is_object())
     for (const auto& [name, value] : sysctls->items())

@@ -19,6 +19,7 @@ struct SavedPod {
   uint64_t cookie = 0;
   bool enforced = false;
   SavedSysctls sysctls;
+  uint32_t dns = 0;  // qanat_dns_families that go to the proxy
 };
 
 class StateStore {

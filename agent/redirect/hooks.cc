@@ -68,7 +68,13 @@ struct Hooks::NodePrograms {
             {"connect6", p.qanat_connect6, AttachType::kConnect6},
             {"bind4", p.qanat_bind4, AttachType::kBind4},
             {"bind6", p.qanat_bind6, AttachType::kBind6},
-            {"sockops", p.qanat_sockops, AttachType::kSockOps}};
+            {"sockops", p.qanat_sockops, AttachType::kSockOps},
+            {"sendmsg4", p.qanat_sendmsg4, AttachType::kSendMsg4},
+            {"sendmsg6", p.qanat_sendmsg6, AttachType::kSendMsg6},
+            {"recvmsg4", p.qanat_recvmsg4, AttachType::kRecvMsg4},
+            {"recvmsg6", p.qanat_recvmsg6, AttachType::kRecvMsg6},
+            {"getpeername4", p.qanat_getpeername4, AttachType::kGetPeerName4},
+            {"getpeername6", p.qanat_getpeername6, AttachType::kGetPeerName6}};
   }
 };
 

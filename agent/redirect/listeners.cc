@@ -50,6 +50,23 @@ std::vector<int> SocketNumbers(pid_t pid) {
   return out;
 }
 
+bool InspectDns(int fd, FoundDns& out) {
+  int protocol = 0;
+  socklen_t size = sizeof protocol;
+  if (::getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) != 0 || protocol != IPPROTO_UDP)
+    return false;
+  auto local = net::SocketAddress::OfLocal(fd);
+  if (!local || local->port() != QANAT_PORT_DNS || !local->ip().is_unspecified()) return false;
+  int v6_only = 0;
+  size = sizeof v6_only;
+  if (::getsockopt(fd, SOL_IPV6, IPV6_V6ONLY, &v6_only, &size) != 0)
+    out.families = QANAT_DNS_V4;
+  else
+    out.families = v6_only ? QANAT_DNS_V6 : QANAT_DNS_V6 | QANAT_DNS_V4;
+  size = sizeof out.netns_cookie;
+  return ::getsockopt(fd, SOL_SOCKET, kSoNetnsCookie, &out.netns_cookie, &size) == 0;
+}
+
 bool Inspect(FoundListener& l) {
   const int fd = l.fd.get();
   int listening = 0, protocol = 0;
@@ -87,7 +104,8 @@ void Prepare(const FoundListener& l) {
 
 }  // namespace
 
-Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer) {
+Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer,
+                                                 std::vector<FoundDns>* dns) {
   std::vector<FoundListener> out;
   size_t tried = 0;
   int refused = 0;
@@ -100,6 +118,7 @@ Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer) {
       if (errno == EPERM) ++refused;
       continue;
     }
+    if (FoundDns found; InspectDns(l.fd.get(), found)) dns->push_back(found);
     if (!Inspect(l)) continue;
     Prepare(l);
     out.push_back(std::move(l));

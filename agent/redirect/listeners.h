@@ -22,9 +22,17 @@ struct FoundListener {
   uint32_t role = 0;  // qanat_role
 };
 
+// A UDP socket at port 15053 that takes packets of every address: the redirection of DNS asks at
+// many. A stock proxy binds 127.0.0.1 and ::1 only.
+struct FoundDns {
+  uint64_t netns_cookie = 0;
+  uint32_t families = 0;  // qanat_dns_families
+};
+
 // Every listening TCP socket of the process on 15001, 15006 or 15008, with 15001 and 15006 made
 // transparent and 15001 given the capture mark (see listeners.cc for why).
-Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer);
+// Into `dns` go the proxy's DNS listeners, of which nothing is taken.
+Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer, std::vector<FoundDns>* dns);
 
 struct SlotReport {
   std::array<uint32_t, QANAT_ROLES> filled{};  // live listeners per role

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "agent/redirect/dns_switch.h"
 #include "agent/redirect/rtnetlink.h"
 #include "bpf/include/abi.h"
 #include "common/base/fd.h"
@@ -165,6 +166,7 @@ Status RestorePodNetwork(const netns::NetNs& ns, const SavedSysctls& saved) {
       keep(rtnl::DeleteRule(CutOffRule(family)));
       keep(rtnl::DeleteLocalDefault(family, QANAT_ROUTE_TABLE));
     }
+    keep(RemoveDnsRoutes());
     for (const auto& [name, value] : saved) keep(WriteSysctl(name, value));
     return first;
   });

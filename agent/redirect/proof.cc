@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "agent/redirect/dns_probe.h"
+
 namespace qanat::agent {
 namespace {
 
@@ -98,7 +100,8 @@ ProofStep JudgeProbe(const std::string& name, uint32_t role, bool from_host, uin
 }
 
 Proof::Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
-             const std::vector<net::IpAddress>& ips, const netns::NetNs& pod, Done done)
+             const std::vector<net::IpAddress>& ips, uint32_t dns_families, const netns::NetNs& pod,
+             Done done)
     : maps_(maps), pod_id_(pod_id), done_(std::move(done)), timer_(loop, [this] { Look(); }) {
   for (const auto& ip : ips) {
     const std::string family = ip.is_v4() ? "/v4" : "/v6";
@@ -125,6 +128,9 @@ Proof::Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
         attempts_.push_back(std::move(in));
       }
     }
+    if (dns_families & (ip.is_v4() ? QANAT_DNS_V4 : QANAT_DNS_V6))
+      for (bool connected : {false, true})
+        questions_.push_back(std::make_unique<DnsProbe>(maps, pod, ip, connected));
   }
   timer_.Start(std::chrono::milliseconds(0));
 }
@@ -165,6 +171,7 @@ ProofStep Proof::Judge(const Attempt& attempt) const {
 void Proof::Look() {
   ProofReport report;
   for (const Attempt& attempt : attempts_) report.steps.push_back(Judge(attempt));
+  for (const auto& question : questions_) report.steps.push_back(question->Look());
   if (!report.passed() && ++rounds_ < kMaxRounds) {
     timer_.Start(kLookEvery);
     return;

@@ -30,13 +30,16 @@ struct ProofReport {
   std::string FirstFailure() const;
 };
 
+class DnsProbe;
+
 // One proof of one pod. Destroying it abandons it.
 class Proof {
  public:
   using Done = std::function<void(ProofReport)>;
   // `done` is called once, on the loop, never from inside the constructor.
   Proof(event::EventLoop& loop, bpf::NodeMaps& maps, uint32_t pod_id,
-        const std::vector<net::IpAddress>& ips, const netns::NetNs& pod, Done done);
+        const std::vector<net::IpAddress>& ips, uint32_t dns_families, const netns::NetNs& pod,
+        Done done);
   ~Proof();
   Proof(const Proof&) = delete;
   Proof& operator=(const Proof&) = delete;
@@ -58,6 +61,7 @@ class Proof {
   uint32_t pod_id_;
   Done done_;
   std::vector<Attempt> attempts_;
+  std::vector<std::unique_ptr<DnsProbe>> questions_;
   event::Timer timer_;
   int rounds_ = 0;
 };

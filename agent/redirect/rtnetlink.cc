@@ -124,6 +124,19 @@ void FillLocalDefault(Message& message, int family, const net::IpAddress& source
   if (source.is_set()) PutAddress(message.header, RTA_PREFSRC, source);
 }
 
+constexpr uint8_t kOwnProtocol = 81;
+
+void FillLocalPrefix(Message& message, const net::IpAddress& prefix, uint8_t length) {
+  auto* rt = message.Extra<rtmsg>();
+  rt->rtm_family = AF_INET6;
+  rt->rtm_dst_len = length;
+  rt->rtm_table = RT_TABLE_LOCAL;
+  rt->rtm_type = RTN_LOCAL;
+  rt->rtm_protocol = kOwnProtocol;
+  mnl_attr_put_u32(message.header, RTA_OIF, kLoopbackIndex);
+  PutAddress(message.header, RTA_DST, prefix);
+}
+
 }  // namespace
 
 Result<std::vector<InterfaceAddress>> Addresses() {
@@ -234,6 +247,35 @@ Result<net::IpAddress> LocalDefaultSource(int family, uint32_t table) {
   });
   QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "list routes"));
   return source;
+}
+
+Status AddLocalPrefix(const net::IpAddress& prefix, uint8_t length, const net::IpAddress& source) {
+  Message message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE);
+  FillLocalPrefix(message, prefix, length);
+  PutAddress(message.header, RTA_PREFSRC, source);
+  return Expect(Talk(message), 0, "add a local prefix for DNS");
+}
+
+Status DeleteLocalPrefix(const net::IpAddress& prefix, uint8_t length) {
+  Message message(RTM_DELROUTE, NLM_F_ACK);
+  FillLocalPrefix(message, prefix, length);
+  return Expect(Talk(message), ESRCH, "delete a local prefix");
+}
+
+Result<std::vector<net::IpAddress>> LocalPrefixes(uint8_t length) {
+  Message message(RTM_GETROUTE, NLM_F_DUMP);
+  message.Extra<rtmsg>()->rtm_family = AF_INET6;
+  std::vector<net::IpAddress> out;
+  auto result = Talk(message, [&](const nlmsghdr* h) {
+    const auto* rt = static_cast<const rtmsg*>(mnl_nlmsg_get_payload(h));
+    if (rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len != length || rt->rtm_protocol != kOwnProtocol)
+      return;
+    ForEachAttribute(h, sizeof(rtmsg), [&](const nlattr* a) {
+      if (mnl_attr_get_type(a) == RTA_DST) out.push_back(AddressOf(a));
+    });
+  });
+  QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "list routes"));
+  return out;
 }
 
 }  // namespace qanat::agent::rtnl

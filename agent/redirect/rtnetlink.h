@@ -45,4 +45,10 @@ Status DeleteLocalDefault(int family, uint32_t table);
 // The preferred source of that route, none when there is no such route.
 Result<net::IpAddress> LocalDefaultSource(int family, uint32_t table);
 
+// `local PREFIX/LENGTH dev lo src SOURCE` in the table of local addresses, under a routing protocol
+// of our own, so that ours are found again. IPv6 only.
+Status AddLocalPrefix(const net::IpAddress& prefix, uint8_t length, const net::IpAddress& source);
+Status DeleteLocalPrefix(const net::IpAddress& prefix, uint8_t length);
+Result<std::vector<net::IpAddress>> LocalPrefixes(uint8_t length);
+
 }  // namespace qanat::agent::rtnl

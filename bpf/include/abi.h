@@ -30,6 +30,9 @@
  * are treated specially. */
 #define QANAT_PORT_PROBE 15009
 
+/* The proxy's DNS listener inside the pod, for UDP and TCP. */
+#define QANAT_PORT_DNS 15053
+
 #define QANAT_MAX_PODS 512
 #define QANAT_MAX_WORKERS 16
 #define QANAT_MAX_GRANTS 16384
@@ -143,6 +146,52 @@ struct qanat_config {
   struct qanat_cgroup pod_roots[QANAT_MAX_POD_ROOTS]; /* below these live pods */
 };
 
+/* DNS. Servers that a pod asks by UDP have slots in its table; a question goes to the server's
+ * alias, whose low 16 bits are generation * QANAT_DNS_SERVERS + slot: 127.53.x.y, or the same word
+ * below a /96 that the agent makes local to the pod. The kernel drops packets of the wire that come
+ * from 127.0.0.0/8, but not those from a prefix of the pod's own: so the prefix is a secret. */
+#define QANAT_DNS_SERVERS 64
+#define QANAT_DNS_GENERATIONS 1024
+#define QANAT_DNS_ALIAS 0x7f350000u
+/* A slot that was not asked for this long may become another server's. The proxy has long answered
+ * by then. */
+#define QANAT_DNS_IDLE_NS 60000000000ull
+/* For this long after a question that was left alone the pod's servers may answer from outside. */
+#define QANAT_DNS_ANSWER_NS 6000000000ull
+
+struct qanat_dns_server {
+  struct qanat_ip ip; /* zero: free */
+  __u64 used_ns;      /* CLOCK_MONOTONIC of the last question; 0: never */
+  __u32 generation;
+  __u32 reserved;
+};
+
+#ifdef __bpf__
+struct bpf_spin_lock { /* the kernel knows it by its name */
+  __u32 val;
+};
+#endif
+
+/* map `dns_tables`: pod id -> the servers it has asked. The agent makes and removes it; after that
+ * only the kernel writes into it. */
+struct qanat_dns_table {
+#ifdef __bpf__
+  struct bpf_spin_lock lock;
+#else
+  __u32 lock;
+#endif
+  __u32 prefix[3];     /* of the IPv6 aliases, network order; written once, by the agent */
+  __u64 wire_until_ns; /* until then answers from outside are let in */
+  __u64 reserved;
+  struct qanat_dns_server servers[QANAT_DNS_SERVERS];
+};
+
+/* map `dns_on`: array by pod id; questions of these families go to the proxy. */
+enum qanat_dns_families {
+  QANAT_DNS_V4 = 1 << 0,
+  QANAT_DNS_V6 = 1 << 1,
+};
+
 /* map `counters` (PERCPU_ARRAY by pod id; 0 is the node itself). Names: bpf/user/counters.cc. */
 enum qanat_counter {
   QANAT_CNT_CAPTURED = 0,       /* connections marked for the proxy */
@@ -171,6 +220,11 @@ enum qanat_counter {
   QANAT_CNT_GRANT_OVER_BUDGET,  /* refused: too many in flight from one source */
   QANAT_CNT_GRANT_FULL,         /* refused: the map is full */
   QANAT_CNT_GUARD_DROPPED,      /* SYNs that were about to leave uncaptured */
+  QANAT_CNT_DNS,                /* questions by UDP given to the proxy (connected: once) */
+  QANAT_CNT_DNS_TCP,            /* connections to port 53 given to the proxy's DNS */
+  QANAT_CNT_DNS_FULL,           /* left alone: every slot of the pod is another server's */
+  QANAT_CNT_DNS_DEVICE,         /* left alone: the socket is bound to a device */
+  QANAT_CNT_DNS_DROPPED,        /* UDP from outside: to 15053, or from a server not asked there */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -16,5 +16,9 @@ static_assert(sizeof(qanat_budget) == 8);
 static_assert(sizeof(qanat_origin_record) == 8);
 static_assert(sizeof(qanat_probe) == 16);
 static_assert(sizeof(qanat_config) == 8 + 8 * (QANAT_MAX_PEERS + QANAT_MAX_POD_ROOTS));
+static_assert(sizeof(qanat_dns_server) == 32 && offsetof(qanat_dns_server, used_ns) == 16);
+static_assert(sizeof(qanat_dns_table) == 32 + 32 * QANAT_DNS_SERVERS &&
+              offsetof(qanat_dns_table, servers) == 32);
+static_assert(QANAT_DNS_SERVERS * QANAT_DNS_GENERATIONS == 1 << 16);
 static_assert(sizeof(qanat_counters) == 8 * QANAT_COUNTERS);
 static_assert(std::is_trivially_copyable_v<qanat_config>);

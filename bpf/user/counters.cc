@@ -47,6 +47,14 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_GRANT_FULL: return {"grant_full", "not granted: the map is full"};
     case QANAT_CNT_GUARD_DROPPED:
       return {"guard_dropped", "dropped: a SYN that was leaving uncaptured"};
+    case QANAT_CNT_DNS: return {"dns", "DNS questions by UDP given to the proxy"};
+    case QANAT_CNT_DNS_TCP: return {"dns_tcp", "DNS connections given to the proxy"};
+    case QANAT_CNT_DNS_FULL:
+      return {"dns_full", "DNS questions left alone: too many servers are asked"};
+    case QANAT_CNT_DNS_DEVICE:
+      return {"dns_device", "DNS questions left alone: the socket is bound to a device"};
+    case QANAT_CNT_DNS_DROPPED:
+      return {"dns_dropped", "dropped: to the DNS proxy, or from a server not asked, from outside"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

@@ -21,6 +21,12 @@ int KernelAttachType(AttachType type) {
     case AttachType::kConnect6: return BPF_CGROUP_INET6_CONNECT;
     case AttachType::kBind4: return BPF_CGROUP_INET4_BIND;
     case AttachType::kBind6: return BPF_CGROUP_INET6_BIND;
+    case AttachType::kSendMsg4: return BPF_CGROUP_UDP4_SENDMSG;
+    case AttachType::kSendMsg6: return BPF_CGROUP_UDP6_SENDMSG;
+    case AttachType::kRecvMsg4: return BPF_CGROUP_UDP4_RECVMSG;
+    case AttachType::kRecvMsg6: return BPF_CGROUP_UDP6_RECVMSG;
+    case AttachType::kGetPeerName4: return BPF_CGROUP_INET4_GETPEERNAME;
+    case AttachType::kGetPeerName6: return BPF_CGROUP_INET6_GETPEERNAME;
     case AttachType::kSockOps: return BPF_CGROUP_SOCK_OPS;
     case AttachType::kSkLookup: return BPF_SK_LOOKUP;
     case AttachType::kTcxEgress: return kBpfTcxEgress;

@@ -15,6 +15,12 @@ enum class AttachType {
   kConnect6,
   kBind4,
   kBind6,
+  kSendMsg4,
+  kSendMsg6,
+  kRecvMsg4,
+  kRecvMsg6,
+  kGetPeerName4,
+  kGetPeerName6,
   kSockOps,    // target: an fd of a cgroup directory
   kSkLookup,   // target: an fd of a network namespace
   kTcxEgress,  // target: an interface index

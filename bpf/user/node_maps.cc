@@ -20,6 +20,8 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.grants, "grants"));
   QANAT_RETURN_IF_ERROR(open(maps.budgets, "budgets"));
   QANAT_RETURN_IF_ERROR(open(maps.probes, "probes"));
+  QANAT_RETURN_IF_ERROR(open(maps.dns_tables, "dns_tables"));
+  QANAT_RETURN_IF_ERROR(open(maps.dns_on, "dns_on"));
   QANAT_RETURN_IF_ERROR(open(maps.counters, "counters"));
   return maps;
 }

@@ -23,6 +23,8 @@ struct NodeMaps {
   Map<qanat_tuple, qanat_grant> grants;
   Map<__u64, qanat_budget> budgets;
   Map<qanat_tuple, qanat_probe> probes;
+  Map<__u32, qanat_dns_table> dns_tables;
+  Map<__u32, __u32> dns_on;  // qanat_dns_families
   PerCpuMap<__u32, qanat_counters> counters;
 
   Result<qanat_counters> CountersOf(uint32_t pod_id) const;  // summed over the CPUs

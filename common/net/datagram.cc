@@ -28,6 +28,9 @@ Status Configure(int fd, int family, const DatagramOptions& options) {
                               ? SetInt(fd, SOL_IPV6, IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")
                               : SetInt(fd, SOL_IP, IP_PKTINFO, 1, "IP_PKTINFO"));
   }
+  if (options.freebind && family == AF_INET6) {
+    QANAT_RETURN_IF_ERROR(SetInt(fd, SOL_IPV6, IPV6_FREEBIND, 1, "IPV6_FREEBIND"));
+  }
   if (options.mark != 0) {
     QANAT_RETURN_IF_ERROR(SetInt(fd, SOL_SOCKET, SO_MARK, static_cast<int>(options.mark),
                                  "SO_MARK (needs CAP_NET_ADMIN)"));
@@ -85,7 +88,7 @@ Result<Fd> OpenDatagram(const DatagramOptions& options) { return Open(options, S
 
 Result<Fd> ListenBeside(const DatagramOptions& options) {
   DatagramOptions stream = options;
-  stream.packet_info = false;
+  stream.packet_info = stream.freebind = false;
   QANAT_ASSIGN_OR_RETURN(Fd fd, Open(stream, SOCK_STREAM));
   if (listen(fd.get(), SOMAXCONN) != 0) {
     return Fail(FailErrno("listen").value().Annotate("listen on " + options.bind.ToString()));
@@ -118,12 +121,14 @@ bool ReceivePacket(int fd, std::span<uint8_t> buffer, Packet& packet) {
       auto* v4 = reinterpret_cast<sockaddr_in*>(&local);
       v4->sin_family = AF_INET;
       v4->sin_addr = info.ipi_addr;
+      packet.device = info.ipi_ifindex;
     } else if (c->cmsg_level == SOL_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
       in6_pktinfo info;
       std::memcpy(&info, CMSG_DATA(c), sizeof info);
       auto* v6 = reinterpret_cast<sockaddr_in6*>(&local);
       v6->sin6_family = AF_INET6;
       v6->sin6_addr = info.ipi6_addr;
+      packet.device = static_cast<int>(info.ipi6_ifindex);
     } else {
       continue;
     }

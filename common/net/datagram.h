@@ -19,6 +19,7 @@ struct DatagramOptions {
   SocketAddress connect;     // only this peer's packets are received; its family where bind is none
   bool reuse_port = false;   //
   bool packet_info = false;  // ReceivePacket tells the local address
+  bool freebind = false;     // IPv6: SendPacket may send from an address that is only routed here
   uint32_t mark = 0;         // SO_MARK, 0 = leave (needs CAP_NET_ADMIN)
   std::string bind_device;   // SO_BINDTODEVICE
   const netns::NetNs* netns = nullptr;  // nullptr: the caller's
@@ -30,6 +31,7 @@ Result<Fd> ListenBeside(const DatagramOptions& options);
 struct Packet {
   SocketAddress peer;
   IpAddress local;  // where it was sent to; with `packet_info`
+  int device = 0;   // by which it came; as above
   size_t size = 0;
   bool cut = false;  // the buffer was too small
 };

@@ -241,8 +241,8 @@ int Bed::CleanupAgent() {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-void Bed::StartPeer(int workers) {
-  peer_ = Spawn({node_ns(), "ztunnel"}, [this, workers] { RunZdsPeer(zds_socket(), workers); });
+void Bed::StartPeer(int workers, bool dns) {
+  peer_ = Spawn({node_ns(), "ztunnel"}, [=, this] { RunZdsPeer(zds_socket(), workers, dns); });
 }
 
 std::string Bed::StatusText(const PodInfo& pod) const {

@@ -54,8 +54,9 @@ class Bed {
   void StartAgent(std::vector<std::string> extra = {});
   // SIGKILL or SIGTERM, waits for its end.
   void StopAgent(int signal = 15);
-  int CleanupAgent();               // qanat-agent --cleanup; its exit code
-  void StartPeer(int workers = 2);  // the ZDS peer, in the cgroup "ztunnel"
+  int CleanupAgent();  // qanat-agent --cleanup; its exit code
+  // The ZDS peer, in the cgroup "ztunnel". `dns`: it listens for DNS too, as our own proxy does.
+  void StartPeer(int workers = 2, bool dns = false);
   Process& agent() { return agent_; }
   Process& peer() { return peer_; }
 
@@ -101,7 +102,10 @@ class Bed {
 
 // The ZDS peer's program: runs until killed. Listeners answer one line each and close:
 // "out|in|hbone <worker> <local> <peer>".
-void RunZdsPeer(const std::string& socket_path, int workers);
+void RunZdsPeer(const std::string& socket_path, int workers, bool dns = false);
+// In the calling thread's network namespace: UDP and TCP at 15053. Then: one answer.
+std::vector<int> OpenDnsListeners(bool v6);
+void AnswerDns(int listener);
 
 // For Run(): connect, read one line. Returns the line or "error: NAME".
 struct Dial {

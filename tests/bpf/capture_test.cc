@@ -377,7 +377,7 @@ TEST_F(CaptureTest, ProgramsAreCheapToVerify) {
     EXPECT_GT(details.verified_insns, 100u) << pin.path();
     ++programs;
   }
-  EXPECT_EQ(programs, 5 + 2 * 2) << "five of the node, two of each pod";
+  EXPECT_EQ(programs, 11 + 2 * 2) << "eleven of the node, two of each pod";
 }
 
 TEST_F(CaptureTest, UdpPassesAndIsCounted) {

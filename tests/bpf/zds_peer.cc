@@ -33,7 +33,8 @@ struct Listener {
 
 class Peer {
  public:
-  explicit Peer(int workers) : workers_(workers), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
+  Peer(int workers, bool dns)
+      : workers_(workers), dns_(dns), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
 
   // One ZDS session; returns when it breaks. Listeners stay.
   void Session(const std::string& path) {
@@ -74,7 +75,10 @@ class Peer {
       }
       auto it = listeners_.find(events[i].data.fd);
       if (it == listeners_.end()) continue;
-      Answer(it->first, it->second);
+      if (it->second.what == "dns")
+        AnswerDns(it->first);
+      else
+        Answer(it->first, it->second);
     }
     return true;
   }
@@ -155,6 +159,11 @@ class Peer {
         listeners_[fd] = {what, worker, uid};
         Watch(fd);
       }
+    if (dns_)
+      for (int fd : OpenDnsListeners(true)) {
+        listeners_[fd] = {"dns", 0, uid};
+        Watch(fd);
+      }
     ::setns(home, CLONE_NEWNET);
     ::close(home);
     return error;
@@ -167,7 +176,7 @@ class Peer {
         continue;
       }
       // Who waits in the queue has been accepted by the kernel: closing would reset them.
-      while (Answer(it->first, it->second)) {
+      while (it->second.what != "dns" && Answer(it->first, it->second)) {
       }
       ::close(it->first);
       it = listeners_.erase(it);
@@ -175,14 +184,15 @@ class Peer {
   }
 
   int workers_;
+  bool dns_;
   int epoll_;
   std::map<int, Listener> listeners_;
 };
 
 }  // namespace
 
-void RunZdsPeer(const std::string& socket_path, int workers) {
-  Peer peer(workers);
+void RunZdsPeer(const std::string& socket_path, int workers, bool dns) {
+  Peer peer(workers, dns);
   for (;;) peer.Session(socket_path);
 }
 

@@ -18,8 +18,13 @@ Status Open(const netns::NetNs* netns, const Config& config, const BindAddress& 
   options.mark = config.packet_mark;
   options.bind_device = bind.device;
   options.netns = netns;
-  QANAT_ASSIGN_OR_RETURN(Fd udp, net::OpenDatagram(options));
   QANAT_ASSIGN_OR_RETURN(Fd tcp, net::ListenBeside(options));
+  if (bind.any_by_udp) {
+    QANAT_ASSIGN_OR_RETURN(const auto any, net::IpAddress::Parse("::"));
+    options.bind = net::SocketAddress(any, bind.address.port());
+    options.freebind = true;
+  }
+  QANAT_ASSIGN_OR_RETURN(Fd udp, net::OpenDatagram(options));
   out.udp.push_back(std::move(udp));
   out.tcp.push_back(std::move(tcp));
   return {};
@@ -40,13 +45,13 @@ Result<std::vector<BindAddress>> ParseBindAddress(const std::string& text, bool 
     const auto [parsed, error] = std::from_chars(text.data() + kLocalhost.size(), end, port);
     if (error == std::errc() && parsed == end && port != 0) {
       std::vector<BindAddress> out;
-      out.push_back({{*net::IpAddress::Parse("0.0.0.0"), port}, "lo", false});
-      if (ipv6) out.push_back({{*net::IpAddress::Parse("::1"), port}, "", true});
+      out.push_back({{*net::IpAddress::Parse("0.0.0.0"), port}, false, "lo", false});
+      if (ipv6) out.push_back({{*net::IpAddress::Parse("::1"), port}, true, "", true});
       return out;
     }
   } else if (const auto address = net::SocketAddress::Parse(text);
              address && address->port() != 0) {
-    return std::vector<BindAddress>{{*address, "", false}};
+    return std::vector<BindAddress>{{*address, false, "", false}};
   }
   return Fail(Code::kInvalidArgument,
               "ISTIO_META_DNS_PROXY_ADDR=\"" + text + "\": expected localhost:PORT or IP:PORT");

@@ -16,6 +16,7 @@ namespace wire = ::qanat::dns;
 
 namespace {
 
+constexpr int kLoopbackDevice = 1;
 constexpr int kPacketsPerRound = 64;                 // other pods of the worker come next
 constexpr size_t kMaxQuestion = 4096;                // a question by UDP
 constexpr size_t kMaxClients = 256;                  // TCP connections of a pod
@@ -31,6 +32,7 @@ Server::Server(event::EventLoop& loop, PodPtr pod, Sockets sockets, Hooks hooks)
       hooks_(std::move(hooks)),
       settings_(PodFilePath(hooks_.config.inpod_uds, pod_->uid), hooks_.config.resolv_conf,
                 pod_->ns, hooks_.config.cluster_domain),
+      inside_only_(hooks_.config.dns_address.starts_with("localhost:")),
       random_(std::random_device{}()),
       held_timer_(loop, [this] { RetryHeld(); }),
       forwarder_(loop, pod_, hooks_.config.packet_mark, settings_,
@@ -84,6 +86,7 @@ void Server::OnUdp(int socket) {
       return;
     }
     if (packet.cut || !packet.peer.is_set()) continue;
+    if (packet.local.is_v6() && packet.device != kLoopbackDevice && inside_only_) continue;
     Handle(wire::Bytes(buffer).first(packet.size), false,
            [socket, peer = packet.peer, local = packet.local](wire::Bytes answer) {
              if (answer.empty()) return;

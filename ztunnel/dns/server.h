@@ -87,6 +87,7 @@ class Server {
   Sockets sockets_;
   Hooks hooks_;
   PodDnsSettings settings_;
+  bool inside_only_;         // see listeners.h
   std::minstd_rand random_;  // the order of addresses
   std::unordered_map<uint64_t, std::unique_ptr<TcpClient>> clients_;
   uint64_t next_client_ = 1;

@@ -128,9 +128,19 @@ TEST_F(DnsLimitsTest, NotFromTheWire) {
   EXPECT_EQ(Show(AskUdp(stranger->netns(), pod->At(15053), Ask("backend", type::kA), 500)),
             "nothing");
   EXPECT_FALSE(ConnectFrom(stranger->netns(), pod->At(15053)).connected());
+  const std::string at6 = "[" + pod->ip6() + "]:15053";
+  EXPECT_EQ(Show(AskUdp(stranger->netns(), at6, Ask("backend", type::kA), 500)), "nothing");
+  EXPECT_FALSE(ConnectFrom(stranger->netns(), at6).connected());
   // Our own agent sends questions to any loopback address; the answer comes from there.
   EXPECT_EQ(Show(AskUdp(pod->netns(), "127.53.1.2:15053", Ask("backend", type::kA))), kBackend);
   EXPECT_EQ(Show(AskUdp(pod->netns(), "[::1]:15053", Ask("backend", type::kA))), kBackend);
+  // ... or to any address of a prefix that it makes local.
+  ASSERT_EQ(
+      std::system(
+          fmt::format("ip -n {} route add local fd00:53::/96 dev lo src ::1", pod->name()).c_str()),
+      0);
+  EXPECT_EQ(Show(AskUdp(pod->netns(), "[fd00:53::7f35:1]:15053", Ask("backend", type::kA))),
+            kBackend);
   EXPECT_EQ(AskTcp(pod->netns(), "127.53.1.2:15053", {Ask("backend", type::kA)}).size(), 1u);
 }
 

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// cgroup/recvmsg6 at the root cgroup: the answer of the proxy comes from the server that was asked.
+#include "bpf/include/dns.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("cgroup/recvmsg6")
+int qanat_recvmsg6(struct bpf_sock_addr *ctx) {
+  if ((__u16)QANAT_CTX(ctx, user_port) != bpf_htons(QANAT_PORT_DNS)) return 1;
+  struct qanat_ip from = {{QANAT_CTX(ctx, user_ip6[0]), QANAT_CTX(ctx, user_ip6[1]),
+                           QANAT_CTX(ctx, user_ip6[2]), QANAT_CTX(ctx, user_ip6[3])}};
+  if (!dns_restore(ctx, &from)) return 1;
+  dns_write6(ctx, &from);
+  ctx->user_port = bpf_htons(53);
+  return 1;
+}
