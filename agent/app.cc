@@ -78,24 +78,30 @@ Status App::StartHold(event::EventLoop& loop, Parts& p) {
                          [&p] { return p.hold->Listen(p.config.hold_socket); });
 }
 
-Status PrepareProcess(const Config& config) {
-  if (!InCluster(config)) return bpf::EnsureBpfDir(config.bpf_dir);  // mounts one if there is none
-  QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
-  QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
-  QANAT_RETURN_IF_ERROR(CheckNetworkRights());
-  return config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0 ? CheckBpfFs() : Status();
+Result<std::vector<bpf::Feature>> PrepareProcess(const Config& config) {
+  if (InCluster(config)) {
+    QANAT_RETURN_IF_ERROR(EnterNodesCgroupNamespace());
+    QANAT_RETURN_IF_ERROR(MakeProcSysWritable());
+    QANAT_RETURN_IF_ERROR(CheckNetworkRights());
+    if (config.bpf_dir.rfind("/sys/fs/bpf/", 0) == 0) QANAT_RETURN_IF_ERROR(CheckBpfFs());
+  } else {
+    QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(config.bpf_dir));  // mounts one if there is none
+  }
+  std::vector<bpf::Feature> features = bpf::ProbeFeatures();
+  QANAT_RETURN_IF_ERROR(bpf::CheckRequired(features, bpf::KernelRelease()));
+  return features;
 }
 
 App::App(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 App::~App() = default;
 
-Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& config) {
+Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& config,
+                                        std::vector<bpf::Feature> features) {
   auto parts = std::make_unique<Parts>();
   Parts& p = *parts;
   p.config = config;
 
-  p.features = bpf::ProbeFeatures();
-  QANAT_RETURN_IF_ERROR(bpf::CheckRequired(p.features, bpf::KernelRelease()));
+  p.features = std::move(features);
   const Guard guard = bpf::Has(p.features, "tcx")      ? Guard::kTcx
                       : bpf::Has(p.features, "clsact") ? Guard::kClsact
                                                        : Guard::kNone;

@@ -13,6 +13,7 @@
 
 #include "agent/mesh/mesh_options.h"
 #include "agent/zds/proxy_user.h"
+#include "bpf/user/features.h"
 #include "common/base/result.h"
 #include "common/event/event_loop.h"
 
@@ -54,13 +55,16 @@ struct Config {
   unsigned drain_ms = 3600000;
 };
 
-// What is needed once and not allowed later (sandbox/sandbox.h): mounts, other kinds of namespaces.
-Status PrepareProcess(const Config& config);
+// What is needed once and not allowed later (sandbox/sandbox.h): mounts, other kinds of namespaces,
+// and a network namespace of its own to try in what this kernel has, which is returned.
+Result<std::vector<bpf::Feature>> PrepareProcess(const Config& config);
 
 class App {
  public:
   // Everything is up when this returns: hooks attached, old pods taken over, sockets listening.
-  static Result<std::unique_ptr<App>> Build(event::EventLoop& loop, const Config& config);
+  // `features`: of PrepareProcess().
+  static Result<std::unique_ptr<App>> Build(event::EventLoop& loop, const Config& config,
+                                            std::vector<bpf::Feature> features);
   ~App();
 
   // At SIGTERM. Everything stays enforced, but in a cluster whose DaemonSet is being deleted the

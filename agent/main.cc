@@ -168,7 +168,8 @@ int main(int argc, char** argv) {
   }
   // Two links a pod are held open, and a proof of every pod at once takes six sockets each.
   RaiseFileLimit();
-  Status may_start = agent::PrepareProcess(config);
+  auto features = agent::PrepareProcess(config);
+  Status may_start = features ? Status() : tl::unexpected(features.error());
   if (may_start && *confined)
     may_start = agent::sandbox::Enter(config.proxy.group, log::CurrentFormat());
   if (!may_start) {
@@ -190,7 +191,7 @@ int main(int argc, char** argv) {
     if (std::exchange(leaving, true)) return loop.Stop();
     (*app)->Leave([&loop] { loop.Stop(); });
   });
-  app = agent::App::Build(loop, config);
+  app = agent::App::Build(loop, config, std::move(*features));
   if (!app) {
     LOG_ERROR("agent", kNotStarted, app.error().ToString());
     return 1;

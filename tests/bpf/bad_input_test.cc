@@ -304,6 +304,7 @@ TEST_F(BadInputTest, AProxyWithMoreListenersThanSlotsServesWithThoseThatFit) {
 TEST_F(BadInputTest, WhatIsWipedBelowRunIsMadeAgainWithinASecond) {
   namespace fs = std::filesystem;
   const std::string hold = bed_.dir() + "/hold.sock";
+  const std::string dns = fs::path(bed_.zds_socket()).parent_path().string() + "/dns";
   bed_.ShowPod(a_);
   bed_.StartAgent({"--hold-socket", hold});
   bed_.StartPeer();
@@ -314,10 +315,11 @@ TEST_F(BadInputTest, WhatIsWipedBelowRunIsMadeAgainWithinASecond) {
                                         hold,
                                         bed_.dir() + "/status/" + a_.uid + ".json",
                                         bed_.dir() + "/agent-state/" + a_.uid + ".json",
-                                        bed_.dir() + "/dns/" + a_.uid};
+                                        dns + "/" + a_.uid};
   for (const auto& path : all) ASSERT_TRUE(fs::exists(path)) << path;
   for (int round = 0; round < 2; ++round) {
-    for (const char* dir : {"status", "agent-state", "dns"}) fs::remove_all(bed_.dir() + "/" + dir);
+    for (const char* dir : {"status", "agent-state"}) fs::remove_all(bed_.dir() + "/" + dir);
+    fs::remove_all(dns);
     for (const auto& path : all) fs::remove(path);
     const auto began = std::chrono::steady_clock::now();
     for (const auto& path : all)

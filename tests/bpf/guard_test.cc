@@ -126,7 +126,7 @@ class GuardTest : public ::testing::Test {
 
 TEST_F(GuardTest, NothingLeavesWithoutAnyOneLink) {
   const auto links = Links();
-  ASSERT_EQ(links.size(), 5u + 2u);
+  ASSERT_EQ(links.size(), 11u + 2u);
   for (const std::string& link : links)
     ExpectNothingLeaves(link, [&] {
       const std::string path = bed_.bpf_dir() + "/links/" + link;

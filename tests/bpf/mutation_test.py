@@ -36,9 +36,9 @@ POD = [
     ("lookup mixes up the listeners", "sk_lookup.bpf.c", "    role = QANAT_ROLE_HBONE;", "    role = QANAT_ROLE_INBOUND;"),
     ("lookup leaves 15008 to applications", "sk_lookup.bpf.c", "tuple.dport == QANAT_PORT_HBONE) {\n    role", "0) {\n    role"),
     ("lookup opens 15001 to the wire", "sk_lookup.bpf.c", "tuple.dport == QANAT_PORT_OUTBOUND || tuple.dport", "tuple.dport"),
-    ("lookup takes a grant of any pod", "sk_lookup.bpf.c", "g->pod_id != lookup_pod_id || ", ""),
-    ("lookup takes a grant of any generation", "sk_lookup.bpf.c", "g->generation != generation", "0"),
-    ("lookup takes an old grant", "sk_lookup.bpf.c", "bpf_ktime_get_ns() - g->time_ns > QANAT_GRANT_LIFETIME_NS", "0"),
+    ("lookup takes a grant of any pod", "sk_lookup.bpf.c", "g->pod_id == lookup_pod_id && ", ""),
+    ("lookup takes a grant of any generation", "sk_lookup.bpf.c", "g->generation == QANAT_FIELD(state->generation)", "1"),
+    ("lookup takes an old grant", "sk_lookup.bpf.c", "bpf_ktime_get_ns() - g->time_ns <= QANAT_GRANT_LIFETIME_NS", "1"),
     ("lookup without a listener lets the application answer", "sk_lookup.bpf.c", "QANAT_CNT_DROP_NO_LISTENER);\n    return SK_DROP;",
      "QANAT_CNT_DROP_NO_LISTENER);\n    return SK_PASS;"),
     ("lookup looks into one slot only", "sk_lookup.bpf.c", "    if (sk) break; /*", "    break; /*"),
@@ -64,7 +64,7 @@ NODE = [
     ("bind leaves the port to the kernel", "include/bind.bpf.h", "ctx->user_port = bpf_htons(low + bpf_get_prandom_u32() % (high - low + 1));", "",
      "*SpoofedBind*"),
     ("sockops grants without the mark", "sockops.bpf.c", "QANAT_CTX(sk, mark) != QANAT_MARK_ONE_PASS", "0", "*OnePassIsGranted*"),
-    ("sockops grants nothing", "sockops.bpf.c", "if (bpf_map_update_elem(&grants, &tuple, &grant, BPF_ANY)) {", "if (1) {", "*ProbesOfTheNode*"),
+    ("sockops grants nothing", "include/grants.bpf.h", "if (bpf_map_update_elem(&grants, tuple, grant, BPF_ANY)) {", "if (1) {", "*ProbesOfTheNode*"),
     ("sockops leaves used grants", "sockops.bpf.c", "    on_accepted(ctx);", "", "*GrantIsUsedUp*:*GrantsSurvive*"),
 ]
 

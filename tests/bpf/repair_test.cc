@@ -113,7 +113,7 @@ std::vector<Process> RepairTest::servers_;
 
 TEST_F(RepairTest, EachLinkThatIsDetached) {
   const auto links = Links();
-  ASSERT_EQ(links.size(), 5u + 2u) << "five of the node, two of the pod";
+  ASSERT_EQ(links.size(), 11u + 2u) << "eleven of the node, two of the pod";
   for (const std::string& link : links) {
     auto pinned = bpf::Link::OpenPinned(Pin(link));
     ASSERT_TRUE(pinned) << link;
@@ -247,7 +247,7 @@ TEST_F(RepairTest, ARuleInFrontOfOursCutsThePodOffAndItSaysSo) {
 TEST_F(RepairTest, AnotherInterfaceIsGuarded) {
   ASSERT_TRUE(
       bed_->Sh(a_.netns, "ip link add second type veth peer name third && ip link set second up"));
-  ExpectWithinASecond("second", [] { return Links().size() == 5u + 4u; });
+  ExpectWithinASecond("second", [] { return Links().size() == 11u + 4u; });
   ASSERT_TRUE(bed_->Sh(a_.netns, "ip link del second"));
 }
 

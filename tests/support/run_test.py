@@ -42,6 +42,7 @@ class Run(unittest.TestCase):
         self.write("tools/deps/packages.txt", "")
         self.write("tools/deps/lib.sh", "find_cargo() { :; }")
         self.write("tests/kubernetes/packages.txt", "")
+        self.write("tests/kernels/packages.txt", "")
 
     def path(self, *names):
         return os.path.join(self.folder, *names)
@@ -107,7 +108,7 @@ class Run(unittest.TestCase):
         self.assertEqual(status, 1)  # and all the same
         stages = re.findall(r"^ +(\d+) s  (.+)$", output, re.M)
         self.assertEqual([name for _, name in stages], [
-            "packages and peers", "build asan", "unit", "netns", "fuzz", "build release", "nightly", "build tsan", "tsan",
+            "packages and peers", "build asan", "unit", "netns", "fuzz", "kernels", "build release", "nightly", "build tsan", "tsan",
             "release build and images", "waiting for the build of Kubernetes", "kubernetes"], output)
         self.assertGreaterEqual(int(stages[3][0]), 2, output)
         self.assertLessEqual(sum(int(seconds) for seconds, _ in stages), took + 1, output)  # none has another's time
