@@ -6,25 +6,13 @@
 #include "common/base/log.h"
 
 namespace qanat::agent {
-namespace {
-
-constexpr const char* kAnnotation = "ambient.istio.io/dns-capture";
-
-bool WantsDns(const Pod& pod, bool otherwise) {
-  const auto it = pod.annotations.find(kAnnotation);
-  if (it == pod.annotations.end()) return otherwise;
-  if (it->second == "true") return true;
-  return it->second == "false" ? false : otherwise;
-}
-
-}  // namespace
 
 Result<bool> Enroller::SwitchDns(Entry& entry, const std::vector<FoundDns>& found) {
   uint32_t families = 0;
   for (const FoundDns& dns : found)
     if (dns.netns_cookie == entry.cookie) families |= dns.families;
   if (!entry.pod.Ip6().is_set()) families &= ~static_cast<uint32_t>(QANAT_DNS_V6);
-  if (!WantsDns(entry.pod, options_.dns_capture)) families = 0;
+  if (!entry.wishes.dns_capture.value_or(options_.dns_capture)) families = 0;
   if (families == entry.dns) return false;
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   QANAT_RETURN_IF_ERROR(EnsureDns(hooks_.maps(), entry.id, ns, families));
