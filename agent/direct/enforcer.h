@@ -57,8 +57,11 @@ class Enforcer {
   // It leaves: nothing new goes direct from or to it once this has returned. What lives goes on.
   void RemovePod(uint32_t serial);
 
-  // Returns when it is enforced. Nothing is direct before the first one.
+  // Returns when it is enforced, unless the kernel did not take it (behind()). Nothing is direct
+  // before the first one.
   void SetSnapshot(state::SnapshotPtr snapshot);
+  // Something that was tightened is not in force yet; each tick tries again.
+  bool behind() const { return snapshot_ != nullptr && off_; }
 
   // The hooks have no verdict for these.
   void Answer(const std::vector<qanat_miss>& misses);
@@ -71,6 +74,7 @@ class Enforcer {
   // For `why` and the admin page.
   std::optional<Verdict> Judge(const VerdictKey& key) const;
   const VerdictTable& table() const { return table_; }
+  std::vector<std::pair<uint32_t, const Member*>> Members() const;  // by serial
 
  private:
   struct Known {
@@ -89,6 +93,7 @@ class Enforcer {
   bool Write(const TableChanges& changes);
   bool Revoke(const IsVoid& is_void);
   bool EndRefused();
+  bool EndFlow(const VerdictKey& key, const Flow& flow);
   bool SetPod(uint32_t serial, Known& pod);
   bool Check(const Status& status, const char* what);
 
