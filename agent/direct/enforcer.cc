@@ -117,6 +117,10 @@ bool Enforcer::Rejudge() {
   if (!Check(kernel_.KeepGeneration(changes.generation), "keep the generation")) return false;
   if (!Write(changes)) return false;
   if (changes.floors.empty()) {
+    // What was forgotten for want of room may still be held by a program.
+    if (unfenced_ && !Check(kernel_.AwaitPrograms(), "wait for the kernel's programs")) {
+      return false;
+    }
     if (!EndRefused()) return false;
   } else {
     std::map<uint32_t, uint32_t> floors;  // by pod index
@@ -131,6 +135,7 @@ bool Enforcer::Rejudge() {
     });
     if (!done) return false;
   }
+  unfenced_ = false;
   stats_.generation = changes.generation;
   stats_.policy_version = snapshot_ == nullptr ? 0 : snapshot_->policy_version();
   return true;
@@ -210,7 +215,9 @@ void Enforcer::Answer(const std::vector<qanat_miss>& misses) {
       answered.insert(pod->second.id);
     }
     ++stats_.answered;
-    if (!Write(table_.Answer(key, judging()))) return;
+    const TableChanges changes = table_.Answer(key, judging());
+    unfenced_ = unfenced_ || changes.forgot_direct;
+    if (!Write(changes)) return;
   }
   for (const uint32_t id : answered) {
     if (!Check(kernel_.Answered(id), "answer the hooks")) return;

@@ -105,6 +105,7 @@ class Enforcer {
   state::SnapshotPtr snapshot_;
   // Nothing is in the kernel: at first, and after a write that failed. The next tick begins anew.
   bool off_ = true;
+  bool unfenced_ = false;  // verdicts left the kernel since the last wait that were no tightening
   EnforcerStats stats_;
 };
 
