@@ -61,7 +61,10 @@ struct PodView {
   bool enforced = false, cut_off = false, leaving = false, blocked = false;
   bool refused = false;  // by what the pod is: its labels ask for the mesh, and it cannot be in it
   uint32_t dns = 0;      // qanat_dns_families that go to the proxy
-  bool uncapturable = false;       // the reason says why; also of one that is enforced
+  bool uncapturable = false;  // the reason says why; also of one that is enforced
+  // How it connects to pods of its node: "direct", "proxy", "encrypt", or "proxy: WHY" of one that
+  // would be direct. "" where the direct path has not heard of it.
+  std::string same_node;
   std::vector<std::string> notes;  // what its annotations ask for and do not get, and the like
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
@@ -178,6 +181,8 @@ class Enroller final : public PodListener, public zds::Owner {
   bool ProvePath(Entry& entry);
   void ShowDirect(Entry& entry);
   void HideDirect(Entry& entry);
+  direct::Wish WishOf(const Entry& entry) const;
+  std::string SameNodeOf(const Entry& entry) const;
   Entry* FindBySerial(uint32_t serial) const;
   bool MayRestore(Entry& entry);
   Status BeginDrain(Entry& entry);

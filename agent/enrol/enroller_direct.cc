@@ -26,6 +26,18 @@ bool Enroller::ProvePath(Entry& entry) {
   return entry.path_why.empty();
 }
 
+direct::Wish Enroller::WishOf(const Entry& entry) const {
+  return entry.wishes.same_node.empty() ? options_.same_node
+                                        : direct::ParseWish(entry.wishes.same_node);
+}
+
+std::string Enroller::SameNodeOf(const Entry& entry) const {
+  if (!entry.direct) return {};
+  const direct::Wish wish = WishOf(entry);
+  if (wish != direct::Wish::kDirect || entry.path_proved) return std::string(ToString(wish));
+  return "proxy: " + (entry.path_why.empty() ? "not proved yet" : entry.path_why);
+}
+
 // Also of a pod whose capture is not proved yet: what it has of connections is judged.
 void Enroller::ShowDirect(Entry& entry) {
   if (!direct_.put || entry.serial == 0 || !entry.prepared || entry.gone || entry.leaving ||
@@ -34,8 +46,7 @@ void Enroller::ShowDirect(Entry& entry) {
   direct::Member member;
   member.facts = {entry.pod.name, entry.pod.ns, entry.pod.service_account, entry.pod.ips};
   for (const net::IpAddress& ip : entry.network.others) member.facts.addresses.push_back(ip);
-  member.wish = entry.wishes.same_node.empty() ? options_.same_node
-                                               : direct::ParseWish(entry.wishes.same_node);
+  member.wish = WishOf(entry);
   member.path_proved = entry.path_proved;
   entry.direct = true;
   direct_.put(entry.serial, entry.id, entry.cookie, std::move(member));

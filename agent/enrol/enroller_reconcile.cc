@@ -317,6 +317,7 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.blocked = e.step == Step::kBlocked || e.refused || v.refused;
   v.uncapturable = e.uncapturable || !e.own_stack.empty();
   v.notes = NotesOf(e);
+  v.same_node = SameNodeOf(e);
   v.published = PublishedOf(e.pod);
   v.reason = e.reason;
   v.step = StepName(e.step);

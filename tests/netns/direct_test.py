@@ -206,6 +206,8 @@ class Direct(MeshCase):
         self.mesh.until("why knows the policy", lambda: self.why("mesh/near:9000")["verdict"], "deny")
         verdict = self.agent(f"/direct/verdict?from=mesh/client&to={self.mesh.ip('mesh/near')}:9000")
         self.assertEqual((verdict["direct"], verdict["allowed"]), (False, False))
+        table = self.mesh.ctl("capture", "--name", self.mesh.name).stdout
+        self.assertRegex(table, r"mesh +client +enabled +direct ")
         metrics = self.mesh.admin("node1", "/metrics", 15030)[2].decode()
         self.assertIn("\nqanat_direct_on 1\n", metrics)
         self.assertIn('\nqanat_direct_verdicts{verdict="direct"} ', metrics)
