@@ -326,6 +326,7 @@ Status Enroller::Attach(Entry& entry) {
 Status Enroller::Prove(Entry& entry) {
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
   const std::string uid = entry.pod.uid;
+  QANAT_RETURN_IF_ERROR(KeepDns(entry, ns));
   if (auto programs = hooks_.ProgramsAt(TargetOf(entry, &ns)))
     entry.programs = std::move(*programs);
   entry.proof = std::make_unique<Proof>(

@@ -15,16 +15,18 @@ Result<bool> Enroller::SwitchDns(Entry& entry, const std::vector<FoundDns>& foun
   if (!entry.wishes.dns_capture.value_or(options_.dns_capture)) families = 0;
   if (families == entry.dns) return false;
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, OpenNs(entry));
-  QANAT_RETURN_IF_ERROR(EnsureDns(hooks_.maps(), entry.id, ns, families));
+  entry.dns = families;
+  QANAT_RETURN_IF_ERROR(KeepDns(entry, ns));
   LOG_INFO("enrol", "{}: DNS {}", entry.pod.FullName(),
            families != 0 ? "goes to the proxy" : "goes to the servers themselves");
-  entry.dns = families;
   Save(entry);
   return true;
 }
 
 Result<bool> Enroller::KeepDns(Entry& entry, const netns::NetNs& ns) {
-  return EnsureDns(hooks_.maps(), entry.id, ns, entry.dns);
+  // New questions of a pod that leaves go to the servers themselves.
+  const bool leaving = entry.draining() && !entry.membership.in_mesh;
+  return EnsureDns(hooks_.maps(), entry.id, ns, leaving ? 0 : entry.dns);
 }
 
 }  // namespace qanat::agent

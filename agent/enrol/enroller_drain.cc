@@ -49,7 +49,7 @@ Status Enroller::BeginDrain(Entry& entry) {
   std::swap(entry.state, drained);
   HideDirect(entry);
   QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_DRAIN));
-  // New questions go to the servers themselves; a proof or a repair puts it back.
+  // At once; KeepDns() keeps it so, and puts it back when the pod stays after all.
   QANAT_RETURN_IF_ERROR(hooks_.maps().dns_on.Update(entry.id, 0));
   if (entry.cut_off) {
     if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);

@@ -23,18 +23,22 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import beside  # noqa: E402
 import cold  # noqa: E402
 import counts  # noqa: E402
+import direct  # noqa: E402
 import fairness  # noqa: E402
 import history  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402
 import upgrade  # noqa: E402
 import workloads  # noqa: E402
-from loads import LOADS, PATHS, cpu_per_unit  # noqa: E402
+from loads import DIRECT, LOADS, PATHS, PROXIED, cpu_per_unit  # noqa: E402
 from pods import ECHO, YAML, cpu_of, finish, set_sysctls, start  # noqa: E402
 from process import cpu_seconds  # noqa: E402
 from proof import Misrouted, check_enrolment, check_mesh, check_plain, settle  # noqa: E402
 
 from bed import BIN, Mesh, cgroup2, run_inside  # noqa: E402
+
+
+BY_SERVICE = ("waypoint", "same node direct by Service")  # the mesh's leg; a plain one goes to the pod
 
 
 def warmup(options):
@@ -43,6 +47,8 @@ def warmup(options):
 
 class Bench:
     echo_port = ECHO
+    # Who serves the loads of a path.
+    SERVERS = {path: "near" if path == "same node" else "close" if path in DIRECT else "far" for path in PATHS}
 
     def __init__(self, mesh, options):
         self.mesh, self.options = mesh, options
@@ -56,8 +62,11 @@ class Bench:
         check_enrolment(pods["pods"])
         self.waypoint_node = mesh.pod_files()["mesh/waypoint"]["node"]
         services = json.loads(mesh.ctl("services", "--name", mesh.name, "-o", "json").stdout)
-        vips = next(s["vips"] for s in services if (s["namespace"], s["name"]) == ("mesh", "far"))
-        self.vip = next(ip for ip in (v.rsplit("/", 1)[-1] for v in vips) if ":" not in ip)
+        self.vips = {}
+        for name in ("far", "close"):
+            vips = next(s["vips"] for s in services if (s["namespace"], s["name"]) == ("mesh", name))
+            self.vips[name] = next(ip for ip in (v.rsplit("/", 1)[-1] for v in vips) if ":" not in ip)
+        self.opened = set()
         got = {run_inside(mesh.pod_netns(pod), None, set_sysctls, (), 10) for pod in mesh.pod_files()}
         self.congestion_control = got.pop()  # the same machine gives the same to all
         self.say(f"the waypoint is on {self.waypoint_node}; TCP uses {self.congestion_control}")
@@ -69,15 +78,15 @@ class Bench:
     def target(self, path, leg, port):
         """(pod that calls, address that it calls)."""
         namespace = "mesh" if leg == "mesh" else "plain"
-        if path == "waypoint" and leg == "mesh":
-            return "mesh/client", f"{self.vip}:{port}"
-        pod = "near" if path == "same node" else "far"
-        return f"{namespace}/client", f"{self.mesh.ip(f'{namespace}/{pod}')}:{port}"
+        server = self.SERVERS[path]
+        if path in BY_SERVICE and leg == "mesh":
+            return "mesh/client", f"{self.vips[server]}:{port}"
+        return f"{namespace}/client", f"{self.mesh.ip(f'{namespace}/{server}')}:{port}"
 
-    @staticmethod
-    def ends(path, source):
+    @classmethod
+    def ends(cls, path, source):
         """The two pods of a load that `source` makes."""
-        return source, f"{source.split('/')[0]}/{'near' if path == 'same node' else 'far'}"
+        return source, f"{source.split('/')[0]}/{cls.SERVERS[path]}"
 
     def refuse(self, row, wrong):
         """There is no such row, and the run says so."""
@@ -91,7 +100,12 @@ class Bench:
         without the reading of counters in between."""
         source, to = self.target(path, leg, load.port)
         seconds = seconds or self.options.seconds
+        straight = path in DIRECT and leg == "mesh"
+        if straight and to not in self.opened:
+            direct.open_path(self.mesh, to)
+            self.opened.add(to)
         before = settle(self.mesh)
+        seen = direct.Seen(self.mesh, source) if straight else None
         cpu = cpu_seconds(self.on_path)
         own = cpu_of(self.mesh, self.ends(path, source))
         if watcher:
@@ -115,7 +129,9 @@ class Bench:
                 self.say(f"{leg}: nothing was answered, once more")
                 return self.leg(path, load, leg, watcher, seconds, attempts - 1)
             raise RuntimeError(f"{leg}: nothing was answered")
-        if leg == "mesh":
+        if straight:
+            direct.check(load, result, seen, direct.Seen(self.mesh, source), before, after)
+        elif leg == "mesh":
             check_mesh(path, load, result, before, after)
         else:
             check_plain(before, after)
@@ -272,7 +288,8 @@ def main():
     Bench.say(f"{number} loads, {options.rounds} rounds: about {minutes:.0f} min")
     with mesh_of(options.name) as mesh:
         bench = Bench(mesh, options)
-        paths = [path for path in PATHS if any(path == p for p, _ in wanted)]
+        proxied = [(path, load) for path, load in wanted if path in PROXIED]
+        paths = [path for path in PROXIED if any(path == p for p, _ in proxied)]
         held = memory.measure(bench, paths, options.idle_connections) if options.idle_connections else []
         shipped = not any(memory.instrumented(pid) for pid in bench.programs.values())
         too_much = memory.over(held) if shipped else []
@@ -280,7 +297,7 @@ def main():
         if besides:
             more, why = bench.run(besides, beside.leg)
             samples, refused = samples | more, refused | why
-        counted, profiles = counts.measure(bench, wanted), counts.profile(bench, wanted)
+        counted, profiles = counts.measure(bench, proxied), counts.profile(bench, proxied)
         fair = [] if options.no_fairness or options.only or "cross node" not in paths else fairness.measure(bench, options.rounds)
         sizes = workloads.measure(bench, options.sizes)
         too_much += workloads.over(sizes) if shipped else []

@@ -7,7 +7,9 @@ from pods import ECHO, HTTP, SINK
 # figures: (row, key in the load's report, unit); higher says which way is better.
 Load = namedtuple("Load", "name mode port connections flags figures")
 
-PATHS = ("same node", "cross node", "waypoint")
+PROXIED = ("same node", "cross node", "waypoint")
+DIRECT = ("same node direct", "same node direct by Service")  # the kernel alone
+PATHS = DIRECT + PROXIED
 LOADS = (
     Load("bulk, 1 connection", "bulk", SINK, 1, (),
          (("bulk, 1 connection", "gbit_s", "Gbit/s"),)),

@@ -4,7 +4,7 @@
 Each pod of `mesh` has a twin in `plain`: same node, same links, same program, same settings; only
 the namespace's label differs. So plain TCP is measured in the same run over the same kind of links
 with the capture not in the way. The Service `far` has a waypoint: its address goes through it, the
-address of the pod itself does not.
+address of the pod itself does not. `near` asks for the node proxy (qanat.io/same-node), `close` does not.
 """
 import json
 import os
@@ -18,7 +18,7 @@ from fixture import NAMESPACES, once  # noqa: E402
 ECHO, SINK, HTTP = 9100, 9101, 9102
 
 
-def pod(namespace, name, node):
+def pod(namespace, name, node, labels=""):
     return f"""
 ---
 apiVersion: v1
@@ -30,7 +30,7 @@ kind: Pod
 metadata:
   name: {name}
   namespace: {namespace}
-  labels: {{app: {name}}}
+  labels: {{app: {name}{labels}}}
 spec:
   nodeName: {node}
   serviceAccountName: {name}
@@ -48,9 +48,10 @@ spec:
 
 YAML = once(
     NAMESPACES
-    + "".join(pod(namespace, name, node)
+    + "".join(pod(namespace, name, node, labels)
               for namespace in ("mesh", "plain")
-              for name, node in (("client", "node1"), ("near", "node1"), ("far", "node2")))
+              for name, node, labels in (("client", "node1", ""), ("near", "node1", ", qanat.io/same-node: proxy"),
+                                         ("close", "node1", ""), ("far", "node2", "")))
     + f"""
 ---
 apiVersion: v1
@@ -61,6 +62,18 @@ metadata:
   labels: {{istio.io/use-waypoint: waypoint}}
 spec:
   selector: {{app: far}}
+  ports:
+  - {{name: tcp-echo, port: {ECHO}, targetPort: echo}}
+  - {{name: tcp-sink, port: {SINK}, targetPort: sink}}
+  - {{name: http, port: {HTTP}, targetPort: http}}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: close
+  namespace: mesh
+spec:
+  selector: {{app: close}}
   ports:
   - {{name: tcp-echo, port: {ECHO}, targetPort: echo}}
   - {{name: tcp-sink, port: {SINK}, targetPort: sink}}

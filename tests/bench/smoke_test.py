@@ -18,13 +18,14 @@ import bench  # noqa: E402
 import beside  # noqa: E402
 import cold  # noqa: E402
 import counts  # noqa: E402
+import direct  # noqa: E402
 import history  # noqa: E402
 import kernel_counters  # noqa: E402
 import memory  # noqa: E402
 import symbols  # noqa: E402
 import upgrade  # noqa: E402
 import workloads  # noqa: E402
-from loads import LOADS, PATHS  # noqa: E402
+from loads import LOADS, PATHS, PROXIED  # noqa: E402
 from process import cpu_seconds  # noqa: E402
 from proof import OPENED, RECEIVED, SENT, Counters, Misrouted, check_mesh, check_plain  # noqa: E402
 
@@ -86,11 +87,11 @@ class Run(unittest.TestCase):
                 for name, _, _ in load.figures:
                     row = rows[path, name]
                     self.assertIsNone(row["refused"], row)
-                    for key in ("plain", "mesh", "ratio", "a_a", "cpu", "own_cpu"):
+                    for key in ("plain", "mesh", "ratio", "a_a", "own_cpu") + (("cpu",) if path in PROXIED else ()):
                         self.assertGreater(row[key], 0, (path, name, key))
                     self.assertIn(name, done.stdout)
         states = [entry["state"] for entry in out["memory_kb"]]
-        self.assertEqual(states, ["idle"] + [f"{IDLE} on {path}" for path in PATHS])
+        self.assertEqual(states, ["idle"] + [f"{IDLE} on {path}" for path in PROXIED])
         for entry in out["memory_kb"]:
             for program in ("ztunnel-node1", "ztunnel-node2", "agent-node1", "agent-node2",
                             "waypoint-mesh-waypoint", "controlplane"):
@@ -104,7 +105,7 @@ class Run(unittest.TestCase):
 
     def check_counts(self, out):
         rows = {(row["path"], row["row"]): row for row in out["counts"]}
-        self.assertEqual(set(rows), {(path, load.name) for path in PATHS for load in counts.COUNTED})
+        self.assertEqual(set(rows), {(path, load.name) for path in PROXIED for load in counts.COUNTED})
         for (path, name), row in rows.items():
             self.assertIsNone(row["refused"], row)
             if row["system_calls"] is None:
@@ -123,7 +124,7 @@ class Run(unittest.TestCase):
 
     def check_profiles(self, out, text):
         self.assertEqual({(row["path"], row["row"]) for row in out["profiles"]},
-                         {(path, load.name) for path in PATHS for load in counts.PROFILED})
+                         {(path, load.name) for path in PROXIED for load in counts.PROFILED})
         ours = 0
         for row in out["profiles"]:
             self.assertIsNone(row["refused"], row)
@@ -326,6 +327,32 @@ class Refusal(unittest.TestCase):
     def test_only_some_of_the_bytes(self):
         with self.assertRaisesRegex(Misrouted, "counted 999"):
             self.check(counters(*self.hop("ztunnel-node1", self.source, 999)))
+
+    def straight(self, opened, direct_now, captured_now, seen_by_proxy=0):
+        """check() of a load with `opened` connections of which the kernel and a proxy have counted these."""
+        fake = types.SimpleNamespace(node_netns=lambda _: "")
+        page = direct.get_inside
+        try:
+            direct.get_inside = lambda *_: self.PAGE.format(5, 7)
+            before = direct.Seen(fake, direct.CLIENT)
+            direct.get_inside = lambda *_: self.PAGE.format(5 + direct_now, 7 + captured_now)
+            after = direct.Seen(fake, direct.CLIENT)
+        finally:
+            direct.get_inside = page
+        load = types.SimpleNamespace(connections=2)
+        zero, now = ({"reporter": "source", "source_workload": "client"} for _ in range(2))
+        direct.check(load, {"opened": opened}, before, after, counters(("ztunnel-node1", OPENED, zero, 0)),
+                     counters(("ztunnel-node1", OPENED, now, seen_by_proxy)))
+
+    PAGE = ('qanat_capture_events_total{{namespace="mesh",pod="client",event="direct"}} {}\n'
+            'qanat_capture_events_total{{namespace="mesh",pod="client",event="captured"}} {}\n'
+            'qanat_capture_events_total{{namespace="plain",pod="client",event="direct"}} 900\n')
+
+    def test_a_direct_load_that_was_not(self):
+        self.straight(12, 12, 0)
+        for wrong in ((12, 9, 0), (12, 12, 1), (2, 0, 0), (12, 12, 0, 1)):
+            with self.assertRaises(Misrouted, msg=wrong):
+                self.straight(*wrong)
 
     def test_plain_that_a_proxy_saw(self):
         check_plain(counters(), counters())
