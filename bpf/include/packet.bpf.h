@@ -10,8 +10,8 @@
 
 enum { kFlagSyn = 0x02, kFlagAck = 0x10, kFlagsOffset = 13 };
 
-/* Most of what goes over a device, at the price of a few loads: TCP behind a plain IP header that is
- * certainly no SYN. */
+/* Most of what goes over a device, at the price of a few loads: TCP behind a plain IP header that
+ * is certainly no SYN. */
 static __always_inline int is_later_segment(struct __sk_buff *skb) {
   const __u8 *d = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
   if (d + ETH_HLEN + 40 > end) return 0;
@@ -84,7 +84,8 @@ static __always_inline int is_syn(struct __sk_buff *skb, int offset) {
 }
 
 /* Of the TCP header at `offset`; not 0: cannot be told. */
-static __always_inline int read_tuple(struct __sk_buff *skb, int offset, struct qanat_tuple *tuple) {
+static __always_inline int read_tuple(struct __sk_buff *skb, int offset,
+                                      struct qanat_tuple *tuple) {
   __be16 ports[2];
   if (offset <= 0 || bpf_skb_load_bytes(skb, offset, ports, sizeof(ports))) return -1;
   tuple->sport = bpf_ntohs(ports[0]);

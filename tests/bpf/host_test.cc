@@ -291,6 +291,27 @@ TEST_F(HostEndTest, WhatDoesNotArriveIsFound) {
   ASSERT_TRUE(bed_->Sh(node, "nft delete table bridge drop"));
 }
 
+TEST_F(HostEndTest, ANetworkThatDropsSpoofsBeforeUsIsAsGood) {
+  // The spoofed SYN is then seen by nobody, the other one arrives.
+  ASSERT_TRUE(bed_->Sh(a_.netns,
+                       "nft \"add table inet s; add chain inet s c { type filter hook "
+                       "output priority 0; }; add rule inet s c ip saddr != " +
+                           a_.ip4 +
+                           " tcp dport 15009 drop; add rule inet s c ip6 saddr "
+                           "!= " +
+                           a_.ip6 + " tcp dport 15009 drop\""));
+  const std::string link =
+      bed_->bpf_dir() + "/links/pod-" + std::to_string(IdOf(a_)) + "-host_out-";
+  for (const auto& pin : std::filesystem::directory_iterator(bed_->bpf_dir() + "/links"))
+    if (pin.path().string().rfind(link, 0) == 0) {
+      auto pinned = bpf::Link::OpenPinned(pin.path());
+      ASSERT_TRUE(pinned && pinned->Detach());
+    }
+  EXPECT_TRUE(bed_->WaitFor([&] { return Shown(a_)["path"]["proved"] == false; }));
+  EXPECT_TRUE(bed_->WaitFor([&] { return Shown(a_)["path"]["proved"] == true; })) << Why(a_);
+  ASSERT_TRUE(bed_->Sh(a_.netns, "nft delete table inet s"));
+}
+
 TEST_F(HostEndTest, APodWithoutAVethHasNoDirectPath) {
   const auto c = bed_->MakePod("c", 13);
   const std::string node = bed_->node_ns();
