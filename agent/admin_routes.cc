@@ -62,6 +62,9 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
                {"capturedConnections", pod.captured},
                {"notYetMeshed", pod.not_meshed},
                {"outside", pod.outside},
+               {"hostEnds", pod.host_ends},
+               {"noHostEnd", pod.no_host_end},
+               {"path", {{"proved", pod.path_proved}, {"why", pod.path_why}}},
                {"listeners",
                 {{"15001", pod.slots.filled[QANAT_ROLE_OUTBOUND]},
                  {"15006", pod.slots.filled[QANAT_ROLE_INBOUND]},
@@ -179,6 +182,10 @@ void AddAdminRoutes(admin::Server& server, std::string node_name,
                        {"refused", stats.refused},
                        {"protocolErrors", stats.protocol_errors},
                        {"timeouts", stats.timeouts}};
+        json["insideOnly"] = Json::object();
+        for (const PodView& pod : shown.enroller->View())
+          if (pod.enforced && !pod.no_host_end.empty())
+            json["insideOnly"][pod.ns + "/" + pod.name] = pod.no_host_end;
         json["brokenPodFiles"] = shown.source->broken();
         if (shown.cluster) json["cluster"] = ClusterJson(*shown.cluster);
         size_t not_meshed = 0;

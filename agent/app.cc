@@ -291,6 +291,7 @@ Status Cleanup(const Config& config) {
     store.Remove(saved.pod.uid);
     ::unlink((config.status_dir + "/" + saved.pod.uid + ".json").c_str());
   }
+  Hooks::RemoveFilters();
   std::error_code ignored;
   if (!config.zds_socket.empty()) std::filesystem::remove_all(DnsDir(config), ignored);
   QANAT_RETURN_IF_ERROR(Hooks::RemovePins(config.bpf_dir));

@@ -126,6 +126,13 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
     return dns_from_wire(id, &tuple.src, tuple.sport, tuple.dport) ? SK_PASS : SK_DROP;
   }
 
+  if (tuple.sport == 0 && (mode == QANAT_MODE_ENFORCED || mode == QANAT_MODE_CUT)) {
+    __u32 zero = 0; /* the question of ingress.bpf.c; a connection from port 0 there is not */
+    __u32 *answer = bpf_map_lookup_elem(&answers, &zero);
+    if (answer) *answer = id;
+    return SK_DROP;
+  }
+
   struct qanat_probe *probe = 0;
   if (tuple.dport == QANAT_PORT_PROBE || tuple.dport == QANAT_PORT_HBONE)
     probe = bpf_map_lookup_elem(&probes, &tuple);

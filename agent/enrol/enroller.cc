@@ -222,8 +222,15 @@ Result<netns::NetNs> Enroller::OpenNs(const Entry& entry) const {
 }
 
 Hooks::PodTarget Enroller::TargetOf(const Entry& entry, const netns::NetNs* ns) const {
-  return {entry.id, entry.pod.Ip4(),       entry.pod.Ip6(),
-          ns,       entry.network.devices, entry.wishes.plain_inbound};
+  return {entry.id,
+          entry.pod.Ip4(),
+          entry.pod.Ip6(),
+          ns,
+          entry.network.devices,
+          entry.wishes.plain_inbound,
+          entry.ends.devices,
+          entry.cookie,
+          entry.network.others.size() > QANAT_OWN_IPS_PER_POD};
 }
 
 Result<uint32_t> Enroller::AllocateId() const {
@@ -289,6 +296,8 @@ Status Enroller::Prepare(Entry& entry) {
   for (const auto& ip : entry.pod.ips)
     if (known) known = maps.pod_ips.Update(bpf::ToKernel(ip), cookie);
   if (known) known = SyncOwnIps(maps, entry.id, entry.network.others);
+  if (known) known = KeepSources(entry);
+  if (known) known = FindEnds(entry, ns);
   if (!known)
     return Fail(known.error().Annotate(
         "tell the kernel of the pod (more pods than a node has room for? fewer of them, or a label "
@@ -334,6 +343,7 @@ Status Enroller::Prove(Entry& entry) {
       ProofPod{entry.id, entry.pod.ips, entry.dns, hooks_.guard() != Guard::kNone,
                entry.network.spoof_low, entry.network.spoof_high},
       ns, [this, uid](ProofReport report) { OnProof(uid, std::move(report)); });
+  BeginPath(entry, ns);
   return {};
 }
 
@@ -349,7 +359,6 @@ void Enroller::OnProof(const std::string& uid, ProofReport report) {
     entry->proven_at = loop_.now();
     entry->backoff = {};
     EndCutOffIfProven(*entry);
-    entry->path_proved = ProvePath(*entry);
     Advance(*entry);
     if (Entry* still = Find(uid)) ShowDirect(*still);
     return;
@@ -395,6 +404,7 @@ Status Enroller::Flip(Entry& entry) {
   NoteConnecting(entry);
   QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_ENFORCED));
   NoteNotMeshed(entry);
+  DoubtPathsTo(entry);
   Explain(entry, "");
   LOG_INFO("enrol", "{}: enrolled (id {}, proof passed)", entry.pod.FullName(), entry.id);
   Notify(entry, {});

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/direct/path_probe.h"
 #include "agent/direct/verdict.h"
 #include "agent/enrol/cni_call.h"
 #include "agent/enrol/decision.h"
@@ -23,6 +24,7 @@
 #include "agent/pods/annotations.h"
 #include "agent/pods/source.h"
 #include "agent/redirect/hooks.h"
+#include "agent/redirect/host_link.h"
 #include "agent/redirect/listeners.h"
 #include "agent/redirect/proof.h"
 #include "agent/redirect/sock_diag.h"
@@ -73,6 +75,10 @@ struct PodView {
   size_t captured = 0;               // ... and so many still go through the proxy
   std::vector<std::string> outside;  // what of its traffic was seen that capture is not for
   size_t not_meshed = 0;             // connections from before the capture
+  std::vector<uint32_t> host_ends;   // node's interfaces at the other ends of its veths
+  std::string no_host_end;           // which of its devices has none, and why
+  bool path_proved = false;          // direct connections cannot be forged, and arrive
+  std::string path_why;              // why not
 };
 
 // A pod's connections that are not as those of its state: from before the capture, or, while it
@@ -178,12 +184,20 @@ class Enroller final : public PodListener, public zds::Owner {
   // True: the pod's DNS goes elsewhere than before.
   Result<bool> SwitchDns(Entry& entry, const std::vector<FoundDns>& found);
   Result<bool> KeepDns(Entry& entry, const netns::NetNs& ns);
-  bool ProvePath(Entry& entry);
   void ShowDirect(Entry& entry);
   void HideDirect(Entry& entry);
   direct::Wish WishOf(const Entry& entry) const;
   std::string SameNodeOf(const Entry& entry) const;
   Entry* FindBySerial(uint32_t serial) const;
+  Status FindEnds(Entry& entry, const netns::NetNs& ns);
+  std::vector<net::IpAddress> OtherEndsOf(const Entry& entry) const;
+  std::vector<net::IpAddress> SourcesOf(const Entry& entry) const;
+  Status KeepSources(Entry& entry);
+  void BeginPath(Entry& entry, const netns::NetNs& ns);
+  void RetryPath(Entry& entry, const netns::NetNs& ns);
+  void PathIs(Entry& entry, bool proved, std::string why_not);
+  void OnPath(const std::string& uid, direct::PathProof proof);
+  void DoubtPathsTo(const Entry& newcomer);
   bool MayRestore(Entry& entry);
   Status BeginDrain(Entry& entry);
   bool Drained(Entry& entry);

@@ -3,28 +3,8 @@
 #include <utility>
 
 #include "agent/enrol/entry.h"
-#include "agent/redirect/rtnetlink.h"
-#include "common/base/log.h"
 
 namespace qanat::agent {
-
-// Whether a pod's packets come and go with the addresses that they should have.
-bool Enroller::ProvePath(Entry& entry) {
-  entry.path_why.clear();
-  const auto look = [&]() -> Status {
-    QANAT_ASSIGN_OR_RETURN(const netns::NetNs ns, OpenNs(entry));
-    return ns.Run([]() -> Status {
-      QANAT_ASSIGN_OR_RETURN(const auto interfaces, rtnl::Interfaces());
-      for (const auto& interface : interfaces) {
-        if (!interface.loopback && interface.kind != "veth")
-          return Fail(Code::kFailedPrecondition, "its device " + interface.name + " is no veth");
-      }
-      return {};
-    });
-  };
-  if (const Status seen = look(); !seen) entry.path_why = seen.error().message;
-  return entry.path_why.empty();
-}
 
 direct::Wish Enroller::WishOf(const Entry& entry) const {
   return entry.wishes.same_node.empty() ? options_.same_node

@@ -73,12 +73,17 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   bpf::NodeMaps& maps = hooks_.maps();
   HideDirect(entry);
   entry.proof.reset();
+  entry.path.reset();
   if (on_released_) on_released_(entry.pod.uid);
   if (entry.id != 0) {
+    // Before its programs look for an entry that has gone.
+    entry.state.mode = QANAT_MODE_OFF;
+    (void)maps.pod_state.Update(entry.id, entry.state);
     hooks_.DetachPod(entry.id);
     EmptySlots(maps, entry.id);
     ForgetDns(maps, entry.id);
     (void)SyncOwnIps(maps, entry.id, {});
+    (void)SyncSourceIps(maps, entry.id, {});
     entry.state.mode = QANAT_MODE_OFF;
     ++entry.state.generation;
     (void)maps.pod_state.Update(entry.id, entry.state);
@@ -107,6 +112,13 @@ void Enroller::ReleaseKernelState(Entry& entry) {
   entry.programs.clear();
   entry.rewritten.clear();
   entry.sysctls.clear();
+  entry.ends = {};
+  entry.ends_of.clear();
+  entry.sources.clear();
+  entry.path.reset();
+  entry.path_at = {};
+  entry.path_proved = false;
+  entry.path_why.clear();
   entry.not_meshed.clear();
   entry.outside.clear();
   entry.granted.clear();

@@ -151,6 +151,7 @@ Status Enroller::Repair(Entry& entry) {
   auto network = InspectPod(ns, entry.pod.ips);
   if (network) {
     entry.network.devices = network->devices;
+    entry.network.interfaces = std::move(network->interfaces);
     if (entry.network.others != network->others) {
       entry.network.others = network->others;
       QANAT_RETURN_IF_ERROR(SyncOwnIps(hooks_.maps(), entry.id, entry.network.others));
@@ -159,6 +160,8 @@ Status Enroller::Repair(Entry& entry) {
     entry.uncapturable = network.error().code == Code::kUnimplemented;
     return tl::unexpected(network.error());
   }
+  QANAT_RETURN_IF_ERROR(FindEnds(entry, ns));
+  QANAT_RETURN_IF_ERROR(KeepSources(entry));
   LookForUncaptured(entry, ns);
   if (Status present = CheckPodNetwork(ns, entry.pod.ips); !present) {
     ++repairs_;
@@ -170,9 +173,13 @@ Status Enroller::Repair(Entry& entry) {
   if (Status attached = hooks_.CheckPod(target); !attached && entry.attached) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), attached.error().message);
-    QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
+    PathIs(entry, false, attached.error().message);
+    entry.ends_of.clear();  // or the interface there is another one
+    QANAT_RETURN_IF_ERROR(FindEnds(entry, ns));
+    QANAT_RETURN_IF_ERROR(hooks_.AttachPod(TargetOf(entry, &ns)));
     entry.proven = false;
   }
+  RetryPath(entry, ns);
   // Who came beside our programs since the last proof may undo what they decide: only a proof
   // tells.
   if (entry.proven)
@@ -309,6 +316,10 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.not_meshed = e.not_meshed.size();
   v.outside = e.outside;
   v.leaving = e.leaving;
+  v.host_ends = e.ends.devices;
+  v.no_host_end = e.ends.missing;
+  v.path_proved = e.path_proved;
+  v.path_why = e.path_why;
   const bool leaves = !e.membership.in_mesh && !e.gone;
   v.refused = e.membership.refused;
   v.redirection = e.enforced() && !leaves             ? "enabled"

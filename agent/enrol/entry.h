@@ -69,6 +69,17 @@ struct Enroller::Entry {
   bool end_drain = false;
   std::set<uint64_t> granted;  // connections that a grant let in: plain to look at, and meshed
 
+  // The node's ends of its veths, of these interfaces of its, and whether the direct path may be
+  // trusted over them.
+  HostEnds ends;
+  std::vector<rtnl::Interface> ends_of;
+  std::vector<net::IpAddress> sources;  // as the kernel knows them
+  std::unique_ptr<direct::PathProbe> path;
+  event::TimePoint path_at{};
+  bool path_proved = false;
+  std::string path_why;  // why not
+  bool path_v4 = false, path_v6 = false;
+
   bool enforced() const {
     return state.mode == QANAT_MODE_ENFORCED || state.mode == QANAT_MODE_CUT;
   }

@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <set>
 
-#include "agent/redirect/tc_filter.h"
+#include "agent/redirect/hooks_device.h"
 #include "bpf/user/mounts.h"
 #include "bpf/user/skeleton.h"
 #include "common/base/log.h"
@@ -40,13 +40,14 @@ void SetIp(T& out, const net::IpAddress& ip) {
   std::memcpy(&out, &value, sizeof value);
 }
 
-std::string PodLink(uint32_t id, const std::string& what) {
-  return "pod-" + std::to_string(id) + "-" + what;
-}
-
 bool IsAttached(const Link& link) {
   auto info = link.Info();
   return info && info->attached;
+}
+
+void LeaveOutDevices(pod_hooks* pod) {
+  bpf_program__set_autoload(pod->progs.qanat_guard, false);
+  bpf_program__set_autoload(pod->progs.qanat_ingress, false);
 }
 
 // On a bpffs that has become read-only pins stay, but none can be opened.
@@ -60,15 +61,6 @@ uint32_t ProgramId(int fd) {
   uint32_t length = sizeof info;
   return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
 }
-
-// Of the program with that id; "" when there is none.
-std::string ProgramName(uint32_t id) {
-  Fd fd(id != 0 ? bpf_prog_get_fd_by_id(id) : -1);
-  bpf_prog_info info{};
-  uint32_t length = sizeof info;
-  return fd && bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0 ? info.name : "";
-}
-constexpr const char* kGuardName = "qanat_guard";
 
 }  // namespace
 
@@ -125,9 +117,10 @@ Status Hooks::LoadNode() {
     // The per-pod object has maps of its own (the listeners): pin them all before any pod.
     auto pod = bpf::Skeleton<pod_hooks>::Open(dir_ + "/maps");
     if (!pod) return tl::unexpected(pod.error());
-    if (guard_ == Guard::kNone) bpf_program__set_autoload((*pod)->progs.qanat_guard, false);
+    if (guard_ == Guard::kNone) LeaveOutDevices(pod->get());
     QANAT_RETURN_IF_ERROR(pod->Load());
   }
+  QANAT_RETURN_IF_ERROR(LoadHost());
   QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(dir_ + "/maps"));
   // An earlier agent's lease is not ours: verdicts that nobody keeps must not let anything through.
   QANAT_RETURN_IF_ERROR(maps_.EndLease());
@@ -196,7 +189,8 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   SetIp(s->rodata->lookup_ip6, pod.ip6);
   s->rodata->lookup_plain_inbound = pod.plain_inbound;
   s->rodata->guard_pod_id = pod.id;
-  if (guard_ == Guard::kNone) bpf_program__set_autoload(s->progs.qanat_guard, false);
+  s->rodata->ingress_pod_id = pod.id;
+  if (guard_ == Guard::kNone) LeaveOutDevices(s);
   QANAT_RETURN_IF_ERROR(skeleton->Load());
 
   const int lookup = bpf_program__fd(s->progs.qanat_sk_lookup);
@@ -205,28 +199,8 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   });
   if (!done) return Fail(done.error().Annotate("sk_lookup"));
   if (guard_ == Guard::kNone) return {};
-  done = AttachGuard(pod, bpf_program__fd(s->progs.qanat_guard));
-  if (!done) return Fail(done.error().Annotate("second guard"));
-  return {};
-}
-
-Status Hooks::AttachGuard(const PodTarget& pod, int program) {
-  for (uint32_t device : pod.devices) {
-    if (guard_ == Guard::kClsact) {
-      QANAT_RETURN_IF_ERROR(pod.ns->Run([&] { return tc::AttachEgress(program, device); }));
-      continue;
-    }
-    QANAT_RETURN_IF_ERROR(EnsureLink(
-        PodLink(pod.id, "guard-" + std::to_string(device)), program, [&]() -> Result<Link> {
-          Result<Link> link = Fail(Code::kInternal, "not attached");
-          QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
-            link = Link::Attach(program, AttachType::kTcxEgress, static_cast<int>(device));
-            return {};
-          }));
-          return link;
-        }));
-  }
-  return {};
+  return AttachDevices(pod, bpf_program__fd(s->progs.qanat_guard),
+                       bpf_program__fd(s->progs.qanat_ingress));
 }
 
 Status Hooks::CheckPinned(const std::string& name) const {
@@ -243,24 +217,9 @@ Status Hooks::CheckPinned(const std::string& name) const {
   return {};
 }
 
-Status Hooks::CheckGuard(const PodTarget& pod) const {
-  for (uint32_t device : pod.devices) {
-    if (guard_ == Guard::kTcx)
-      QANAT_RETURN_IF_ERROR(CheckPinned(PodLink(pod.id, "guard-" + std::to_string(device))));
-    if (guard_ == Guard::kClsact)
-      QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
-        QANAT_ASSIGN_OR_RETURN(const uint32_t program, tc::EgressProgram(device));
-        if (ProgramName(program) == kGuardName) return {};
-        return Fail(Code::kFailedPrecondition,
-                    "the second guard's filter on device " + std::to_string(device) + " is gone");
-      }));
-  }
-  return {};
-}
-
 Status Hooks::CheckPod(const PodTarget& pod) const {
   QANAT_RETURN_IF_ERROR(CheckPinned(PodLink(pod.id, "lookup")));
-  return CheckGuard(pod);
+  return guard_ == Guard::kNone ? Status{} : CheckDevices(pod);
 }
 
 Result<std::vector<uint32_t>> Hooks::ProgramsAt(const PodTarget& pod) const {
@@ -274,7 +233,9 @@ Result<std::vector<uint32_t>> Hooks::ProgramsAt(const PodTarget& pod) const {
   query(pod.ns->fd(), AttachType::kSkLookup);
   if (guard_ == Guard::kTcx)
     QANAT_RETURN_IF_ERROR(pod.ns->Run([&]() -> Status {
-      for (uint32_t device : pod.devices) query(static_cast<int>(device), AttachType::kTcxEgress);
+      for (uint32_t device : pod.devices)
+        for (const AttachType type : {AttachType::kTcxEgress, AttachType::kTcxIngress})
+          query(static_cast<int>(device), type);
       return {};
     }));
   return out;
@@ -282,6 +243,7 @@ Result<std::vector<uint32_t>> Hooks::ProgramsAt(const PodTarget& pod) const {
 
 void Hooks::DetachPod(uint32_t id) {
   const std::string prefix = PodLink(id, "");
+  ForgetHostEnds(id);
   for (auto it = links_.lower_bound(prefix); it != links_.end() && it->first.rfind(prefix, 0) == 0;)
     it = links_.erase(it);
   std::erase_if(programs_, [&](const auto& p) { return p.first.rfind(prefix, 0) == 0; });

@@ -4,8 +4,10 @@
 //
 //   DIR/maps/NAME            every map
 //   DIR/links/connect4 ...   the node's cgroup links
-//   DIR/links/pod-ID-lookup  sk_lookup of a pod; pod-ID-guard-IFINDEX its second guard
-//                            (tcx only: a filter below clsact has no link)
+//   DIR/links/pod-ID-lookup  sk_lookup of a pod
+//   DIR/links/pod-ID-guard-IFINDEX, -ingress-IFINDEX      what is on the pod's devices
+//   DIR/links/pod-ID-host_in-IFINDEX, -host_out-IFINDEX   ... and at the node's ends of its veths
+//                            (all four tcx only: a filter below clsact has no link)
 #pragma once
 
 #include <functional>
@@ -52,7 +54,10 @@ class Hooks {
     net::IpAddress ip4, ip6;
     const netns::NetNs* ns = nullptr;
     std::vector<uint32_t> devices;
-    bool plain_inbound = false;  // Wishes::plain_inbound
+    bool plain_inbound = false;       // Wishes::plain_inbound
+    std::vector<uint32_t> host_ends;  // of its veths, in the namespace that we run in
+    uint64_t cookie = 0;
+    bool any_source = false;  // more addresses than source_ips has of a pod
   };
   // Loads this pod's programs and attaches them, or replaces the programs of links that are there.
   Status AttachPod(const PodTarget& pod);
@@ -61,27 +66,41 @@ class Hooks {
   // Ids of all programs, ours and others', at the places where this pod's own are attached.
   Result<std::vector<uint32_t>> ProgramsAt(const PodTarget& pod) const;
   void DetachPod(uint32_t id);
+  // The guard's sign was seen at the node's end of one of its veths: from now on SYNs need it.
+  Status RequireSign(const PodTarget& pod);
   // Ids of pods that have pins.
   std::vector<uint32_t> PinnedPods() const;
 
   // Takes every pin below `dir` away; links detach with their last reference.
   static Status RemovePins(const std::string& dir);
+  // Our filters at the node's interfaces: those of pods whose namespace cannot be entered too.
+  static void RemoveFilters();
 
  private:
   struct NodePrograms;
+  struct HostPrograms;
+  struct Place;  // where a program goes on a device
+  static const Place kPlaces[];
   Hooks(std::string dir, int cgroup, Guard guard);
   Status LoadNode();
   std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
   Status EnsureLink(const std::string& name, int program,
                     const std::function<Result<bpf::Link>()>& attach);
-  Status AttachGuard(const PodTarget& pod, int program);
+  Status LoadHost();
+  Status AttachDevices(const PodTarget& pod, int guard, int ingress);
+  Status CheckDevices(const PodTarget& pod) const;
+  Status AttachAt(const PodTarget& pod, const Place& place, int program);
   Status CheckPinned(const std::string& name) const;
-  Status CheckGuard(const PodTarget& pod) const;
+  Status CheckAt(const PodTarget& pod, const Place& place) const;
+  Status PutHostEnds(const PodTarget& pod);
+  Status CheckHostEnds(const PodTarget& pod) const;
+  void ForgetHostEnds(uint32_t id, const std::vector<uint32_t>& but = {});
 
   std::string dir_;
   Fd cgroup_;
   Guard guard_;
   std::unique_ptr<NodePrograms> node_;
+  std::unique_ptr<HostPrograms> host_;  // none without a place for them
   // By name. Held besides the pins: a removed pin alone then detaches nothing while we live.
   std::map<std::string, bpf::Link> links_;
   std::map<std::string, uint32_t> programs_;  // by link name: what it has to run

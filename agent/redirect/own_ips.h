@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel programs know of a pod's further addresses (map `own_ips`). Stateless.
+// What the kernel programs know of a pod's further addresses (maps `own_ips`, `source_ips`).
+// Stateless.
 #pragma once
 
 #include <cstdint>
@@ -17,5 +18,10 @@ namespace qanat::agent {
 Status SyncOwnIps(bpf::NodeMaps& maps, uint32_t pod_id, const std::vector<net::IpAddress>& ips);
 // Whether all of them are there.
 bool HasOwnIps(const bpf::NodeMaps& maps, uint32_t pod_id, const std::vector<net::IpAddress>& ips);
+
+// The same of those that it may send from.
+Status SyncSourceIps(bpf::NodeMaps& maps, uint32_t pod_id, const std::vector<net::IpAddress>& ips);
+bool HasSourceIps(const bpf::NodeMaps& maps, uint32_t pod_id,
+                  const std::vector<net::IpAddress>& ips);
 
 }  // namespace qanat::agent

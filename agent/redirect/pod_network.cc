@@ -108,6 +108,7 @@ Result<PodFacts> InspectPod(const netns::NetNs& ns, const std::vector<net::IpAdd
       else
         facts.devices.push_back(i.ifindex);
     }
+    facts.interfaces = interfaces;
     if (!lo_up)
       return Fail(Code::kFailedPrecondition,
                   "lo is down in the pod: captured connections run over it");
@@ -214,9 +215,9 @@ Status RestorePodNetwork(const netns::NetNs& ns, const SavedSysctls& saved) {
     }
     keep(RemoveDnsRoutes());
     for (const auto& [name, value] : saved) keep(WriteSysctl(name, value));
-    // A guard that is a link went with its pin.
+    // Programs that are links went with their pins.
     if (auto interfaces = rtnl::Interfaces())
-      for (const auto& i : *interfaces) keep(tc::DetachEgress(i.ifindex));
+      for (const auto& i : *interfaces) keep(tc::Detach(i.ifindex));
     return first;
   });
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/redirect/rtnetlink.h"
 #include "common/base/result.h"
 #include "common/net/address.h"
 #include "common/netns/netns.h"
@@ -18,7 +19,8 @@ namespace qanat::agent {
 using SavedSysctls = std::map<std::string, std::string>;
 
 struct PodFacts {
-  std::vector<uint32_t> devices;       // interfaces other than lo
+  std::vector<uint32_t> devices;  // interfaces other than lo
+  std::vector<rtnl::Interface> interfaces;
   std::vector<net::IpAddress> others;  // addresses besides the pod's, of any interface
   uint16_t spoof_low = 0;              // the port range left to the proxy's spoofed sources
   uint16_t spoof_high = 0;

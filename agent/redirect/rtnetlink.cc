@@ -5,6 +5,7 @@
 #include <linux/fib_rules.h>
 #include <linux/if.h>
 #include <linux/if_addr.h>
+#include <linux/net_namespace.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
@@ -147,6 +148,28 @@ void FillLocalPrefix(Message& message, const net::IpAddress& prefix, uint8_t len
   PutAddress(message.header, RTA_DST, prefix);
 }
 
+Interface InterfaceOf(const nlmsghdr* h) {
+  const auto* info = static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(h));
+  Interface i;
+  i.ifindex = static_cast<uint32_t>(info->ifi_index);
+  i.loopback = (info->ifi_flags & IFF_LOOPBACK) != 0;
+  i.up = (info->ifi_flags & IFF_UP) != 0;
+  ForEachAttribute(h, sizeof(ifinfomsg), [&](const nlattr* a) {
+    switch (mnl_attr_get_type(a)) {
+      case IFLA_IFNAME: i.name = mnl_attr_get_str(a); break;
+      case IFLA_LINK: i.link = mnl_attr_get_u32(a); break;
+      case IFLA_LINK_NETNSID: i.link_netns = static_cast<int>(mnl_attr_get_u32(a)); break;
+      case IFLA_LINKINFO:
+        ForEachNested(a, [&](const nlattr* inner) {
+          if (mnl_attr_get_type(inner) == IFLA_INFO_KIND) i.kind = mnl_attr_get_str(inner);
+        });
+        break;
+      default: break;
+    }
+  });
+  return i;
+}
+
 }  // namespace
 
 Result<std::vector<InterfaceAddress>> Addresses() {
@@ -170,23 +193,34 @@ Result<std::vector<Interface>> Interfaces() {
   Message message(RTM_GETLINK, NLM_F_DUMP);
   message.Extra<ifinfomsg>();
   std::vector<Interface> out;
-  auto result = Talk(message, [&](const nlmsghdr* h) {
-    const auto* info = static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(h));
-    Interface i;
-    i.ifindex = static_cast<uint32_t>(info->ifi_index);
-    i.loopback = (info->ifi_flags & IFF_LOOPBACK) != 0;
-    i.up = (info->ifi_flags & IFF_UP) != 0;
-    ForEachAttribute(h, sizeof(ifinfomsg), [&](const nlattr* a) {
-      if (mnl_attr_get_type(a) == IFLA_IFNAME) i.name = mnl_attr_get_str(a);
-      if (mnl_attr_get_type(a) != IFLA_LINKINFO) return;
-      ForEachNested(a, [&](const nlattr* inner) {
-        if (mnl_attr_get_type(inner) == IFLA_INFO_KIND) i.kind = mnl_attr_get_str(inner);
-      });
-    });
-    out.push_back(std::move(i));
-  });
+  auto result = Talk(message, [&](const nlmsghdr* h) { out.push_back(InterfaceOf(h)); });
   QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "list interfaces"));
   return out;
+}
+
+Result<Interface> InterfaceAt(uint32_t ifindex) {
+  Message message(RTM_GETLINK, NLM_F_ACK);
+  message.Extra<ifinfomsg>()->ifi_index = static_cast<int>(ifindex);
+  Interface out;
+  auto result = Talk(message, [&](const nlmsghdr* h) { out = InterfaceOf(h); });
+  if (!result) return tl::unexpected(std::move(result).error());
+  if (*result == ENODEV) return Fail(Code::kNotFound, "no interface " + std::to_string(ifindex));
+  QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "ask for an interface"));
+  return out;
+}
+
+Result<int> IdOfNamespace(int netns_fd) {
+  Message message(RTM_GETNSID, NLM_F_ACK);
+  message.Extra<rtgenmsg>();
+  mnl_attr_put_u32(message.header, NETNSA_FD, static_cast<uint32_t>(netns_fd));
+  int id = -1;
+  auto result = Talk(message, [&](const nlmsghdr* h) {
+    ForEachAttribute(h, sizeof(rtgenmsg), [&](const nlattr* a) {
+      if (mnl_attr_get_type(a) == NETNSA_NSID) id = static_cast<int>(mnl_attr_get_u32(a));
+    });
+  });
+  QANAT_RETURN_IF_ERROR(Expect(std::move(result), 0, "ask for a namespace's id"));
+  return id;
 }
 
 Status AddRule(const Rule& rule) {

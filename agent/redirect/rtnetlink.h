@@ -26,8 +26,14 @@ struct Interface {
   std::string kind;  // "veth", "tun", ...; empty for what is no virtual device
   bool loopback = false;
   bool up = false;
+  uint32_t link = 0;    // of a veth: the index of its other end
+  int link_netns = -1;  // ... which is in the namespace of this id; -1: in this one
+  bool operator==(const Interface&) const = default;
 };
 Result<std::vector<Interface>> Interfaces();
+Result<Interface> InterfaceAt(uint32_t ifindex);  // kNotFound: there is none
+// The id by which this namespace knows that one; -1: by none.
+Result<int> IdOfNamespace(int netns_fd);
 
 enum class RuleAction { kTable, kBlackholeTcp };
 struct Rule {

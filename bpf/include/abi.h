@@ -235,18 +235,50 @@ enum qanat_probe_seen {
   QANAT_SEEN_ASSIGN = 1 << 4,  /* ... and bpf_sk_assign accepted the listener */
   QANAT_SEEN_GUARD = 1 << 5,   /* the second guard stopped it: it was about to leave uncaptured */
   QANAT_SEEN_BIND = 1 << 6,    /* the bind hook gave it a port */
+  /* Of probes that leave the pod. */
+  QANAT_SEEN_HOST_IN = 1 << 7,       /* came out of the pod's veth */
+  QANAT_SEEN_SIGNED = 1 << 8,        /* ... with the second guard's sign */
+  QANAT_SEEN_STOPPED = 1 << 9,       /* ... and was dropped for its source */
+  QANAT_SEEN_HOST_OUT = 1 << 10,     /* was about to enter the other pod */
+  QANAT_SEEN_OTHER_WAY = 1 << 11,    /* ... but by another interface than the pod's */
+  QANAT_SEEN_OTHER_SOURCE = 1 << 12, /* ... but with another source */
 };
 /* Roles of probes that are to reach no listener. The first is let out by the connect hook, for the
  * guard to stop. The second is a bind, not a connection: its tuple is {address, {0, 0, 0, pod id},
  * 0, QANAT_PORT_PROBE}. */
 #define QANAT_PROBE_GUARD 3u
 #define QANAT_PROBE_BIND 4u
+/* Over the pod's veth to another pod's, or to the node, where it ends with the first program: with
+ * the pod's own source, and with one that is not its. What waits for a source that was changed on
+ * the way is {0, destination, 0, QANAT_PORT_PROBE} with the pod's veth as slot. */
+#define QANAT_PROBE_PATH 5u
+#define QANAT_PROBE_SPOOF 6u
 struct qanat_probe {
   __u32 seen;
   __u32 pod_id; /* of the sk_lookup that saw it */
   __u32 role;   /* the role it chose */
-  __u32 slot;   /* the slot it assigned */
+  __u32 slot;   /* the slot it assigned; of one that leaves: the veth that it came out of */
 };
+
+/* map `host_ends`: interface of the node -> the pod at the other end of that veth. */
+enum qanat_end_flag {
+  QANAT_END_SIGNED = 1 << 0,     /* the guard's sign crosses the veth: a SYN must carry it */
+  QANAT_END_ANY_SOURCE = 1 << 1, /* the pod has more addresses than are known here */
+};
+struct qanat_host_end {
+  __u64 netns; /* cookie */
+  __u32 pod_id;
+  __u32 flags;
+  struct qanat_ip ip4; /* zero: the pod has none */
+  struct qanat_ip ip6;
+};
+#define QANAT_MAX_HOST_ENDS 2048
+/* map `source_ips`: as `own_ips`, those of them that the pod may send from: not another pod's of
+ * this node, nor the node's, whatever the pod has given itself. */
+/* In skb->tc_index, which survives a veth (mark and others do not) and which no socket can set. */
+#define QANAT_SYN_SIGN 0x5141
+
+/* map `answers` (PERCPU_ARRAY of one): the pod whose sk_lookup answered last on this CPU. */
 
 struct qanat_cgroup {
   __u64 id; /* 0: empty */
@@ -351,6 +383,10 @@ enum qanat_counter {
   QANAT_CNT_OUTSIDE_ICMP,  /* pings only */
   QANAT_CNT_OUTSIDE_SCTP,
   QANAT_CNT_OUTSIDE_OTHER, /* any other protocol above IP: raw sockets, tunnels */
+  QANAT_CNT_FOREIGN_SOURCE, /* packets out of the pod with a source that is not its */
+  QANAT_CNT_UNSIGNED_SYN,   /* SYNs out of the pod that passed its second guard by */
+  QANAT_CNT_GRANT_FORGED,   /* SYNs with another pod's granted tuple, at the pod's door */
+  QANAT_CNT_INBOUND_OPEN,   /* SYNs into the pod while its sk_lookup was not there */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

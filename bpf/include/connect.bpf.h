@@ -151,7 +151,9 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
     probe = bpf_map_lookup_elem(&probes, &tuple);
     if (probe) {
       __sync_fetch_and_or(&probe->seen, QANAT_SEEN_CONNECT);
-      if (QANAT_FIELD(probe->role) == QANAT_PROBE_GUARD) return 1;
+      __u32 role = QANAT_FIELD(probe->role);
+      if (role == QANAT_PROBE_GUARD || role == QANAT_PROBE_PATH || role == QANAT_PROBE_SPOOF)
+        return 1;
     }
   }
   if (mode == QANAT_MODE_OFF && !probe) return connect_early(sk);

@@ -38,6 +38,7 @@ enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
 enum { BPF_SK_LOOKUP_F_NO_REUSEPORT = 2 };
 enum { SK_DROP = 0, SK_PASS = 1 };
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
+#define BPF_F_CURRENT_NETNS (~0ull)
 
 enum {
   BPF_SOCK_OPS_TCP_CONNECT_CB = 3,
@@ -63,6 +64,9 @@ enum { BPF_TCP_CLOSE = 7 };
 #define ENETUNREACH 101
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
+#define ETH_P_ARP 0x0806
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88a8
 #define ETH_HLEN 14
 #define LOOPBACK_IFINDEX 1
 
@@ -82,6 +86,23 @@ struct bpf_sock {
   __u32 dst_ip6[4];
   __u32 state;
   __s32 rx_queue_mapping;
+};
+
+struct bpf_sock_tuple { /* network order */
+  union {
+    struct {
+      __be32 saddr;
+      __be32 daddr;
+      __be16 sport;
+      __be16 dport;
+    } ipv4;
+    struct {
+      __be32 saddr[4];
+      __be32 daddr[4];
+      __be16 sport;
+      __be16 dport;
+    } ipv6;
+  };
 };
 
 struct bpf_sock_addr {

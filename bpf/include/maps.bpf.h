@@ -78,6 +78,12 @@ struct {
 } early SEC(".maps") __weak;
 QANAT_MAP(early_cookies, BPF_MAP_TYPE_HASH, QANAT_MAX_EARLY, __u64, __u64, BPF_F_NO_PREALLOC);
 
+QANAT_MAP(host_ends, BPF_MAP_TYPE_HASH, QANAT_MAX_HOST_ENDS, __u32, struct qanat_host_end,
+          BPF_F_NO_PREALLOC);
+QANAT_MAP(source_ips, BPF_MAP_TYPE_HASH, QANAT_MAX_OWN_IPS, struct qanat_own_ip, __u8,
+          BPF_F_NO_PREALLOC);
+QANAT_MAP(answers, BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, __u32, 0);
+
 static __always_inline void count(__u32 pod_id, enum qanat_counter which) {
   struct qanat_counters *c = bpf_map_lookup_elem(&counters, &pod_id);
   if (c) c->value[which]++;

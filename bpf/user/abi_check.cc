@@ -26,6 +26,7 @@ static_assert(sizeof(qanat_own_ip) == 20 && offsetof(qanat_own_ip, ip) == 4);
 static_assert(sizeof(qanat_budget) == 8);
 static_assert(sizeof(qanat_origin_record) == 8);
 static_assert(sizeof(qanat_probe) == 16);
+static_assert(sizeof(qanat_host_end) == 48 && offsetof(qanat_host_end, ip4) == 16);
 static_assert(sizeof(qanat_config) == 8 + 8 * (QANAT_MAX_PEERS + QANAT_MAX_POD_ROOTS));
 static_assert(sizeof(qanat_dns_server) == 32 && offsetof(qanat_dns_server, used_ns) == 16);
 static_assert(sizeof(qanat_dns_table) == 32 + 32 * QANAT_DNS_SERVERS &&

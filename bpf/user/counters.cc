@@ -76,6 +76,14 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_OUTSIDE_SCTP: return {"outside_sctp", "SCTP packets that left, not captured"};
     case QANAT_CNT_OUTSIDE_OTHER:
       return {"outside_other", "packets of another protocol that left, not captured"};
+    case QANAT_CNT_FOREIGN_SOURCE:
+      return {"foreign_source", "dropped: packets from a source that is not the pod's"};
+    case QANAT_CNT_UNSIGNED_SYN:
+      return {"unsigned_syn", "dropped: a SYN that passed the pod's second guard by"};
+    case QANAT_CNT_GRANT_FORGED:
+      return {"grant_forged", "dropped: a SYN with another pod's granted addresses and ports"};
+    case QANAT_CNT_INBOUND_OPEN:
+      return {"inbound_open", "dropped: a SYN from outside while the pod's sk_lookup was away"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

@@ -10,6 +10,7 @@ namespace qanat::bpf {
 namespace {
 
 // linux/bpf.h of kernel 6.6; Debian 12's headers are older than tcx.
+constexpr int kBpfTcxIngress = 46;
 constexpr int kBpfTcxEgress = 47;
 constexpr uint32_t kLinkTypeTcx = 11;
 
@@ -29,6 +30,7 @@ int KernelAttachType(AttachType type) {
     case AttachType::kGetPeerName6: return BPF_CGROUP_INET6_GETPEERNAME;
     case AttachType::kSockOps: return BPF_CGROUP_SOCK_OPS;
     case AttachType::kSkLookup: return BPF_SK_LOOKUP;
+    case AttachType::kTcxIngress: return kBpfTcxIngress;
     case AttachType::kTcxEgress: return kBpfTcxEgress;
   }
   return BPF_SK_LOOKUP;
@@ -59,6 +61,12 @@ Status Link::Pin(const std::string& path) const {
 
 Status Link::Replace(int program_fd) {
   if (bpf_link_update(fd_.get(), program_fd, nullptr) != 0) return FailErrno("update link");
+  return {};
+}
+
+Status Link::Detach() const {
+  // ENOLINK: what it was attached to is gone.
+  if (bpf_link_detach(fd_.get()) != 0 && errno != ENOLINK) return FailErrno("detach link");
   return {};
 }
 

@@ -21,9 +21,10 @@ enum class AttachType {
   kRecvMsg6,
   kGetPeerName4,
   kGetPeerName6,
-  kSockOps,    // target: an fd of a cgroup directory
-  kSkLookup,   // target: an fd of a network namespace
-  kTcxEgress,  // target: an interface index
+  kSockOps,     // target: an fd of a cgroup directory
+  kSkLookup,    // target: an fd of a network namespace
+  kTcxIngress,  // target: an interface index
+  kTcxEgress,
 };
 
 int KernelAttachType(AttachType type);  // as enum bpf_attach_type
@@ -37,13 +38,14 @@ struct LinkInfo {
 class Link {
  public:
   Link() = default;
-  // For kTcxEgress the calling thread must be in the interface's network namespace.
+  // For the two of tcx the calling thread must be in the interface's network namespace.
   static Result<Link> Attach(int program_fd, AttachType type, int target);
   static Result<Link> OpenPinned(const std::string& path);
 
   Status Pin(const std::string& path) const;  // replaces an older pin of that name
   // The new program takes over between two packets; nothing is ever unattached.
   Status Replace(int program_fd);
+  Status Detach() const;  // at once, whoever else holds it
   Result<LinkInfo> Info() const;
   bool valid() const { return fd_.valid(); }
   int fd() const { return fd_.get(); }

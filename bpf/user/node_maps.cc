@@ -29,6 +29,8 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.verdicts, "verdicts"));
   QANAT_RETURN_IF_ERROR(open(maps.asked, "asked"));
   QANAT_RETURN_IF_ERROR(open(maps.flows, "flows"));
+  QANAT_RETURN_IF_ERROR(open(maps.host_ends, "host_ends"));
+  QANAT_RETURN_IF_ERROR(open(maps.source_ips, "source_ips"));
   return maps;
 }
 

@@ -32,6 +32,8 @@ struct NodeMaps {
   Map<qanat_verdict_key, qanat_verdict> verdicts;
   Map<__u32, __u32> asked;
   Map<qanat_tuple, qanat_flow> flows;
+  Map<__u32, qanat_host_end> host_ends;
+  Map<qanat_own_ip, __u8> source_ips;
 
   Result<qanat_counters> CountersOf(uint32_t pod_id) const;  // summed over the CPUs
   // From here on no connection is let past the proxy by a verdict. Live ones stay.

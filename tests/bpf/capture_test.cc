@@ -379,7 +379,9 @@ TEST_F(CaptureTest, ProgramsAreCheapToVerify) {
     auto ns = netns::NetNs::Open("/run/netns/" + pod.netns);
     ASSERT_TRUE(ns);
     const Status looked = ns->Run([&]() -> Status {
-      QANAT_ASSIGN_OR_RETURN(const uint32_t id, agent::tc::EgressProgram(if_nametoindex("eth0")));
+      QANAT_ASSIGN_OR_RETURN(
+          const uint32_t id,
+          agent::tc::ProgramAt(if_nametoindex("eth0"), agent::rtnl::Direction::kEgress));
       if (id != 0) programs["filter of " + pod.name] = id;
       return {};
     });
@@ -394,7 +396,7 @@ TEST_F(CaptureTest, ProgramsAreCheapToVerify) {
     EXPECT_GT(details.verified_insns, 100u) << name;
     std::printf("%s: %u instructions verified\n", name.c_str(), details.verified_insns);
   }
-  EXPECT_EQ(programs.size(), 11u + 2 * 2) << "eleven of the node, two of each pod";
+  EXPECT_EQ(programs.size(), 11u + 2 * 5) << "eleven of the node, five of each pod";
 }
 
 TEST_F(CaptureTest, UdpPassesAndIsCounted) {

@@ -38,7 +38,7 @@ uint32_t IdOf(const Fd& program) {
 bool HasClsact() { return std::system("tc qdisc show dev lo | grep -q clsact") == 0; }
 
 uint32_t Present() {
-  auto id = tc::EgressProgram(kLo);
+  auto id = tc::ProgramAt(kLo, rtnl::Direction::kEgress);
   EXPECT_TRUE(id) << id.error().message;
   return id ? *id : 0;
 }
@@ -56,15 +56,15 @@ TEST(FilterTest, IsPutReplacedAndTakenAwayWithItsClsact) {
   InFreshNamespace([] {
     const Fd first = LoadFilter(), second = LoadFilter();
     EXPECT_EQ(Present(), 0u);
-    EXPECT_TRUE(tc::DetachEgress(kLo)) << "nothing is there";
-    EXPECT_TRUE(tc::AttachEgress(first.get(), kLo));
+    EXPECT_TRUE(tc::Detach(kLo)) << "nothing is there";
+    EXPECT_TRUE(tc::Attach(first.get(), kLo, rtnl::Direction::kEgress));
     EXPECT_EQ(Present(), IdOf(first));
-    EXPECT_TRUE(tc::AttachEgress(second.get(), kLo));
+    EXPECT_TRUE(tc::Attach(second.get(), kLo, rtnl::Direction::kEgress));
     EXPECT_EQ(Present(), IdOf(second));
-    EXPECT_TRUE(tc::DetachEgress(kLo));
+    EXPECT_TRUE(tc::Detach(kLo));
     EXPECT_EQ(Present(), 0u);
     EXPECT_FALSE(HasClsact());
-    EXPECT_TRUE(tc::DetachEgress(kLo));
+    EXPECT_TRUE(tc::Detach(kLo));
   });
 }
 
@@ -77,9 +77,9 @@ TEST(FilterTest, FiltersOfOthersStay) {
     ASSERT_EQ(bpf_tc_hook_create(&hook), 0);
     ASSERT_EQ(bpf_tc_attach(&hook, &filter), 0);
     EXPECT_EQ(Present(), 0u);
-    EXPECT_TRUE(tc::AttachEgress(program.get(), kLo));
+    EXPECT_TRUE(tc::Attach(program.get(), kLo, rtnl::Direction::kEgress));
     EXPECT_EQ(Present(), IdOf(program));
-    EXPECT_TRUE(tc::DetachEgress(kLo));
+    EXPECT_TRUE(tc::Detach(kLo));
     EXPECT_TRUE(HasClsact());
     auto left = rtnl::Filters(kLo, rtnl::Direction::kIngress);
     ASSERT_TRUE(left);

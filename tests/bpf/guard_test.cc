@@ -4,11 +4,6 @@
 // CAP_NET_RAW can do to a socket after the connect hook has seen it does not let it out.
 #include <bpf/bpf.h>
 #include <gtest/gtest.h>
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -17,56 +12,13 @@
 #include "bpf/user/node_maps.h"
 #include "common/netns/netns.h"
 #include "tests/bpf/bed.h"
+#include "tests/bpf/recorder.h"
 
 namespace qanat::test {
 namespace {
 
 constexpr const char* kOut4 = "10.66.9.9:8080";
 constexpr const char* kOut6 = "[fd66:9::9]:8080";
-
-// Frames that arrive at one interface.
-class Recorder {
- public:
-  Recorder(const std::string& netns, const std::string& device) {
-    auto ns = netns::NetNs::Open("/run/netns/" + netns);
-    if (!ns) return;
-    (void)ns->Run([&]() -> Status {
-      sockaddr_ll to{};
-      to.sll_family = AF_PACKET;
-      to.sll_protocol = htons(ETH_P_ALL);
-      to.sll_ifindex = static_cast<int>(::if_nametoindex(device.c_str()));
-      Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-      if (fd && to.sll_ifindex != 0 &&
-          ::bind(fd.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) == 0)
-        fd_ = std::move(fd);
-      return {};
-    });
-  }
-  bool valid() const { return fd_.valid(); }
-  // SYNs (without ACK) that came out of the pod since the last call.
-  int Syns() {
-    int count = 0;
-    uint8_t frame[2048];
-    sockaddr_ll from{};
-    socklen_t size = sizeof from;
-    for (ssize_t n; (n = ::recvfrom(fd_.get(), frame, sizeof frame, 0,
-                                    reinterpret_cast<sockaddr*>(&from), &size)) > 0;
-         size = sizeof from)
-      count += from.sll_pkttype != PACKET_OUTGOING && IsSyn(frame, static_cast<size_t>(n));
-    return count;
-  }
-
- private:
-  static bool IsSyn(const uint8_t* frame, size_t size) {
-    if (size < 54) return false;
-    const int type = frame[12] << 8 | frame[13];
-    size_t tcp = 0;
-    if (type == ETH_P_IP && frame[23] == IPPROTO_TCP) tcp = 14 + (frame[14] & 0x0f) * 4u;
-    if (type == ETH_P_IPV6 && frame[20] == IPPROTO_TCP) tcp = 54;
-    return tcp != 0 && size > tcp + 13 && (frame[tcp + 13] & 0x12) == 0x02;
-  }
-  Fd fd_;
-};
 
 class GuardTest : public ::testing::Test {
  protected:
@@ -126,7 +78,7 @@ class GuardTest : public ::testing::Test {
 
 TEST_F(GuardTest, NothingLeavesWithoutAnyOneLink) {
   const auto links = Links();
-  ASSERT_EQ(links.size(), 11u + 2u);
+  ASSERT_EQ(links.size(), 11u + 5u);
   for (const std::string& link : links)
     ExpectNothingLeaves(link, [&] {
       const std::string path = bed_.bpf_dir() + "/links/" + link;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breaks the kernel programs one place at a time, and expects a test to notice each.
 
-The per-pod programs go to bpf_run_test as an object file. Those of the node (connect, bind, sockops) are put into a
+The per-pod programs and those at the node's ends of veths go to bpf_run_test as an object file. Those of the node (connect, bind, sockops) are put into a
 copy of the agent in place of its own, and bpf_capture_test runs with that one; `--quick` leaves these out. A mutant
 that no longer applies fails: whoever changes that line says here how it could be broken.
 
@@ -23,15 +23,23 @@ QUICK = "--quick" in sys.argv
 POD = [
     ("guard lets SYNs out", "guard.bpf.c", "  count(id, QANAT_CNT_GUARD_DROPPED);\n  return TCX_DROP;",
      "  count(id, QANAT_CNT_GUARD_DROPPED);\n  return TCX_NEXT;"),
-    ("guard drops SYN-ACKs", "guard.bpf.c", "(flags & (kFlagSyn | kFlagAck)) != kFlagSyn", "!(flags & kFlagSyn)"),
-    ("guard takes a cut header for none", "guard.bpf.c", "if (bpf_skb_load_bytes(skb, offset, h, sizeof(h))) return -1;",
+    ("guard drops SYN-ACKs", "include/packet.bpf.h", "return (flags & (kFlagSyn | kFlagAck)) == kFlagSyn", "return (flags & kFlagSyn)"),
+    ("guard takes a cut header for none", "include/packet.bpf.h", "if (bpf_skb_load_bytes(skb, offset, h, sizeof(h))) return -1;",
      "if (bpf_skb_load_bytes(skb, offset, h, sizeof(h))) return 0;"),
-    ("guard reads no IP options", "guard.bpf.c", "(h[0] & 0x0f) * 4", "20"),
-    ("guard takes the first fragment for a later one", "guard.bpf.c", "(h[6] & 0x1f)", "(h[6] & 0x3f)"),
-    ("guard takes later fragments for SYNs", "guard.bpf.c", "if (h[2] || (h[3] & 0xf8)) return 0;", ""),
-    ("guard gives up behind extension headers", "guard.bpf.c", "i < 6", "i < 1"),
-    ("guard counts an extension header's words from one", "guard.bpf.c", "(h[1] + 1) * 8", "h[1] * 8 + 16"),
-    ("guard looks at IPv4 only", "guard.bpf.c", "if (protocol != bpf_htons(ETH_P_IPV6)) return 0;", "return 0;"),
+    ("guard reads no IP options", "include/packet.bpf.h", "(h[0] & 0x0f) * 4", "20"),
+    ("guard takes the first fragment for a later one", "include/packet.bpf.h", "(h[6] & 0x1f)", "(h[6] & 0x3f)"),
+    ("guard takes later fragments for SYNs", "include/packet.bpf.h", "if (h[2] || (h[3] & 0xf8)) return 0;", ""),
+    ("guard gives up behind extension headers", "include/packet.bpf.h", "i < 6", "i < 1"),
+    ("guard counts an extension header's words from one", "include/packet.bpf.h", "(h[1] + 1) * 8", "h[1] * 8 + 16"),
+    ("guard looks at IPv4 only", "include/packet.bpf.h", "if (protocol != bpf_htons(ETH_P_IPV6)) return 0;", "return 0;"),
+    ("guard lets a tagged frame out", "include/packet.bpf.h", "if (!protocol || is_tagged(protocol)) return -1;", "if (!protocol) return -1;"),
+    ("guard takes a plain SYN for a later segment", "include/packet.bpf.h",
+     "(d[ETH_HLEN + 20 + kFlagsOffset] & (kFlagSyn | kFlagAck)) != kFlagSyn", "1"),
+    ("ingress asks nobody", "ingress.bpf.c", "return QANAT_FIELD(*answer) == id;", "return 1;"),
+    ("ingress takes an old answer", "ingress.bpf.c", "  *answer = 0;\n", ""),
+    ("ingress lets in what it cannot read", "ingress.bpf.c", "read_tuple(skb, offset, &t)) return 0;", "read_tuple(skb, offset, &t)) return 1;"),
+    ("ingress closes a pod that leaves", "ingress.bpf.c", "mode == QANAT_MODE_OFF || mode == QANAT_MODE_DRAIN", "mode == QANAT_MODE_OFF"),
+    ("lookup does not answer", "sk_lookup.bpf.c", "if (answer) *answer = id;", ""),
     ("lookup gives the wire to the application", "sk_lookup.bpf.c", "__u32 role = QANAT_ROLE_INBOUND;\n  if (", "__u32 role = QANAT_ROLE_INBOUND;\n  if (to_own) return SK_PASS;\n  if ("),
     ("lookup mixes up the listeners", "sk_lookup.bpf.c", "    role = QANAT_ROLE_HBONE;", "    role = QANAT_ROLE_INBOUND;"),
     ("lookup leaves 15008 to applications", "sk_lookup.bpf.c", "tuple.dport == QANAT_PORT_HBONE) {\n    role", "0) {\n    role"),
@@ -47,6 +55,27 @@ POD = [
     ("lookup takes what the pod says to itself", "sk_lookup.bpf.c", "(to_own && is_own(&tuple.src)) || ", ""),
     ("lookup hands a probe to the proxy", "sk_lookup.bpf.c", "(failed ? 0 : QANAT_SEEN_ASSIGN));\n    return SK_DROP;",
      "(failed ? 0 : QANAT_SEEN_ASSIGN));\n    return SK_PASS;"),
+]
+HOST = [
+    ("host_in lets any source out", "host_in.bpf.c", "    count(id, QANAT_CNT_FOREIGN_SOURCE);\n    return TCX_DROP;",
+     "    count(id, QANAT_CNT_FOREIGN_SOURCE);\n    return TCX_NEXT;"),
+    ("host_in does not look at ARP", "host_in.bpf.c", "  if (type == bpf_htons(ETH_P_ARP)) return is_own_arp(skb, end);\n", ""),
+    ("host_in believes advertisements", "host_in.bpf.c", "if (type != 136) return 1;", "return 1;"),
+    ("host_in takes ARP of any sizes", "host_in.bpf.c", " || h[2] != bpf_htons(0x0604)", ""),
+    ("host_in takes another pod's further address", "host_in.bpf.c", "{end->pod_id, *ip}", "{end->pod_id + 1, *ip}"),
+    ("host_in lets nobody ask for an address", "host_in.bpf.c", "if (ip_is_any(ip)) return 1;", ""),
+    ("host_in lets tags out", "host_in.bpf.c", "if (!type || is_tagged(type)) return 0;", "if (!type) return 0;"),
+    ("host_in wants no sign", "host_in.bpf.c", "syn && !is_signed && (QANAT_FIELD(end->flags) & QANAT_END_SIGNED)", "0"),
+    ("host_in wants a sign that may not cross", "host_in.bpf.c", "!is_signed && (QANAT_FIELD(end->flags) & QANAT_END_SIGNED)", "!is_signed"),
+    ("host_in closes a pod that leaves", "host_in.bpf.c", "mode != QANAT_MODE_OFF && mode != QANAT_MODE_DRAIN", "mode != QANAT_MODE_OFF"),
+    ("host_in opens an unknown interface", "host_in.bpf.c", "if (!end) return TCX_DROP;", "if (!end) return TCX_NEXT;"),
+    ("host_in lets a spoofed probe go", "host_in.bpf.c", "if (!own || read_tuple", "if (read_tuple"),
+    ("host_out honours a grant from anywhere", "host_out.bpf.c", "if (source && source->netns == grant->source) return", "return"),
+    ("host_out honours it from any pod", "host_out.bpf.c", "source && source->netns == grant->source", "source"),
+    ("host_out looks at the proxy's grants", "host_out.bpf.c", " || grant->kind != QANAT_GRANT_DIRECT", ""),
+    ("host_out lets probes in", "host_out.bpf.c", "        __sync_fetch_and_or(&probe->seen, seen);\n        return TCX_DROP;",
+     "        __sync_fetch_and_or(&probe->seen, seen);\n        return TCX_NEXT;"),
+    ("host_out takes any way for the straight one", "host_out.bpf.c", "probe->slot == from ? QANAT_SEEN_HOST_OUT : QANAT_SEEN_OTHER_WAY", "QANAT_SEEN_HOST_OUT"),
 ]
 # ... and the tests of bpf_capture_test that are asked
 OUT = "*OutgoingIpv*"
@@ -142,6 +171,13 @@ class Mutants(unittest.TestCase):
         for name, file, old, new in POD:
             with self.subTest(name):
                 self.assertFalse(self.passes("bpf_run_test", {"QANAT_POD_HOOKS": self.built("pod_hooks", [(file, old, new)])}),
+                                 "no test noticed")
+
+    def test_host_programs(self):
+        self.assertTrue(self.passes("bpf_run_test", {"QANAT_HOST_HOOKS": self.built("host_hooks", [])}, "HostTest*"), "unbroken")
+        for name, file, old, new in HOST:
+            with self.subTest(name):
+                self.assertFalse(self.passes("bpf_run_test", {"QANAT_HOST_HOOKS": self.built("host_hooks", [(file, old, new)])}, "HostTest*"),
                                  "no test noticed")
 
     def agent_with(self, linked):

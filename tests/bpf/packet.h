@@ -65,6 +65,41 @@ inline Bytes Fragment6(uint8_t next, uint16_t offset_and_flags) {
           1};
 }
 
+// With these last words of the addresses: 10.0.0.LAST and fd00::LAST, of a packet of Ip4 or Ip6.
+inline Bytes Between(Bytes packet, uint8_t from, uint8_t to) {
+  const bool v4 = packet[12] == 0x08;
+  packet[v4 ? 29 : 37] = from;
+  packet[v4 ? 33 : 53] = to;
+  if (!v4) packet[23] = packet[39] = 0;
+  return packet;
+}
+inline Bytes Ports(Bytes packet, size_t at, uint16_t from, uint16_t to) {
+  packet[at] = static_cast<uint8_t>(from >> 8);
+  packet[at + 1] = static_cast<uint8_t>(from);
+  packet[at + 2] = static_cast<uint8_t>(to >> 8);
+  packet[at + 3] = static_cast<uint8_t>(to);
+  return packet;
+}
+// ARP of `sender` 10.0.0.LAST.
+inline Bytes Arp(uint8_t sender) {
+  return Ethernet(0x0806) + Bytes{0,  1, 8, 0,      6, 4, 0, 1, 2, 2, 2,  2, 2, 2,
+                                  10, 0, 0, sender, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1};
+}
+// ICMPv6 with an address, as neighbour solicitations (135) and advertisements (136) have one.
+inline Bytes Neighbour(uint8_t type, uint8_t last) {
+  Bytes h(24, 0);
+  h[0] = type;
+  h[8] = 0xfd;
+  h[23] = last;
+  return h;
+}
+// The same with a tag behind the addresses of the frame.
+inline Bytes Tagged(Bytes packet, uint16_t kind = 0x8100) {
+  const Bytes tag = {static_cast<uint8_t>(kind >> 8), static_cast<uint8_t>(kind), 0, 0};
+  packet.insert(packet.begin() + 12, tag.begin(), tag.end());
+  return packet;
+}
+
 inline Bytes Tcp(uint8_t flags) {
   Bytes h(20, 0);
   h[1] = 80;

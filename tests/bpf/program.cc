@@ -2,6 +2,7 @@
 #include "tests/bpf/program.h"
 
 #include <bpf/bpf.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -36,11 +37,16 @@ void SetIp(Words& to, const char* text) {
 
 }  // namespace
 
-PodPrograms::PodPrograms(const std::string& file)
+Programs::Programs(const std::string& file)
     : object_(bpf_object__open_file(file.c_str(), nullptr)) {
   Must(object_ != nullptr, "open " + file);
+}
+
+void Programs::Load() { Must(bpf_object__load(object_.get()) == 0, "load the programs"); }
+
+PodPrograms::PodPrograms(const std::string& file) : Programs(file) {
   bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, object_.get()) {
+  bpf_object__for_each_map(map, object()) {
     if (std::string(bpf_map__name(map)).find(".rodata") == std::string::npos) continue;
     size_t size = 0;
     auto* rodata = static_cast<decltype(pod_hooks::rodata)>(
@@ -48,30 +54,53 @@ PodPrograms::PodPrograms(const std::string& file)
     Must(rodata != nullptr && size == sizeof *rodata, "the programs' constants");
     rodata->lookup_pod_id = kPod;
     rodata->guard_pod_id = kPod;
+    rodata->ingress_pod_id = kPod;
     SetIp(rodata->lookup_ip4, kIp4);
     SetIp(rodata->lookup_ip6, kIp6);
   }
-  Must(bpf_object__load(object_.get()) == 0, "load " + file);
+  Load();
 }
 
-int PodPrograms::MapFd(const char* name) const {
+HostPrograms::HostPrograms(const std::string& file) : Programs(file) {
+  Load();
+  SetEnd(0);
+}
+
+void HostPrograms::SetEnd(uint32_t flags, uint32_t device, uint64_t netns) {
+  const qanat_host_end end{netns, kPod, flags, Ip(kIp4), Ip(kIp6)};
+  Put("host_ends", &device, &end);
+}
+
+int Programs::MapFd(const char* name) const {
   const int fd = bpf_object__find_map_fd_by_name(object_.get(), name);
   Must(fd >= 0, std::string("map ") + name);
   return fd;
 }
 
-int PodPrograms::ProgramFd(const char* name) const {
+int Programs::ProgramFd(const char* name) const {
   const bpf_program* program = bpf_object__find_program_by_name(object_.get(), name);
   Must(program != nullptr, std::string("program ") + name);
   return bpf_program__fd(program);
 }
 
-int PodPrograms::Guard(const std::vector<uint8_t>& packet) {
+int Programs::Run(const char* program, const std::vector<uint8_t>& packet,
+                  uint32_t ingress_ifindex) {
   LIBBPF_OPTS(bpf_test_run_opts, options);
+  __sk_buff context{};
+  context.ingress_ifindex = ingress_ifindex;
   options.data_in = packet.data();
   options.data_size_in = static_cast<uint32_t>(packet.size());
-  Must(bpf_prog_test_run_opts(ProgramFd("qanat_guard"), &options) == 0, "run the guard");
+  options.ctx_in = &context;
+  options.ctx_size_in = sizeof context;
+  Must(bpf_prog_test_run_opts(ProgramFd(program), &options) == 0, std::string("run ") + program);
   return static_cast<int>(options.retval);
+}
+
+Fd PodPrograms::AttachLookup() {
+  const Fd ns(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+  Fd link(bpf_link_create(ProgramFd("qanat_sk_lookup"), ns.get(), BPF_SK_LOOKUP, nullptr));
+  Must(link.valid(), "attach sk_lookup");
+  return link;
 }
 
 PodPrograms::Found PodPrograms::Find(const Lookup& lookup) {
@@ -99,7 +128,7 @@ PodPrograms::Found PodPrograms::Find(const Lookup& lookup) {
   return {static_cast<int>(options.retval), out.cookie};
 }
 
-void PodPrograms::SetState(uint32_t mode, uint32_t generation, uint32_t workers) {
+void Programs::SetState(uint32_t mode, uint32_t generation, uint32_t workers) {
   qanat_pod_state state{};
   state.mode = mode;
   state.generation = generation;
@@ -124,19 +153,27 @@ void PodPrograms::CloseListener(uint32_t role, uint32_t worker) {
   listeners_[role][worker].Reset();
 }
 
-qanat_tuple PodPrograms::Tuple(const std::string& from, const std::string& to) {
+qanat_ip Programs::Ip(const std::string& ip) {
+  return bpf::ToKernel(net::IpAddress::Parse(ip).value());
+}
+
+qanat_tuple Programs::Tuple(const std::string& from, const std::string& to) {
   return bpf::ToKernel(Parse(from), Parse(to));
 }
 
-void PodPrograms::Put(const char* map, const void* key, const void* value) {
+void Programs::Put(const char* map, const void* key, const void* value) {
   Must(bpf_map_update_elem(MapFd(map), key, value, BPF_ANY) == 0, std::string("write ") + map);
 }
 
-bool PodPrograms::Get(const char* map, const void* key, void* value) {
+void Programs::Delete(const char* map, const void* key) {
+  Must(bpf_map_delete_elem(MapFd(map), key) == 0, std::string("delete from ") + map);
+}
+
+bool Programs::Get(const char* map, const void* key, void* value) {
   return bpf_map_lookup_elem(MapFd(map), key, value) == 0;
 }
 
-uint64_t PodPrograms::Counter(qanat_counter which) {
+uint64_t Programs::Counter(qanat_counter which) {
   std::vector<qanat_counters> values(static_cast<size_t>(bpf::PossibleCpus()));
   Must(Get("counters", &kPod, values.data()), "counters");
   uint64_t sum = 0;

@@ -113,7 +113,7 @@ std::vector<Process> RepairTest::servers_;
 
 TEST_F(RepairTest, EachLinkThatIsDetached) {
   const auto links = Links();
-  ASSERT_EQ(links.size(), 11u + 2u) << "eleven of the node, two of the pod";
+  ASSERT_EQ(links.size(), 11u + 5u) << "eleven of the node, five of the pod";
   for (const std::string& link : links) {
     auto pinned = bpf::Link::OpenPinned(Pin(link));
     ASSERT_TRUE(pinned) << link;
@@ -146,6 +146,8 @@ TEST_F(RepairTest, EachLinkWhoseProgramWasReplaced) {
       {"sockops", BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, 1},
       {"-lookup", BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, 1},
       {"-guard-", BPF_PROG_TYPE_SCHED_CLS, {}, kTcxNext},
+      {"-ingress-", BPF_PROG_TYPE_SCHED_CLS, {}, kTcxNext},
+      {"-host_", BPF_PROG_TYPE_SCHED_CLS, {}, kTcxNext},
   };
   for (const Kind& kind : kinds)
     for (const std::string& link : Links()) {
@@ -247,7 +249,7 @@ TEST_F(RepairTest, ARuleInFrontOfOursCutsThePodOffAndItSaysSo) {
 TEST_F(RepairTest, AnotherInterfaceIsGuarded) {
   ASSERT_TRUE(
       bed_->Sh(a_.netns, "ip link add second type veth peer name third && ip link set second up"));
-  ExpectWithinASecond("second", [] { return Links().size() == 11u + 4u; });
+  ExpectWithinASecond("second", [] { return Links().size() == 11u + 9u; });
   ASSERT_TRUE(bed_->Sh(a_.netns, "ip link del second"));
 }
 

@@ -46,6 +46,10 @@ const Packet kPackets[] = {
     {"ACK", Ip4(kTcp) + Tcp(kAck), kNext},
     {"RST", Ip4(kTcp) + Tcp(kRst), kNext},
     {"no flags", Ip4(kTcp) + Tcp(0), kNext},
+    {"SYN-ACK behind IP options", Ip4(kTcp, 0, 10) + Tcp(kSyn | kAck), kNext},
+    // A receiver takes a tag of number 0 off.
+    {"SYN behind a tag", Tagged(Ip4(kTcp) + Tcp(kSyn)), kDrop},
+    {"SYN behind a provider's tag", Tagged(Ip4(kTcp) + Tcp(kSyn), 0x88a8), kDrop},
     {"ACK behind IP options", Ip4(kTcp, 0, 10) + Tcp(kAck), kNext},
     // What would be its flags are data: a receiver takes the ports of the first fragment.
     {"later fragment, near", Ip4(kTcp, 0x0001) + Tcp(kSyn), kNext},

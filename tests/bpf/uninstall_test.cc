@@ -90,7 +90,7 @@ class UninstallTest : public ::testing::Test {
     bed_.StartPeer();
     ASSERT_TRUE(bed_.WaitEnabled(a_)) << bed_.StatusText(a_);
     objects_.Note(bed_.bpf_dir());
-    ASSERT_GT(objects_.size(), 15u);
+    ASSERT_GT(objects_.size(), 18u);
   }
   // What an agent in a cluster leaves beside what this one does.
   void InstallPlugin() {
@@ -104,8 +104,8 @@ class UninstallTest : public ::testing::Test {
     return bed_.CleanupAgent("--uninstall",
                              {"--cni-conf-dir", conf_, "--cni-bin-dir", bin_, "--lib-dir", lib_});
   }
-  std::string Output(const std::string& command) {
-    return bed_.Run({a_.netns, "host"}, [&] {
+  std::string Output(const std::string& command, const std::string& netns = "") {
+    return bed_.Run({netns.empty() ? a_.netns : netns, "host"}, [&] {
       std::string out;
       FILE* pipe = ::popen((command + " 2>/dev/null").c_str(), "r");
       char buffer[4096];
@@ -133,9 +133,11 @@ class UninstallTest : public ::testing::Test {
     for (const char* name :
          {"ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"})
       if (Output(std::string("cat /proc/sys/net/") + name) != "0\n") out.push_back(name);
-    std::istringstream filters(
-        Output("tc qdisc show; tc filter show dev eth0 ingress;"
-               "tc filter show dev eth0 egress"));
+    std::istringstream filters(Output("tc qdisc show; tc filter show dev eth0 ingress;"
+                                      "tc filter show dev eth0 egress") +
+                               Output("tc qdisc show; tc filter show dev va ingress;"
+                                      "tc filter show dev va egress",
+                                      bed_.node_ns()));
     for (std::string line; std::getline(filters, line);)
       if (line.find("clsact") != std::string::npos || line.find("qanat") != std::string::npos)
         out.push_back("tc " + line);
@@ -212,6 +214,9 @@ TEST_F(UninstallTest, TheSearchFindsWhatIsPlanted) {
     ASSERT_TRUE(bed_.Sh(a_.netns, remove)) << remove;
     EXPECT_THAT(Leftovers(), IsEmpty()) << remove;
   }
+  ASSERT_TRUE(bed_.Sh(bed_.node_ns(), "tc qdisc add dev va clsact"));
+  EXPECT_EQ(Leftovers().size(), 1u) << "at the node's end of the veth";
+  ASSERT_TRUE(bed_.Sh(bed_.node_ns(), "tc qdisc del dev va clsact"));
   for (const std::string& path : {pin, bed_.zds_folder(), bed_.dir() + "/agent-state",
                                   bed_.dir() + "/cni.sock", bin_ + "/qanat-cni", lib_}) {
     fs::create_directories(path);
