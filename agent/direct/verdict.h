@@ -34,6 +34,8 @@ struct Member {
   Wish wish = Wish::kDirect;
   // That its veth carries addresses as they are, and nobody else's, was seen (path probe).
   bool path_proved = false;
+  // Its proxy heeds what the kernel has drawn (vips.h): our own does, no other.
+  bool proxy_reads_draws = false;
 };
 
 struct Verdict {

@@ -214,6 +214,7 @@ void Enroller::FillAll() {
       WriteStatus(*entry);
       continue;
     }
+    entry->reads_draws = report->reads_draws;
     const auto dns = SwitchDns(*entry, found_dns);
     if (!dns) {
       entry->filled = false;

@@ -76,6 +76,12 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_OUTSIDE_SCTP: return {"outside_sctp", "SCTP packets that left, not captured"};
     case QANAT_CNT_OUTSIDE_OTHER:
       return {"outside_other", "packets of another protocol that left, not captured"};
+    case QANAT_CNT_VIP_DIRECT:
+      return {"vip_direct", "connections to services that went straight to the drawn endpoint"};
+    case QANAT_CNT_VIP_PROXY:
+      return {"vip_proxy", "connections to services whose drawn endpoint the proxy reaches"};
+    case QANAT_CNT_VIP_SUSPENDED:
+      return {"vip_suspended", "the drawn endpoint did not answer lately: the proxy picks"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};
