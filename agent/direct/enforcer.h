@@ -43,7 +43,7 @@ struct EnforcerStats {
   uint64_t policy_version = 0;  // the snapshot's, likewise
   size_t verdicts = 0, direct = 0;
   size_t vips = 0, drawn = 0;  // services asked for, by pod; those that the kernel draws for
-  uint64_t answered = 0;  // questions of the hooks
+  uint64_t answered = 0;       // questions of the hooks
   uint64_t revocations = 0;
   uint64_t ended = 0;     // connections, by a refusal
   uint64_t failures = 0;  // of the kernel's interface; the path is off until one works again

@@ -43,15 +43,13 @@ bool Enforcer::AnswerVip(const VipKey& key) {
 }
 
 // Before anything that depends on it is called enforced: who connects after that to a service which
-// has a waypoint now meets the proxy. Endpoints that come and go need no waiting: their verdicts say
-// whether they may be reached straight.
+// has a waypoint now meets the proxy. Endpoints that come and go need no waiting: their verdicts
+// say whether they may be reached straight.
 bool Enforcer::RecompileVips() {
   const FindPod find = PodsByName();
-  const VipChanges changes =
-      vips_.Recompile([&](const VipKey& key) { return Compile(key, find); });
+  const VipChanges changes = vips_.Recompile([&](const VipKey& key) { return Compile(key, find); });
   if (!Write(changes)) return false;
-  return !changes.tightened ||
-         Check(kernel_.AwaitPrograms(), "wait for the kernel's programs");
+  return !changes.tightened || Check(kernel_.AwaitPrograms(), "wait for the kernel's programs");
 }
 
 bool Enforcer::Write(const VipChanges& changes) {

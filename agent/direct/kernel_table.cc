@@ -29,8 +29,7 @@ qanat_verdict_key ToKernel(const VerdictKey& key) {
 
 std::optional<VipKey> VipOf(const qanat_miss& miss) {
   if (miss.key.dst_serial != 0) return std::nullopt;
-  return VipKey{miss.key.src_serial,
-                net::SocketAddress(bpf::FromKernel(miss.dst), miss.key.port)};
+  return VipKey{miss.key.src_serial, net::SocketAddress(bpf::FromKernel(miss.dst), miss.key.port)};
 }
 
 qanat_vip_key ToKernel(const VipKey& key) {

@@ -45,8 +45,8 @@ VipEndpoint EndpointOf(const state::MeshSnapshot& snapshot, const route::Mesh& m
   const net::IpAddress ip = lb::ChooseAddress(workload, asked.ip(), service.ip_families);
   if (!ip.is_set() || ip.family() != asked.ip().family()) return endpoint;
   const auto& own = source.facts.addresses;
-  const auto source_ip = std::find_if(
-      own.begin(), own.end(), [&](const auto& one) { return one.family() == ip.family(); });
+  const auto source_ip = std::find_if(own.begin(), own.end(),
+                                      [&](const auto& one) { return one.family() == ip.family(); });
   if (source_ip == own.end()) return endpoint;
   const net::SocketAddress target(ip, port);
   if (!Judge(snapshot, mesh, source, *source_ip, *here.member, target).direct) return endpoint;

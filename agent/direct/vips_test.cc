@@ -218,18 +218,18 @@ TEST(Vips, TheCallerItselfIsToldToTheProxy) {
   World world;
   world.Add(7, true);
   world.Add(8, true);
-  auto entry = CompileVip(*world.Snapshot(), {}, world.members["b7"], At("10.96.0.10:80"),
-                          [&](std::string_view, std::string_view name) -> PodHere {
-                            return {static_cast<uint32_t>(name[1] - '0'),
-                                    &world.members[std::string(name)]};
-                          });
+  auto entry =
+      CompileVip(*world.Snapshot(), {}, world.members["b7"], At("10.96.0.10:80"),
+                 [&](std::string_view, std::string_view name) -> PodHere {
+                   return {static_cast<uint32_t>(name[1] - '0'), &world.members[std::string(name)]};
+                 });
   ExpectProxyPicks(entry, "not all");  // its proxy does not read draws
   world.members["b7"].proxy_reads_draws = true;
-  entry = CompileVip(*world.Snapshot(), {}, world.members["b7"], At("10.96.0.10:80"),
-                     [&](std::string_view, std::string_view name) -> PodHere {
-                       return {static_cast<uint32_t>(name[1] - '0'),
-                               &world.members[std::string(name)]};
-                     });
+  entry =
+      CompileVip(*world.Snapshot(), {}, world.members["b7"], At("10.96.0.10:80"),
+                 [&](std::string_view, std::string_view name) -> PodHere {
+                   return {static_cast<uint32_t>(name[1] - '0'), &world.members[std::string(name)]};
+                 });
   ASSERT_EQ(entry.endpoints.size(), 2u) << entry.why_not;
   EXPECT_EQ(Find(entry, 7)->destination, 0u);
   EXPECT_EQ(Find(entry, 8)->destination, 8u);
@@ -273,7 +273,8 @@ TEST(Vips, SharesAreThoseOfTheProxysPick) {
     std::map<uint32_t, uint32_t> drawn;  // by code
     for (uint32_t at = 0; at < vip.total; ++at) {
       uint32_t which = 0;
-      for (const auto& endpoint : vip.endpoints) which += static_cast<uint32_t>(at >= endpoint.until);
+      for (const auto& endpoint : vip.endpoints)
+        which += static_cast<uint32_t>(at >= endpoint.until);
       ASSERT_LT(which, vip.count);
       ++drawn[vip.endpoints[which].code];
     }
@@ -285,10 +286,9 @@ TEST(Vips, SharesAreThoseOfTheProxysPick) {
       if (weight == 0) continue;
       route::OutboundOptions options;
       options.drawn = CodeOf(n);
-      const route::Route route =
-          route::DecideOutbound(*world.Snapshot(), *world.Snapshot()->WorkloadByUid(
-                                                       "Kubernetes//Pod/shop/frontend"),
-                                At("10.96.0.10:80"), [&] { return uint64_t{random()}; }, options);
+      const route::Route route = route::DecideOutbound(
+          *world.Snapshot(), *world.Snapshot()->WorkloadByUid("Kubernetes//Pod/shop/frontend"),
+          At("10.96.0.10:80"), [&] { return uint64_t{random()}; }, options);
       EXPECT_EQ(route.target, At("10.91.1." + std::to_string(n) + ":8080"));
     }
     EXPECT_EQ(vip.total, sum);
@@ -299,9 +299,9 @@ TEST(Vips, SharesAreThoseOfTheProxysPick) {
     const int picks = 2000;
     std::mt19937_64 draws(round);
     for (int i = 0; i < picks; ++i) {
-      ++picked[route::DecideOutbound(*snapshot, *source, At("10.96.0.10:80"),
-                                     [&] { return draws(); })
-                   .target.ToString()];
+      ++picked[route::DecideOutbound(*snapshot, *source, At("10.96.0.10:80"), [&] {
+                 return draws();
+               }).target.ToString()];
     }
     for (const auto& [n, pod] : world.pods) {
       const double p = static_cast<double>(pod.capacity().value()) / sum;

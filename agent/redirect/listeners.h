@@ -20,8 +20,8 @@ struct FoundListener {
   uint64_t netns_cookie = 0;
   uint64_t socket_cookie = 0;
   uint32_t role = 0;  // qanat_role
-  // SO_RCVMARK, which does nothing to TCP: our own proxy says by it that it reads the mark of what it
-  // accepts (QANAT_MARK_DRAWN).
+  // SO_RCVMARK, which does nothing to TCP: our own proxy says by it that it reads the mark of what
+  // it accepts (QANAT_MARK_DRAWN).
   bool reads_marks = false;
 };
 

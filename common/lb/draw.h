@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel's part in load balancing: on the way to a pod of this node that may be reached straight
-// it draws the endpoint itself, with the same weights. When the draw falls on another one the proxy
-// has to take that: a second draw would give the near ones their share twice. The kernel says which
-// it is by the mark of the connection, whose upper bits are a code of the endpoint. Pure.
+// The kernel's part in load balancing: on the way to a pod of this node that may be reached
+// straight it draws the endpoint itself, with the same weights. When the draw falls on another one
+// the proxy has to take that: a second draw would give the near ones their share twice. The kernel
+// says which it is by the mark of the connection, whose upper bits are a code of the endpoint.
+// Pure.
 #pragma once
 
 #include <cstdint>

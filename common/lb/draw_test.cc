@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
+
 #include "common/lb/pick_cache.h"
 
 namespace qanat::lb {
@@ -18,21 +20,21 @@ class Drawn : public ::testing::Test {
     for (const char* name : {"a", "b", "c"}) Add(name, "n1");
   }
   model::Workload& Add(const std::string& name, const std::string& node) {
-    auto workload = std::make_shared<model::Workload>();
-    workload->uid = "Kubernetes//Pod/shop/" + name;
-    workload->addresses = {*net::IpAddress::Parse("10.0.0." + std::to_string(list_.size() + 1))};
-    workload->node = node;
-    all_.push_back(workload);
-    list_.push_back({model::WorkloadPtr(workload), nullptr});
-    return *workload;
+    model::Workload& workload = all_.emplace_back();
+    workload.uid = "Kubernetes//Pod/shop/" + name;
+    workload.addresses = {*net::IpAddress::Parse("10.0.0." + std::to_string(all_.size()))};
+    workload.node = node;
+    return workload;
   }
   std::optional<Pick> Of(const std::string& name, const Avoid& avoid = {}, uint16_t port = 80) {
-    return PickDrawn(service_, list_, source_, port, *net::IpAddress::Parse("10.96.0.1"),
+    model::EndpointList list;
+    for (const model::Workload& workload : all_)
+      list.push_back({model::WorkloadPtr(workload), nullptr});
+    return PickDrawn(service_, list, source_, port, *net::IpAddress::Parse("10.96.0.1"),
                      DrawCode("Kubernetes//Pod/shop/" + name), avoid);
   }
   model::Service service_;
-  model::EndpointList list_;
-  std::vector<std::shared_ptr<model::Workload>> all_;
+  std::deque<model::Workload> all_;
   model::Workload source_;
 };
 
@@ -48,13 +50,13 @@ TEST(DrawCode, FitsAboveTheMark) {
 }
 
 TEST_F(Drawn, IsTheEndpointOfItsCode) {
-  for (const auto& workload : all_) {
-    const auto pick = Of(std::string(workload->name()));
+  for (const model::Workload& workload : all_) {
+    const auto pick = Of(workload.uid.str().substr(21));
     ASSERT_TRUE(pick);
     EXPECT_EQ(pick->reason, model::Reason::kNone);
-    EXPECT_EQ(pick->target.workload->uid, workload->uid);
+    EXPECT_EQ(pick->target.workload->uid, workload.uid);
     EXPECT_EQ(pick->target.target_port, 8080);
-    EXPECT_EQ(pick->target.ip, workload->addresses.front());
+    EXPECT_EQ(pick->target.ip, workload.addresses.front());
   }
   EXPECT_FALSE(Of("nobody"));
 }
@@ -66,13 +68,13 @@ TEST_F(Drawn, NobodyWhomAPickCouldNotFallOn) {
   EXPECT_TRUE(Of("b", {{"Kubernetes//Pod/shop/a"}, {}, {}}));
   Avoid failing;
   failing.ejected = [this](const model::Workload& workload, uint16_t port) {
-    return workload.uid == all_[0]->uid && port == 8080;
+    return workload.uid == all_[0].uid && port == 8080;
   };
   EXPECT_FALSE(Of("a", failing));
   EXPECT_TRUE(Of("b", failing));
-  all_[0]->healthy = false;
+  all_[0].healthy = false;
   EXPECT_FALSE(Of("a"));
-  all_[1]->capacity = 0;
+  all_[1].capacity = 0;
   EXPECT_FALSE(Of("b"));
   source_.node = "n2";
   service_.load_balancing = {{std::vector<LbScope>{LbScope::kNode}}, LbMode::kFailover, false};

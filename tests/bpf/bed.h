@@ -113,8 +113,8 @@ class Bed {
 };
 
 // The ZDS peer's program: runs until killed. Listeners answer one line each and close:
-// "out|in|hbone <worker> <local> <peer>", and " drawn=CODE" where the mark says so. Connections to port 9000 are echoed instead, as long as
-// the proxy has the pod.
+// "out|in|hbone <worker> <local> <peer>", and " drawn=CODE" where the mark says so. Connections to
+// port 9000 are echoed instead, as long as the proxy has the pod.
 void RunZdsPeer(const std::string& socket_path, int workers, bool dns = false,
                 bool reads_marks = false);
 // In the calling thread's network namespace: UDP and TCP at 15053. Then: one answer.

@@ -91,13 +91,18 @@ TEST_F(DirectVipTest, ASocketThatConnectsAgainShowsWhereTo) {
   // Refused by the drawn endpoint; then to the same pod and port by its own address, captured, and
   // then straight.
   for (const char* more : {"0", "1"})
-    EXPECT_EQ(t_->Python(t_->a, "import socket,sys\n"
-                                "s=socket.socket()\n"
-                                "try: s.connect(('" + std::string(kVip4) + "',80))\n"
-                                "except ConnectionRefusedError: print('refused')\n"
-                                "if " + more + ": s.setsockopt(1,25,b'eth0\\0')\n"
-                                "s.connect((sys.argv[1],8080))\n"
-                                "print(s.getpeername()[0]==sys.argv[1], s.recv(9).decode()[:3])\n"),
+    EXPECT_EQ(t_->Python(t_->a,
+                         "import socket,sys\n"
+                         "s=socket.socket()\n"
+                         "try: s.connect(('" +
+                             std::string(kVip4) +
+                             "',80))\n"
+                             "except ConnectionRefusedError: print('refused')\n"
+                             "if " +
+                             more +
+                             ": s.setsockopt(1,25,b'eth0\\0')\n"
+                             "s.connect((sys.argv[1],8080))\n"
+                             "print(s.getpeername()[0]==sys.argv[1], s.recv(9).decode()[:3])\n"),
               std::string("refused\nTrue ") + (more[0] == '0' ? "app" : "out"));
 }
 
@@ -163,7 +168,9 @@ TEST_F(DirectVipTest, SharesAreThoseOfTheWeights) {
       "import socket,sys\n"
       "n={}\n"
       "for i in range(600):\n"
-      " s=socket.create_connection(('" + std::string(kVip4) + "',80))\n"
+      " s=socket.create_connection(('" +
+      std::string(kVip4) +
+      "',80))\n"
       " w=s.recv(200).decode().split(); s.close()\n"
       " k=w[0]+(w[4] if len(w)>4 else w[1].split(':')[-1] if w[0]=='app' else '')\n"
       " n[k]=n.get(k,0)+1\n"
@@ -234,8 +241,8 @@ TEST_F(DirectVipTest, SuspendingGrowsToHalfAMinuteAndEndsWithAnAnswer) {
   const qanat_suspended_key key{t_->KernelPod(t_->a).serial, t_->KernelPod(t_->b).serial, 8080};
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
-  const uint64_t ns = static_cast<uint64_t>(now.tv_sec) * 1000000000 +
-                      static_cast<uint64_t>(now.tv_nsec);
+  const uint64_t ns =
+      static_cast<uint64_t>(now.tv_sec) * 1000000000 + static_cast<uint64_t>(now.tv_nsec);
   ASSERT_TRUE(t_->maps.suspended.Update(key, {ns + 60000000000, 4, 0}));
   ExpectProxied(0);
   ASSERT_TRUE(t_->maps.suspended.Update(key, {ns, 4, 0}));
@@ -284,7 +291,9 @@ TEST_F(DirectVipTest, ALateRefusalIsCapturedAsTheEndpointsOwn) {
         t_->a,
         "import socket,sys\ns=socket.socket(" + std::string(family) +
             ")\ns.settimeout(3)\ns.setsockopt(6,30,1)\n"
-            "s.connect(('" + vip + "',80))\ninput('?')\ns.send(b'hi')\n"
+            "s.connect(('" +
+            vip +
+            "',80))\ninput('?')\ns.send(b'hi')\n"
             "w=s.recv(100).decode().split()\nprint(w[0],w[2],len(w),s.getpeername()[:2])\n",
         [] { t_->SetLease(0); });
     // The proxy is asked for the pod, whose policies hold; the application still sees the service.
@@ -295,10 +304,13 @@ TEST_F(DirectVipTest, ALateRefusalIsCapturedAsTheEndpointsOwn) {
 
 TEST_F(DirectVipTest, UdpIsLeftAlone) {
   SetVip({{.ip = "b"}});
-  EXPECT_EQ(t_->Python(t_->a, "import socket\n"
-                              "for f,a in ((2,'" + std::string(kVip4) + "'),(10,'" + kVip6 + "')):\n"
-                              " s=socket.socket(f,socket.SOCK_DGRAM)\n s.connect((a,80))\n"
-                              " print(s.getpeername()[:2])\n"),
+  EXPECT_EQ(t_->Python(t_->a,
+                       "import socket\n"
+                       "for f,a in ((2,'" +
+                           std::string(kVip4) + "'),(10,'" + kVip6 +
+                           "')):\n"
+                           " s=socket.socket(f,socket.SOCK_DGRAM)\n s.connect((a,80))\n"
+                           " print(s.getpeername()[:2])\n"),
             "('" + std::string(kVip4) + "', 80)\n('" + kVip6 + "', 80)");
 }
 

@@ -34,7 +34,10 @@ struct Listener {
 class Peer {
  public:
   Peer(int workers, bool dns, bool reads_marks)
-      : workers_(workers), dns_(dns), reads_marks_(reads_marks), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
+      : workers_(workers),
+        dns_(dns),
+        reads_marks_(reads_marks),
+        epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
 
   // One ZDS session; returns when it breaks. Listeners stay.
   void Session(const std::string& path) {
