@@ -159,7 +159,7 @@ TEST(Vips, WhatIsNotPlainIsTheProxys) {
          w.service.clear_addresses();
          auto* address = w.service.add_addresses();
          address->set_address(IpBytes("10.96.0.0"));
-         address->mutable_length()->set_value(24);
+         address->set_length(24);
        },
        ""},
       {"only on other nodes", [](World& w) { w.members.clear(); }, "none of its endpoints"},
