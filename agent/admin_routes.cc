@@ -55,6 +55,7 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
                {"id", pod.id},
                {"enforced", pod.enforced},
                {"dns", DnsJson(pod.dns)},
+               {"sameNode", pod.same_node},
                {"cutOff", pod.cut_off},
                {"leaving", pod.leaving},
                {"draining", pod.draining},

@@ -13,6 +13,8 @@
 #include "agent/cluster/process.h"
 #include "agent/cni/cni.h"
 #include "agent/detect/other_meshes.h"
+#include "agent/direct/pages.h"
+#include "agent/direct/service.h"
 #include "agent/enrol/enroller.h"
 #include "agent/files/kept_sockets.h"
 #include "agent/gate.h"
@@ -37,6 +39,17 @@ namespace {
 
 // An API server that is away: what is enrolled is known from our own state, and proxies wait.
 constexpr auto kSyncAtMost = std::chrono::seconds(5);
+// The direct path follows the control plane this closely.
+constexpr auto kFresh = std::chrono::seconds(5);
+
+std::string StalenessOf(const MeshClient* client) {
+  if (client == nullptr) return "the mesh is not known yet";
+  const auto age = client->age();
+  if (!age) return "the control plane is away, or has not told all since it came back";
+  if (*age <= kFresh) return {};
+  return "the control plane has not answered for " +
+         std::to_string(std::chrono::duration_cast<std::chrono::seconds>(*age).count()) + " s";
+}
 
 }  // namespace
 
@@ -46,7 +59,8 @@ struct App::Parts {
   std::vector<bpf::Feature> features;
   std::unique_ptr<Hooks> hooks;
   std::unique_ptr<Enroller> enroller;
-  std::unique_ptr<KeptSockets> sockets;  // of what follows
+  std::unique_ptr<direct::Service> direct;  // none: XDS_ADDRESS is empty
+  std::unique_ptr<KeptSockets> sockets;     // of what follows
   std::unique_ptr<zds::Server> zds;
   std::unique_ptr<ListenerHold> hold;
   std::unique_ptr<Gate> gate;
@@ -60,6 +74,30 @@ struct App::Parts {
   std::unique_ptr<admin::Server> cni;
   std::unique_ptr<admin::Server> admin;
 };
+
+// Before the pods of an earlier agent are taken over: what they have of connections is judged.
+Status App::StartDirect(event::EventLoop& loop, Parts& p) {
+  if (!p.config.mesh.enabled()) return {};
+  const xds::NodeProxy& node = p.config.mesh.node;
+  direct::World world{[&p](uint32_t serial, uint32_t flags, uint32_t floor) {
+                        return p.enroller->SetDirect(serial, flags, floor);
+                      },
+                      [&p](uint32_t serial) { return p.enroller->NamespaceOf(serial); },
+                      [&p] { return StalenessOf(p.mesh_client.get()); }};
+  QANAT_ASSIGN_OR_RETURN(p.direct,
+                         direct::Service::Open(loop, p.hooks->maps(), p.hooks->dir() + "/maps",
+                                               {node.network, node.cluster_id}, std::move(world)));
+  direct::Enforcer& enforcer = p.direct->enforcer();
+  p.enroller->SetDirectPath(
+      {[&enforcer](uint32_t serial, uint32_t id, uint64_t cookie, direct::Member member) {
+         enforcer.PutPod(serial, id, cookie, std::move(member));
+       },
+       [&enforcer](uint32_t serial) { enforcer.RemovePod(serial); }});
+  p.mesh.Listen(
+      [&enforcer](const state::SnapshotPtr& snapshot) { enforcer.SetSnapshot(snapshot); });
+  p.direct->Start();
+  return {};
+}
 
 // After the pods of an earlier agent are known.
 Status App::StartHold(event::EventLoop& loop, Parts& p) {
@@ -120,6 +158,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   options.cgroup_root = cgroup_root;
   options.pod_roots = PodRoots(config, cgroup_root);
   options.dns_capture = config.dns_capture;
+  options.same_node = direct::ParseWish(config.same_node);
   options.reconcile_every = std::chrono::milliseconds(config.reconcile_ms);
   options.reprove_every = std::chrono::milliseconds(config.reprove_ms);
   options.cni_timeout = std::chrono::milliseconds(config.cni_timeout_ms);
@@ -135,6 +174,7 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     options.connect_programs = [node] { return ForeignProgramIds(node); };
   }
   QANAT_ASSIGN_OR_RETURN(p.enroller, Enroller::Create(loop, *p.hooks, std::move(options)));
+  QANAT_RETURN_IF_ERROR(StartDirect(loop, p));
   QANAT_RETURN_IF_ERROR(p.enroller->Adopt());
 
   // Every pod must be known before the first proxy gets its snapshot: it drops what is not in it.
@@ -193,6 +233,8 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   }
   if (config.mesh.enabled()) {
     p.mesh_client = std::make_unique<MeshClient>(loop, config.mesh, p.mesh, p.registry);
+    p.mesh_client->SetMayAcknowledge([&p] { return !p.direct->enforcer().behind(); });
+    p.direct->SetOnEnforced([&p] { p.mesh_client->Acknowledge(); });
     p.mesh_client->Start();
   }
   if (!config.admin.empty()) {
@@ -201,10 +243,12 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     p.registry.AddProcessMetrics();
     AddMetrics(p.registry, shown);
     if (p.mesh_client) AddMeshMetrics(p.registry, *p.mesh_client);
+    if (p.direct) direct::AddMetrics(p.registry, *p.direct);
     p.admin = std::make_unique<admin::Server>(loop);
     p.admin->AddMetricsRoutes(p.registry);
     AddAdminRoutes(*p.admin, config.node_name, p.features, shown);
     AddMeshRoutes(*p.admin, p.mesh_client.get(), p.mesh);
+    direct::AddRoutes(*p.admin, p.direct.get());
     net::ListenOptions listen;
     QANAT_ASSIGN_OR_RETURN(listen.address, net::SocketAddress::Parse(config.admin));
     auto bound = p.admin->Listen(listen);

@@ -119,6 +119,14 @@ int main(int argc, char** argv) {
           "the annotation ambient.istio.io/dns-capture)")
       ->envname("AMBIENT_DNS_CAPTURE")
       ->capture_default_str();
+  flags
+      .add_option("--same-node", config.same_node,
+                  "how connections between pods of this node go that neither pod nor namespace "
+                  "say (qanat.io/same-node): direct, by the kernel where policies allow it; proxy, "
+                  "through the node proxy; encrypt, through its tunnel too")
+      ->envname("QANAT_SAME_NODE")
+      ->check(CLI::IsMember({"direct", "proxy", "encrypt"}))
+      ->capture_default_str();
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
       ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")

@@ -59,6 +59,12 @@ std::optional<Verdict> Enforcer::Judge(const VerdictKey& key) const {
                        net::SocketAddress(*target, key.port));
 }
 
+std::vector<std::pair<uint32_t, const Member*>> Enforcer::Members() const {
+  std::vector<std::pair<uint32_t, const Member*>> members;
+  for (const auto& [serial, pod] : pods_) members.emplace_back(serial, &pod.member);
+  return members;
+}
+
 bool Enforcer::SetPod(uint32_t serial, Known& pod) {
   return Check(hooks_.set_pod(serial, FlagsOf(pod.member), pod.floor), "write a pod's state");
 }
@@ -66,10 +72,14 @@ bool Enforcer::SetPod(uint32_t serial, Known& pod) {
 void Enforcer::PutPod(uint32_t serial, uint32_t id, uint64_t cookie, Member member) {
   Known& pod = pods_[serial];
   const bool fresh = pod.id == 0;
+  if (pod.id == id && pod.cookie == cookie && pod.member == member) return;
   pod.id = id;
   pod.cookie = cookie;
   pod.member = std::move(member);
+  if (fresh) pod.floor = table_.generation();
   if (off_) return;
+  // A pod of an earlier agent, or one that was cut off: it may have connections of then.
+  if (fresh && (!Check(kernel_.Answered(id), "answer the hooks") || !EndRefused())) return;
   // Off first, on last: between the two its verdicts are put right.
   if (FlagsOf(pod.member) == 0 && !SetPod(serial, pod)) return;
   if (fresh ? !RecompileVips() : !Rejudge()) return;
@@ -81,11 +91,11 @@ void Enforcer::RemovePod(uint32_t serial) {
   if (at == pods_.end()) return;
   const Known pod = std::move(at->second);
   pods_.erase(at);
+  const size_t direct = table_.direct_count();
   const TableChanges changes = table_.Forget(serial);
-  if (off_) return;
   // Its entry may be gone with its namespace: then nothing can be written, and nothing need be.
   (void)hooks_.set_pod(serial, 0, table_.generation());
-  if (!RecompileVips() || !Write(changes) || changes.removed.empty()) return;
+  if (off_ || !RecompileVips() || !Write(changes) || table_.direct_count() == direct) return;
   Revoke([&pod](const qanat_grant& grant) {
     return grant.source == pod.cookie || grant.pod_id == pod.id;
   });
@@ -96,7 +106,11 @@ void Enforcer::SetSnapshot(state::SnapshotPtr snapshot) {
                     snapshot_->version() == snapshot->version() &&
                     snapshot_->freshness() == snapshot->freshness();
   snapshot_ = std::move(snapshot);
-  if (!same && !off_) Rejudge();
+  if (same || snapshot_ == nullptr) return;
+  if (off_)
+    Begin();
+  else
+    Rejudge();
 }
 
 bool Enforcer::Rejudge() {
@@ -104,6 +118,10 @@ bool Enforcer::Rejudge() {
   if (!Check(kernel_.KeepGeneration(changes.generation), "keep the generation")) return false;
   if (!RecompileVips() || !Write(changes)) return false;
   if (changes.floors.empty()) {
+    // What was forgotten for want of room may still be held by a program.
+    if (unfenced_ && !Check(kernel_.AwaitPrograms(), "wait for the kernel's programs")) {
+      return false;
+    }
     if (!EndRefused()) return false;
   } else {
     std::map<uint32_t, uint32_t> floors;  // by pod index
@@ -118,6 +136,7 @@ bool Enforcer::Rejudge() {
     });
     if (!done) return false;
   }
+  unfenced_ = false;
   stats_.generation = changes.generation;
   stats_.policy_version = snapshot_ == nullptr ? 0 : snapshot_->policy_version();
   return true;
@@ -165,17 +184,27 @@ bool Enforcer::EndRefused() {
       known = allowed.emplace(key, !verdict || verdict->allowed).first;
     }
     if (known->second) continue;
-    bool ended = false;
-    for (const End end : {End::kClient, End::kServer}) {
-      const uint32_t serial = end == End::kClient ? key.source : key.destination;
-      const Status done = hooks_.destroy(serial, flow, end);
-      ended = ended || done.has_value();
-      if (done || done.error().code == Code::kNotFound) continue;
-      if (!Check(done, "end a connection that is no longer allowed")) return false;
-    }
-    stats_.ended += static_cast<uint64_t>(ended);
+    if (!EndFlow(key, flow)) return false;
   }
   return true;
+}
+
+// The end of one of its sockets is the other's, too: a namespace that cannot be entered any more
+// is no failure then.
+bool Enforcer::EndFlow(const VerdictKey& key, const Flow& flow) {
+  bool ended = false;
+  Status failed;
+  for (const End end : {End::kClient, End::kServer}) {
+    const uint32_t serial = end == End::kClient ? key.source : key.destination;
+    Status done = hooks_.destroy(serial, flow, end);
+    ended = ended || done.has_value();
+    if (!done && done.error().code != Code::kNotFound) failed = std::move(done);
+  }
+  stats_.ended += static_cast<uint64_t>(ended);
+  if (ended) return true;
+  if (!failed) return Check(failed, "end a connection that is no longer allowed");
+  // Neither socket is there: its end went unseen while the hooks were away.
+  return Check(kernel_.RemoveFlow(flow), "forget a connection that has ended");
 }
 
 void Enforcer::Answer(const std::vector<qanat_miss>& misses) {
@@ -191,7 +220,9 @@ void Enforcer::Answer(const std::vector<qanat_miss>& misses) {
       if (!AnswerVip(*vip)) return;
       continue;
     }
-    if (!Write(table_.Answer(key, judging()))) return;
+    const TableChanges changes = table_.Answer(key, judging());
+    unfenced_ = unfenced_ || changes.forgot_direct;
+    if (!Write(changes)) return;
   }
   for (const uint32_t id : answered) {
     if (!Check(kernel_.Answered(id), "answer the hooks")) return;

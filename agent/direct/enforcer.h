@@ -61,8 +61,11 @@ class Enforcer {
   // It leaves: nothing new goes direct from or to it once this has returned. What lives goes on.
   void RemovePod(uint32_t serial);
 
-  // Returns when it is enforced. Nothing is direct before the first one.
+  // Returns when it is enforced, unless the kernel did not take it (behind()). Nothing is direct
+  // before the first one.
   void SetSnapshot(state::SnapshotPtr snapshot);
+  // Something that was tightened is not in force yet; each tick tries again.
+  bool behind() const { return snapshot_ != nullptr && off_; }
 
   // The hooks have no verdict for these.
   void Answer(const std::vector<qanat_miss>& misses);
@@ -76,6 +79,7 @@ class Enforcer {
   std::optional<Verdict> Judge(const VerdictKey& key) const;
   const VerdictTable& table() const { return table_; }
   std::optional<VipEntry> JudgeVip(const VipKey& key) const;
+  std::vector<std::pair<uint32_t, const Member*>> Members() const;  // by serial
 
  private:
   struct Known {
@@ -94,6 +98,7 @@ class Enforcer {
   bool Write(const TableChanges& changes);
   bool Revoke(const IsVoid& is_void);
   bool EndRefused();
+  bool EndFlow(const VerdictKey& key, const Flow& flow);
   bool SetPod(uint32_t serial, Known& pod);
   // enforcer_vips.cc
   FindPod PodsByName() const;
@@ -112,6 +117,7 @@ class Enforcer {
   state::SnapshotPtr snapshot_;
   // Nothing is in the kernel: at first, and after a write that failed. The next tick begins anew.
   bool off_ = true;
+  bool unfenced_ = false;  // verdicts left the kernel since the last wait that were no tightening
   EnforcerStats stats_;
 };
 

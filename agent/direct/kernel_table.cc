@@ -140,8 +140,10 @@ std::vector<Flow> KernelTable::Flows() const {
   return flows;
 }
 
-Status KernelTable::RemoveFlow(const qanat_tuple& tuple) {
-  if (auto erased = maps_->flows.Erase(tuple); !erased) return tl::unexpected(erased.error());
+Status KernelTable::RemoveFlow(const Flow& flow) {
+  QANAT_ASSIGN_OR_RETURN(const auto present, maps_->flows.Lookup(flow.tuple));
+  if (!present || present->client != flow.value.client) return {};
+  if (auto erased = maps_->flows.Erase(flow.tuple); !erased) return tl::unexpected(erased.error());
   return {};
 }
 

@@ -41,7 +41,8 @@ class KernelTable {
   Status RemoveGrants(const std::function<bool(const qanat_grant&)>& is_void);
 
   std::vector<Flow> Flows() const;
-  Status RemoveFlow(const qanat_tuple& tuple);
+  // Unless the tuple is another connection's by now.
+  Status RemoveFlow(const Flow& flow);
 
   // Connections may go direct for that long, unless it is written again. Of CLOCK_BOOTTIME, which
   // goes on while a machine sleeps.

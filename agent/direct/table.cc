@@ -39,6 +39,27 @@ void VerdictTable::MakeRoom(TableChanges& changes) {
     changes.removed.push_back(here->first);
     Erase(here);
   }
+  if (entries_.size() < capacity_) return;
+  // Keys are in the order of their sources.
+  auto begin = entries_.begin(), longest = begin;
+  size_t run = 0, most = 0;
+  for (auto at = entries_.begin(); at != entries_.end(); ++at) {
+    if (at->first.source != begin->first.source) {
+      begin = at;
+      run = 0;
+    }
+    if (++run > most) {
+      most = run;
+      longest = begin;
+    }
+  }
+  changes.forgot_direct = true;
+  for (const uint32_t source = longest->first.source;
+       longest != entries_.end() && longest->first.source == source;) {
+    const auto here = longest++;
+    changes.removed.push_back(here->first);
+    Erase(here);
+  }
 }
 
 TableChanges VerdictTable::Answer(const VerdictKey& key, const Judging& judging) {
@@ -50,11 +71,6 @@ TableChanges VerdictTable::Answer(const VerdictKey& key, const Judging& judging)
     return changes;
   }
   if (entries_.find(key) == entries_.end()) MakeRoom(changes);
-  // Everything in it is direct: one more goes through the proxy, unremembered.
-  if (entries_.size() >= capacity_ && entries_.find(key) == entries_.end()) {
-    changes.removed.push_back(key);
-    return changes;
-  }
   TableEntry entry = EntryOf(*verdict);
   changes.put.emplace_back(key, entry);
   Set(key, std::move(entry));

@@ -42,6 +42,7 @@ struct TableChanges {
   std::vector<uint32_t> floors;                        // destinations: older verdicts are void
   std::vector<std::pair<VerdictKey, TableEntry>> tightened;  // were direct and are not any more
   std::vector<VerdictKey> removed;
+  bool forgot_direct = false;  // some of these, though nothing speaks against them: for room
   bool empty() const {
     return put.empty() && floors.empty() && tightened.empty() && removed.empty();
   }
@@ -58,7 +59,8 @@ class VerdictTable {
       : capacity_(capacity - capacity / 8), generation_(first_generation) {}
 
   // The hooks asked. Nothing to do where the pods are gone. When the table is full, all that go
-  // through the proxy anyway are forgotten first: who still connects asks again.
+  // through the proxy anyway are forgotten first, then those of the pod that has the most of them:
+  // who still connects asks again.
   TableChanges Answer(const VerdictKey& key, const Judging& judging);
 
   // The mesh, or a pod's facts, changed: every verdict is given anew. Of connections that live

@@ -139,13 +139,26 @@ TEST(VerdictTable, AFullOneForgetsWhatTheProxyServes) {
   EXPECT_EQ(changes.removed.size(), 7u);
   EXPECT_EQ(table.size(), 8u);
   EXPECT_EQ(table.direct_count(), 8u);
-  for (uint16_t port = 16; port <= 40; ++port) {  // all direct: then no more are taken
-    truths.Direct({1, 2, port});
-    table.Answer({1, 2, port}, truths.judging());
-  }
-  EXPECT_EQ(table.size(), 14u);
-  EXPECT_EQ(table.Find({1, 2, 40}), nullptr);
-  EXPECT_TRUE(table.Find({1, 2, 2})->direct);
+  EXPECT_FALSE(changes.forgot_direct);
+}
+
+TEST(VerdictTable, AFullOneForgetsThoseOfThePodThatHasMost) {
+  VerdictTable table(16);
+  Truths truths;
+  const auto answer = [&](const VerdictKey& key) {
+    truths.Direct(key);
+    return table.Answer(key, truths.judging());
+  };
+  for (uint16_t port = 1; port <= 3; ++port) answer({1, 2, port});
+  for (uint16_t port = 1; port <= 9; ++port) answer({5, 2, port});  // somebody tries all ports
+  for (uint16_t port = 1; port <= 2; ++port) answer({7, 2, port});
+  const TableChanges changes = answer({7, 2, 3});
+  EXPECT_TRUE(changes.forgot_direct);
+  EXPECT_EQ(changes.removed.size(), 9u);
+  for (const VerdictKey& key : changes.removed) EXPECT_EQ(key.source, 5u);
+  EXPECT_THAT(Keys(changes.put), ElementsAre(VerdictKey{7, 2, 3}));
+  EXPECT_EQ(table.size(), 6u);
+  EXPECT_EQ(table.direct_count(), 6u);
 }
 
 }  // namespace

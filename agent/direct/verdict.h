@@ -32,10 +32,12 @@ Wish ParseWish(std::string_view text, bool* understood = nullptr);
 struct Member {
   route::PodFacts facts;
   Wish wish = Wish::kDirect;
-  // That its veth carries addresses as they are, and nobody else's, was seen (path probe).
+  // That its capture holds, and that its veth carries addresses as they are, and nobody else's, was
+  // seen (proof, path probe).
   bool path_proved = false;
   // Its proxy heeds what the kernel has drawn (vips.h): our own does, no other.
   bool proxy_reads_draws = false;
+  bool operator==(const Member&) const = default;
 };
 
 struct Verdict {

@@ -146,6 +146,8 @@ TEST(Verdict, WhatNeedsTheProxyGoesThroughIt) {
          w.backend.mutable_application_tunnel()->set_protocol(wire::ApplicationTunnel::PROXY);
        },
        "application tunnel"},
+      {"encryption", [](World& w) { w.frontend.add_extensions()->set_name("qanat.io/encrypt"); },
+       "the source asks for encryption"},
       {"another network", [](World& w) { w.backend.set_network("far"); }, ""},
       {"its outbound port", [](World&) {}, "port of the proxy", "10.91.1.7:15001"},
       {"its inbound port", [](World&) {}, "port of the proxy", "10.91.1.7:15006"},

@@ -88,7 +88,7 @@ Status Enroller::Adopt() {
              entry->enforced()   ? "enforced"
              : entry->draining() ? "leaving the mesh"
                                  : "not enforced");
-    entries_[uid] = std::move(entry);
+    ShowDirect(*(entries_[uid] = std::move(entry)));
   }
   return {};
 }
@@ -348,7 +348,9 @@ void Enroller::OnProof(const std::string& uid, ProofReport report) {
     entry->proven_at = loop_.now();
     entry->backoff = {};
     EndCutOffIfProven(*entry);
+    entry->path_proved = ProvePath(*entry);
     Advance(*entry);
+    if (Entry* still = Find(uid)) ShowDirect(*still);
     return;
   }
   ++proofs_failed_;

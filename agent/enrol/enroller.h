@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/direct/verdict.h"
 #include "agent/enrol/cni_call.h"
 #include "agent/enrol/decision.h"
 #include "agent/enrol/state_store.h"
@@ -36,6 +37,7 @@ struct EnrollerOptions {
   std::string cgroup_root;
   std::vector<std::string> pod_roots;  // cgroup directories below which pods live
   bool dns_capture = true;  // where the pod does not say, and the proxy has a DNS listener
+  direct::Wish same_node = direct::Wish::kDirect;  // where neither pod nor namespace says
   // Asked before a pod that is not enforced is touched: an error keeps it as it is.
   std::function<Status(const netns::NetNs&)> check_pod;
   // Ids of programs at connect() that are not ours: when they change, check_pod is asked of
@@ -59,7 +61,10 @@ struct PodView {
   bool enforced = false, cut_off = false, leaving = false, blocked = false;
   bool refused = false;  // by what the pod is: its labels ask for the mesh, and it cannot be in it
   uint32_t dns = 0;      // qanat_dns_families that go to the proxy
-  bool uncapturable = false;       // the reason says why; also of one that is enforced
+  bool uncapturable = false;  // the reason says why; also of one that is enforced
+  // How it connects to pods of its node: "direct", "proxy", "encrypt", or "proxy: WHY" of one that
+  // would be direct. "" where the direct path has not heard of it.
+  std::string same_node;
   std::vector<std::string> notes;  // what its annotations ask for and do not get, and the like
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
@@ -109,6 +114,18 @@ class Enroller final : public PodListener, public zds::Owner {
   void OnSnapshotAck(const zds::Peer& peer, const std::string& uid, const Status& status) override;
   void OnPeerReady(const zds::Peer& peer) override;
   void OnPeerGone(uint64_t peer_id) override;
+
+  // Who keeps the direct path (agent/direct) hears of each captured pod: at once, again and again
+  // in case anything of it changed, and, before its capture is broken or given up, that it is none
+  // any more.
+  struct DirectPath {
+    std::function<void(uint32_t serial, uint32_t id, uint64_t cookie, direct::Member)> put;
+    std::function<void(uint32_t serial)> remove;
+  };
+  void SetDirectPath(DirectPath path) { direct_ = std::move(path); }  // before Adopt()
+  // For it: writes flags (qanat_pod_flag) and floor of a pod that was put.
+  Status SetDirect(uint32_t serial, uint32_t flags, uint32_t floor);
+  Result<netns::NetNs> NamespaceOf(uint32_t serial) const;
 
   // Why no pod may be enrolled on this node now ("" = nothing): pods that are enforced stay so, the
   // others stay as they are and say why, and a CNI ADD fails with it.
@@ -161,6 +178,12 @@ class Enroller final : public PodListener, public zds::Owner {
   // True: the pod's DNS goes elsewhere than before.
   Result<bool> SwitchDns(Entry& entry, const std::vector<FoundDns>& found);
   Result<bool> KeepDns(Entry& entry, const netns::NetNs& ns);
+  bool ProvePath(Entry& entry);
+  void ShowDirect(Entry& entry);
+  void HideDirect(Entry& entry);
+  direct::Wish WishOf(const Entry& entry) const;
+  std::string SameNodeOf(const Entry& entry) const;
+  Entry* FindBySerial(uint32_t serial) const;
   bool MayRestore(Entry& entry);
   Status BeginDrain(Entry& entry);
   bool Drained(Entry& entry);
@@ -228,6 +251,7 @@ class Enroller final : public PodListener, public zds::Owner {
   std::string obstacle_;
   std::string released_;  // not empty: no pod is in the mesh any more, and why
   Observer observer_;
+  DirectPath direct_;
   std::function<void(const std::string&)> on_released_;
   unsigned ticks_ = 0;
   std::string node_fault_;

@@ -47,6 +47,7 @@ Status Enroller::BeginDrain(Entry& entry) {
   std::swap(entry.state, drained);
   Save(entry);
   std::swap(entry.state, drained);
+  HideDirect(entry);
   QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_DRAIN));
   // New questions go to the servers themselves; a proof or a repair puts it back.
   QANAT_RETURN_IF_ERROR(hooks_.maps().dns_on.Update(entry.id, 0));

@@ -43,6 +43,7 @@ bool Enroller::MayRestore(Entry& entry) {
 
 Status Enroller::Restore(Entry& entry) {
   entry.proof.reset();
+  HideDirect(entry);
   if (entry.id != 0) QANAT_RETURN_IF_ERROR(SetMode(entry, QANAT_MODE_OFF));
   if (zds_) zds_->Del(entry.pod.uid);
   if (auto ns = OpenNs(entry)) {
@@ -70,6 +71,7 @@ void Enroller::Undo(Entry& entry) {
 // Everything that the kernel knows of the pod; the namespace itself is not touched.
 void Enroller::ReleaseKernelState(Entry& entry) {
   bpf::NodeMaps& maps = hooks_.maps();
+  HideDirect(entry);
   entry.proof.reset();
   if (on_released_) on_released_(entry.pod.uid);
   if (entry.id != 0) {
@@ -116,6 +118,7 @@ void Enroller::ReleaseKernelState(Entry& entry) {
 }
 
 void Enroller::Leave(Entry& entry) {
+  HideDirect(entry);
   if (zds_) zds_->Del(entry.pod.uid);
   if (on_released_) on_released_(entry.pod.uid);
   entry.proof.reset();

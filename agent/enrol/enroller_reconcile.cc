@@ -114,6 +114,7 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
     // stop the probes that must show it.
     if (auto ns = OpenNs(entry)) (void)EndCutOff(*ns);
   }
+  ShowDirect(entry);
   if (!entry.retry.armed()) Advance(entry);
 }
 
@@ -226,6 +227,7 @@ void Enroller::CutOff(Entry& entry, const std::string& why) {
   if (!entry.cut_off)
     LOG_ERROR("enrol", "{}: cut off, its capture is broken: {}", entry.pod.FullName(), why);
   entry.cut_off = true;
+  HideDirect(entry);
   (void)SetMode(entry, QANAT_MODE_CUT);
   if (auto ns = OpenNs(entry))
     if (Status cut = CutOffTcp(*ns); !cut)
@@ -315,6 +317,7 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.blocked = e.step == Step::kBlocked || e.refused || v.refused;
   v.uncapturable = e.uncapturable || !e.own_stack.empty();
   v.notes = NotesOf(e);
+  v.same_node = SameNodeOf(e);
   v.published = PublishedOf(e.pod);
   v.reason = e.reason;
   v.step = StepName(e.step);

@@ -29,6 +29,7 @@ void Enroller::OnPod(const Pod& shown) {
       if (owner && *owner && **owner == entry.cookie)
         (void)hooks_.maps().pod_ips.Erase(bpf::ToKernel(ip));
     }
+    HideDirect(entry);
     entry.prepared = entry.attached = entry.proven = false;
   }
   const bool plain_inbound = entry.wishes.plain_inbound;
@@ -50,7 +51,10 @@ void Enroller::OnPod(const Pod& shown) {
     entry.gone = true;
   const std::string uid = pod.uid;
   Advance(entry);
-  if (Entry* still = Find(uid); still && observer_) observer_(ViewOf(*still));
+  if (Entry* still = Find(uid)) {
+    ShowDirect(*still);
+    if (observer_) observer_(ViewOf(*still));
+  }
   ServePending();
 }
 
@@ -59,6 +63,7 @@ void Enroller::OnPodGone(const std::string& uid) {
   if (!entry) return;
   entry->gone = true;
   entry->backoff = {};
+  HideDirect(*entry);
   Notify(*entry, Fail(Code::kNotFound, "the pod was deleted"));
   Advance(*entry);
 }

@@ -32,6 +32,9 @@ struct Enroller::Entry {
   bool reads_draws = false;  // the proxy that filled it reads QANAT_MARK_DRAWN
   bool proven = false;
   bool cut_off = false;
+  bool direct = false;             // the direct path has heard of it
+  bool path_proved = false;        // since it was put
+  std::string path_why;            // why not
   bool closed = false;             // was captured in another namespace: never open in its next one
   std::vector<uint32_t> programs;  // of anybody, beside ours in the pod, at the last proof
   std::string rewritten;       // not empty: somebody rewrites its connections since it was enrolled

@@ -93,10 +93,11 @@ struct MeshClient::Impl {
                options.control_plane.xds_address, holder.snapshot()->workload_count(),
                holder.snapshot()->service_count());
     };
+    observer.may_acknowledge = [this] { return !may_acknowledge || may_acknowledge(); };
     return observer;
   }
 
-  // A response is complete. It is acknowledged when this returns.
+  // A response is complete. It is acknowledged when this returns, if it may be.
   void Publish() {
     if (client.synced()) holder.Set(mesh.Publish());
   }
@@ -110,6 +111,7 @@ struct MeshClient::Impl {
 
   const MeshOptions options;
   SnapshotHolder& holder;
+  std::function<bool()> may_acknowledge;
   metrics::Family<metrics::Counter>& terminations;
   metrics::Family<metrics::Counter>& messages;
   metrics::Family<metrics::Counter>& bytes;
@@ -132,6 +134,12 @@ void MeshClient::Start() {
   impl_->client.AddType(xds::kAuthorizationType, kAll, &impl_->policies);
   impl_->client.Start();
 }
+
+void MeshClient::SetMayAcknowledge(std::function<bool()> may) {
+  impl_->may_acknowledge = std::move(may);
+}
+
+void MeshClient::Acknowledge() { impl_->client.Acknowledge(); }
 
 std::optional<event::Duration> MeshClient::age() const { return impl_->Age(); }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,7 +25,11 @@ class MeshClient {
              metrics::Registry& registry,
              std::chrono::milliseconds ping = std::chrono::milliseconds(1000));
   ~MeshClient();
+  // Before Start(). While it says no, nothing that the control plane sends is acknowledged: it is
+  // not in force yet. Acknowledge() when that may have changed.
+  void SetMayAcknowledge(std::function<bool()> may);
   void Start();
+  void Acknowledge();
 
   // How long ago the control plane was there for certain (the sending of the latest PING that it
   // answered), on a stream that has told everything. Nothing: it is not there, or has not told all

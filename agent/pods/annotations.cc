@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 
 namespace qanat::agent {
 namespace {
 
 constexpr std::string_view kPlainInbound = "ambient.istio.io/bypass-inbound-capture";
 constexpr std::string_view kDnsCapture = "ambient.istio.io/dns-capture";
+constexpr std::string_view kSameNode = "qanat.io/same-node";
 constexpr std::string_view kMode = "istio.io/dataplane-mode";
 constexpr std::string_view kSidecars = "traffic.sidecar.istio.io/";
 constexpr size_t kMaxShown = 64;
@@ -28,6 +30,24 @@ std::string Shown(std::string_view key, std::string_view value) {
 
 bool IsAnyOf(std::string_view key, const std::array<std::string_view, 2>& keys) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+const std::string* Find(const std::map<std::string, std::string>& in, std::string_view key) {
+  const auto at = in.find(std::string(key));
+  return at == in.end() ? nullptr : &at->second;
+}
+
+// The pod's own word counts more than its namespace's.
+std::string ReadSameNode(const Pod& pod, const std::function<void(std::string)>& note) {
+  const std::string* said = nullptr;
+  for (const auto* from : {&pod.labels, &pod.annotations, &pod.namespace_labels})
+    if (said == nullptr) said = Find(*from, kSameNode);
+  if (said == nullptr) return {};
+  for (const char* known : {"direct", "proxy", "encrypt"})
+    if (*said == known) return *said;
+  note(Shown(kSameNode, *said) +
+       " is not understood (direct, proxy or encrypt): connections go through the proxy");
+  return "proxy";
 }
 
 }  // namespace
@@ -65,6 +85,7 @@ Wishes ReadWishes(const Pod& pod) {
       sidecars += (sidecars.empty() ? "" : ", ") + key;
     }
   }
+  wishes.same_node = ReadSameNode(pod, note);
   if (!sidecars.empty())
     note(sidecars.substr(0, 4 * kMaxShown) + ": for sidecars only, everything is captured");
   if (auto mode = pod.labels.find(std::string(kMode));

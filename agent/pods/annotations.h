@@ -17,7 +17,10 @@ struct Wishes {
   // (an ingress gateway that knows its clients itself). HBONE and what goes out stay the proxy's.
   bool plain_inbound = false;
   std::optional<bool> dns_capture;  // ambient.istio.io/dns-capture
-  std::vector<std::string> notes;   // one sentence each, for the pod's status
+  // qanat.io/same-node: label or annotation of the pod, else the label of its namespace; "direct",
+  // "proxy" or "encrypt". What is not understood is "proxy". "": nobody says.
+  std::string same_node;
+  std::vector<std::string> notes;  // one sentence each, for the pod's status
 };
 Wishes ReadWishes(const Pod& pod);
 

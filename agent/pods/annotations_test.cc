@@ -55,6 +55,21 @@ TEST(AnnotationsTest, DnsCaptureIsReadByTheSameRule) {
   EXPECT_THAT(odd.notes, ElementsAre(HasSubstr("not understood")));
 }
 
+TEST(AnnotationsTest, OfOneNodeThePodsOwnWordCounts) {
+  Pod pod;
+  EXPECT_EQ(ReadWishes(pod).same_node, "");
+  pod.namespace_labels["qanat.io/same-node"] = "encrypt";
+  EXPECT_EQ(ReadWishes(pod).same_node, "encrypt");
+  pod.annotations["qanat.io/same-node"] = "direct";
+  EXPECT_EQ(ReadWishes(pod).same_node, "direct");
+  pod.labels["qanat.io/same-node"] = "proxy";
+  EXPECT_EQ(ReadWishes(pod).same_node, "proxy");
+  EXPECT_THAT(ReadWishes(pod).notes, IsEmpty());
+  pod.labels["qanat.io/same-node"] = "Direct";
+  EXPECT_EQ(ReadWishes(pod).same_node, "proxy") << "what nobody understands opens nothing";
+  EXPECT_THAT(ReadWishes(pod).notes, ElementsAre(HasSubstr("Direct is not understood")));
+}
+
 TEST(AnnotationsTest, WhatCannotBeHonouredIsSaid) {
   EXPECT_THAT(Of({{"istio.io/reroute-virtual-interfaces", "tap0,tap1"}}).notes,
               ElementsAre(HasSubstr("tap0,tap1 is not honoured")));

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 
 #include "bpf/include/abi.h"
@@ -130,6 +131,31 @@ Status DestroyTcpSocket(const TcpSocket& socket) {
   inet_diag_req_v2 request = RequestFor(socket.family, 1u << socket.state);
   request.id = socket.id;
   return Ask(SOCK_DESTROY, NLM_F_ACK, request, nullptr);
+}
+
+Status DestroyTcpSocket(const net::SocketAddress& local, const net::SocketAddress& remote,
+                        uint64_t cookie) {
+  TcpSocket socket;
+  socket.local = local;
+  socket.remote = remote;
+  socket.state = TCP_ESTABLISHED;  // whichever it is: the cookie says which socket
+  socket.cookie = cookie;
+  socket.family = local.ip().is_v4() ? AF_INET : AF_INET6;
+  socket.id.idiag_sport = htons(local.port());
+  socket.id.idiag_dport = htons(remote.port());
+  std::memcpy(socket.id.idiag_src, local.ip().bytes().data(), local.ip().bytes().size());
+  std::memcpy(socket.id.idiag_dst, remote.ip().bytes().data(), remote.ip().bytes().size());
+  socket.id.idiag_cookie[0] = static_cast<uint32_t>(cookie);
+  socket.id.idiag_cookie[1] = static_cast<uint32_t>(cookie >> 32);
+  return DestroyTcpSocket(socket);
+}
+
+Status DestroyTcpSocketByCookie(uint64_t cookie) {
+  QANAT_ASSIGN_OR_RETURN(const auto sockets, ListTcpSockets());
+  for (const TcpSocket& socket : sockets) {
+    if (socket.cookie == cookie) return DestroyTcpSocket(socket);
+  }
+  return Fail(Code::kNotFound, "the socket is gone");
 }
 
 bool IsPlain(const TcpSocket& socket, const std::vector<net::IpAddress>& own,

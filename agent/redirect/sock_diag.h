@@ -34,6 +34,12 @@ Result<std::vector<TcpSocket>> ListTcpSockets();
 // without a cookie the kernel would take the listener of the port when the connection is gone.
 // kNotFound: it has ended by itself.
 Status DestroyTcpSocket(const TcpSocket& socket);
+// The same of a connection that is known by its addresses, as its own end names them.
+Status DestroyTcpSocket(const net::SocketAddress& local, const net::SocketAddress& remote,
+                        uint64_t cookie);
+// And of one that may be bound to a device since: the kernel finds it by its addresses only where
+// the device is told too. Walks through all sockets.
+Status DestroyTcpSocketByCookie(uint64_t cookie);
 
 // Pure. A connection that leaves or enters the pod past the proxy: neither inside the pod, nor
 // captured, nor the proxy's (by mark or by cgroup).

@@ -99,6 +99,8 @@ struct Workload {
   bool healthy = true;
   bool native_tunnel = false;
   bool gateway = false;  // a pod of a Gateway (our control plane's extension qanat.io/gateway)
+  // Its connections are encrypted on its own node too (extension qanat.io/encrypt).
+  bool encrypt = false;
 
   std::string_view name() const;
   void SetName(std::string_view name);  // after the uid

@@ -339,7 +339,9 @@ std::string_view ToString(Route::Kind kind) {
 Route DecideOutbound(const state::MeshSnapshot& snapshot, const model::Workload& source,
                      const net::SocketAddress& destination, const lb::Random& random,
                      const OutboundOptions& options) {
-  return Decision(snapshot, source, destination, random, options).Make();
+  Route route = Decision(snapshot, source, destination, random, options).Make();
+  route.source_encrypts = source.encrypt;
+  return route;
 }
 
 OnePass DecideOnePass(const Route& route, const PodFacts* destination_pod) {
@@ -357,6 +359,10 @@ OnePass DecideOnePass(const Route& route, const PodFacts* destination_pod) {
   }
   if (IsProxyPort(route.target.port())) return {false, "the target is a port of the proxy"};
   if (workload.application_tunnel) return {false, "the destination wants an application tunnel"};
+  if (route.source_encrypts || workload.encrypt) {
+    return {false, fmt::format("the {} asks for encryption (qanat.io/same-node)",
+                               workload.encrypt ? "destination" : "source")};
+  }
   return {true, {}};
 }
 

@@ -42,6 +42,7 @@ struct Route {
   model::WorkloadPtr destination;             // the workload dialled: endpoint or waypoint
   model::ServicePtr service;                  // the service that was asked for
   bool via_waypoint = false;
+  bool source_encrypts = false;  // model::Workload::encrypt of who asks
   // The destination's port where it was picked among several; 0: there was no choice.
   uint16_t picked_port = 0;
 

@@ -259,6 +259,27 @@ TEST_F(OutboundTest, PassthroughServiceGoesWhereItWasAsked) {
   EXPECT_EQ(route.service->name, "backend");
 }
 
+TEST_F(OutboundTest, WhoAsksForEncryptionTakesTheTunnelOnItsOwnNodeToo) {
+  const PodFacts pod = TestMesh::LocalPod("backend-1", "10.91.2.7");
+  const auto backend = TestMesh::MakePod("backend-1", "10.91.2.7");
+  const auto client = TestMesh::MakePod("client-2", "10.91.1.6");
+  const auto possible = [&](bool source, bool destination) {
+    TestMesh here;
+    auto from = client, to = backend;
+    if (source) from.add_extensions()->set_name("qanat.io/encrypt");
+    if (destination) to.add_extensions()->set_name("qanat.io/encrypt");
+    const auto snapshot = here.Put(from).Put(to).Snapshot();
+    const Route route = DecideOutbound(*snapshot, *snapshot->WorkloadByUid(from.uid()),
+                                       At("10.91.2.7:80"), [] { return uint64_t{0}; });
+    EXPECT_EQ(route.kind, Kind::kHbone);
+    return DecideOnePass(route, &pod);
+  };
+  EXPECT_TRUE(possible(false, false).possible);
+  EXPECT_EQ(possible(true, false).why_not, "the source asks for encryption (qanat.io/same-node)");
+  EXPECT_EQ(possible(false, true).why_not,
+            "the destination asks for encryption (qanat.io/same-node)");
+}
+
 TEST_F(OutboundTest, OnePassNeedsBothSourcesToAgree) {
   const Route route = Decide("10.96.0.10:80");
   const auto taken = [&](const Route& r, const PodFacts& pod) {

@@ -18,6 +18,7 @@ struct PodFacts {
   bool HasAddress(const net::IpAddress& ip) const {
     return std::find(addresses.begin(), addresses.end(), ip) != addresses.end();
   }
+  bool operator==(const PodFacts&) const = default;
 };
 
 }  // namespace qanat::route

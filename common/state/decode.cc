@@ -217,6 +217,7 @@ Result<model::Workload> ToWorkload(const wire::Workload& in) {
   out.healthy = in.status() == wire::WorkloadStatus::HEALTHY;
   out.native_tunnel = in.native_tunnel();
   out.gateway = HasExtension(in, "qanat.io/gateway");
+  out.encrypt = HasExtension(in, "qanat.io/encrypt");
   QANAT_RETURN_IF_ERROR(FillPlace(in, out));
   return out;
 }

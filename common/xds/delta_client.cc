@@ -146,6 +146,8 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
     type->touched = true;
     for (const std::string& name : std::exchange(early_removed, {})) Remove(*type, name);
     EndBatch();
+    type->synced = type->current = true;
+    CheckSynced();
     DeltaRequest ack;
     ack.type_url = type->url;
     ack.nonce = parser.nonce();
@@ -155,9 +157,14 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
       if (observer.on_nack) observer.on_nack(type->url, errors);
       ack.error = errors;
     }
-    if (call) Send(ack);
-    type->synced = type->current = true;
-    CheckSynced();
+    if (call) held_acks.push_back(std::move(ack));
+    Acknowledge();
+  }
+  void Acknowledge() {
+    if (observer.may_acknowledge && !observer.may_acknowledge()) return;
+    for (const DeltaRequest& ack : std::exchange(held_acks, {})) {
+      if (call) Send(ack);
+    }
   }
   void CheckSynced() {
     if (all_synced) return;
@@ -175,6 +182,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
   void Ended(const grpc::CallStatus& status) {
     // The call may be on the stack; it allows to be destroyed there.
     call.reset();
+    held_acks.clear();
     if (std::exchange(in_message, false)) EndBatch();
     const bool answered_once = std::exchange(answered, false);
     last_activity.reset();
@@ -268,6 +276,7 @@ struct DeltaClient::Impl final : private grpc::CallEvents, private DeltaResponse
   size_t message_bytes = 0;
   std::string errors;
   std::vector<std::string> early_removed;
+  std::vector<DeltaRequest> held_acks;
   bool answered = false;
   bool all_synced = false;
   std::optional<event::TimePoint> last_activity;
@@ -290,6 +299,7 @@ void DeltaClient::AddType(std::string_view type_url, Subscription mode, Resource
 }
 
 void DeltaClient::Start() { impl_->Connect(); }
+void DeltaClient::Acknowledge() { impl_->Acknowledge(); }
 
 void DeltaClient::SetNames(std::string_view type_url, const std::set<std::string>& names) {
   Type* type = impl_->Find(type_url);

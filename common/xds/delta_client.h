@@ -66,6 +66,8 @@ struct DeltaObserver {
   std::function<void(std::string_view type_url, std::string_view errors)> on_nack;
   std::function<void()> on_connected;  // the first response of a stream has arrived
   std::function<void()> on_synced;     // once: every type had its first response
+  // What was received is in force. While it says no, answers to responses wait for Acknowledge().
+  std::function<bool()> may_acknowledge;
 };
 
 class DeltaClient {
@@ -89,6 +91,7 @@ class DeltaClient {
   void AddType(std::string_view type_url, Subscription mode, ResourceHandler* handler,
                Versions held = {});
   void Start();
+  void Acknowledge();  // what waited, if it may go now
 
   // By-name types: the set of names wanted from now on, by difference. Names that are dropped are
   // forgotten here (their versions too); the handler is not told.

@@ -121,6 +121,16 @@ bool RequiresWaypoint(const World& world, const Service& service) {
          LabelIsTrue(world, service.meta, kRequireWaypoint);
 }
 
+// qanat.io/same-node: the pod's label or annotation, else its namespace's label, as its node's
+// agent reads it. What else it may say is the agent's alone.
+bool AsksForEncryption(const World& world, const Pod& pod) {
+  constexpr std::string_view kSameNode = "qanat.io/same-node";
+  const std::string* wish = pod.meta.Label(kSameNode);
+  if (wish == nullptr) wish = pod.meta.Annotation(kSameNode);
+  if (wish == nullptr) wish = world.NamespaceLabel(pod.meta.ns, kSameNode);
+  return wish != nullptr && *wish == "encrypt";
+}
+
 void TranslatePod(const World& world, const Pod& pod, AddressTable& out) {
   if (pod.terminal() || pod.ips.empty()) return;
   pb::Address address;
@@ -143,6 +153,7 @@ void TranslatePod(const World& world, const Pod& pod, AddressTable& out) {
   if (world.TakesHbone(pod)) w.set_tunnel_protocol(pb::HBONE);
   w.set_native_tunnel(!pod.host_network && world.NativeTunnel(pod));
   if (IsGatewayPod(world, pod)) w.add_extensions()->set_name("qanat.io/gateway");
+  if (AsksForEncryption(world, pod)) w.add_extensions()->set_name("qanat.io/encrypt");
 
   const std::string workload_name = world.WorkloadName(pod);
   w.set_workload_name(workload_name);

@@ -228,6 +228,28 @@ metadata: {name: shop, labels: {qanat.io/gateways: "true"}}
   EXPECT_FALSE(marked(labelled, "liar"));
 }
 
+TEST(SameNode, AWishForEncryptionReachesTheProxies) {
+  const auto encrypts = [](const std::string& meta, const std::string& ns_labels) {
+    const std::string yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop" +
+                             meta +
+                             "}\nspec: {serviceAccountName: p, nodeName: n1}\n"
+                             "status: {phase: Running, podIP: 10.0.0.9}\n---\n"
+                             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {" +
+                             ns_labels + "}}\n";
+    const ResourcesByName out = TranslateAddresses(*WorldOf(yaml)).resources;
+    const auto workload =
+        Decode<istio::workload::Address>(out.at("Kubernetes//Pod/shop/p")).workload();
+    return workload.extensions_size() == 1 && workload.extensions(0).name() == "qanat.io/encrypt";
+  };
+  EXPECT_FALSE(encrypts("", ""));
+  EXPECT_TRUE(encrypts(", labels: {qanat.io/same-node: encrypt}", ""));
+  EXPECT_TRUE(encrypts(", annotations: {qanat.io/same-node: encrypt}", ""));
+  EXPECT_TRUE(encrypts("", "qanat.io/same-node: encrypt"));
+  EXPECT_FALSE(encrypts(", labels: {qanat.io/same-node: direct}", "qanat.io/same-node: encrypt"));
+  EXPECT_FALSE(
+      encrypts(", annotations: {qanat.io/same-node: proxy}", "qanat.io/same-node: encrypt"));
+}
+
 TEST(Check, NamedPortThatNoPodHas) {
   const std::vector<Issue> issues = CheckWorld(*WorldOf(kShop));
   ASSERT_THAT(issues, SizeIs(1));

@@ -33,13 +33,19 @@ qanat_ip KernelIp(const std::string& text) {
 
 }  // namespace
 
-DirectBed::DirectBed(const std::string& name) : bed(name) {
+DirectBed::DirectBed(const std::string& name) : DirectBed(name, [](DirectBed&) {}) {
+  bed.agent().Signal(SIGSTOP);
+}
+
+DirectBed::DirectBed(const std::string& name, const std::function<void(DirectBed&)>& before_agent)
+    : bed(name) {
   a = bed.MakePod("a", 10);
   b = bed.MakePod("b", 11);
   n = bed.MakePod("n", 12);
   bed.ShowPod(a);
   bed.ShowPod(b);
   bed.ShowPod(n, false);
+  before_agent(*this);
   bed.StartAgent();
   bed.StartPeer(2, false, true);
   for (const auto& pod : {a, b})
@@ -51,7 +57,6 @@ DirectBed::DirectBed(const std::string& name) : bed(name) {
       if (!bed.WaitFor([&] { return From(pod, {.to = to}).rfind("app", 0) == 0; }))
         throw std::runtime_error("no server at " + to);
   maps = Must(bpf::NodeMaps::Open(bed.bpf_dir() + "/maps"));
-  bed.agent().Signal(SIGSTOP);
 }
 
 void DirectBed::Reset() {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A bed whose agent stands still, so that a test writes the kernel's tables itself: lease, verdicts
-// and the pods' flags. Pins and listeners keep everything else going.
+// Two pods of the mesh and one beside it, for the direct path. By default the agent stands still,
+// so that a test writes the kernel's tables itself: lease, verdicts and the pods' flags. Pins and
+// listeners keep everything else going.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +17,8 @@ namespace qanat::test {
 class DirectBed {
  public:
   explicit DirectBed(const std::string& name);
+  // The agent goes on. `before_agent`: with pods that it does not know yet.
+  DirectBed(const std::string& name, const std::function<void(DirectBed&)>& before_agent);
 
   // Everything as the direct path needs it, and no verdict.
   void Reset();

@@ -176,6 +176,40 @@ TEST_F(DirectTest, OverBudgetFallsBackToTheProxy) {
   ASSERT_TRUE(t_->maps.budgets.Update(cookie, {0, 0}));
 }
 
+// What is dropped on the way keeps its grants; those of others have room all the same.
+TEST_F(DirectTest, AFloodOfOnePodCostsNoOtherItsGrants) {
+  t_->SetVerdict(8080);
+  for (uint8_t family : {uint8_t{4}, uint8_t{6}}) {
+    const qanat_verdict_key back{t_->KernelPod(t_->b).serial, t_->KernelPod(t_->a).serial, 9999,
+                                 family, 0};
+    ASSERT_TRUE(t_->maps.verdicts.Update(back, {1, 7, QANAT_VERDICT_DIRECT}));
+  }
+  ASSERT_TRUE(t_->bed.Sh(t_->a.netns,
+                         "nft add table inet q; nft \"add chain inet q in { type "
+                         "filter hook prerouting priority 0; }\"; nft add rule inet q in "
+                         "tcp dport 9999 drop"));
+  const uint64_t over = t_->Counter(t_->a, QANAT_CNT_GRANT_OVER_BUDGET);
+  const std::string program =
+      "import socket\nheld=[]\nfor i in range(600):\n"
+      " for f,to in ((2,'" +
+      t_->a.ip4 + "'),(10,'" + t_->a.ip6 +
+      "')):\n"
+      "  s=socket.socket(f)\n  s.setblocking(False)\n  s.connect_ex((to,9999))\n  held.append(s)\n"
+      "input('?')";
+  t_->Python(t_->b, program, [&] {
+    const uint64_t flooding = t_->Cookie(t_->b), victim = t_->Cookie(t_->a);
+    EXPECT_EQ((*t_->maps.budgets.Lookup(flooding))->in_flight, uint32_t{QANAT_BUDGET_DEFAULT});
+    EXPECT_EQ(t_->maps.grants.Keys().size(), size_t{QANAT_BUDGET_DEFAULT});
+    EXPECT_GE(t_->Counter(t_->a, QANAT_CNT_GRANT_OVER_BUDGET), over + 1000);
+    const uint64_t direct = t_->Counter(t_->a, QANAT_CNT_DIRECT);
+    for (int i = 0; i < 20; ++i) ExpectDirect();
+    EXPECT_EQ(t_->Counter(t_->a, QANAT_CNT_DIRECT), direct + 40);
+    const auto budget = t_->maps.budgets.Lookup(victim);
+    if (budget && *budget) EXPECT_EQ((*budget)->in_flight, 0u);
+  });
+  ASSERT_TRUE(t_->bed.Sh(t_->a.netns, "nft delete table inet q"));
+}
+
 TEST_F(DirectTest, AConnectionIsAFlowWhileItLivesAndItsGrantIsUsedUp) {
   t_->SetVerdict(8080);
   for (const char* index : {"1", "2"}) {

@@ -43,7 +43,8 @@ class Mesh:
     def __init__(self, name=None, nodes=2, options=(), environment=None):
         self.name, self.nodes, self.options = name or own_name("e2e"), nodes, list(options)
         self.deaths = {}  # program -> how often the test has made it end
-        self.environment = {**os.environ, **(environment or {})}  # the programs of the mesh get it too
+        # The programs of the mesh get it too. Most tests look at what the proxy does, also between pods of one node.
+        self.environment = {"QANAT_SAME_NODE": "proxy", **os.environ, **(environment or {})}
         self.folder, self.flags = tempfile.mkdtemp(prefix="qanat-e2e-"), tempfile.mkdtemp(prefix="qanat-flags-")
         self.run = f"/run/qanat/{self.name}"
         self.kernel = KernelObjects()

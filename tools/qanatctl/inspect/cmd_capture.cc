@@ -107,13 +107,13 @@ int CmdCapture(const Options& options) {
   if (!pods) return Complain(pods.error());
   Json out = Json::object();
   for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
-  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "OUTSIDE", "REASON"});
+  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "SAME-NODE", "OUTSIDE", "REASON"});
   for (const NodeAnswer& answer : pods->answers) {
     Json shown = Json::array();
     for (const Json& pod : answer.json.is_array() ? answer.json : Items(answer.json, "pods")) {
       if (!options.ns.empty() && Str(pod, "namespace") != options.ns) continue;
       table.Add({answer.node, Str(pod, "namespace"), Str(pod, "name"), Str(pod, "redirection"),
-                 Outside(pod), Str(pod, "reason")});
+                 Str(pod, "sameNode"), Outside(pod), Str(pod, "reason")});
       shown.push_back(pod);
     }
     out[answer.node]["pods"] = std::move(shown);

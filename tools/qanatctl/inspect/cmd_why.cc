@@ -16,6 +16,7 @@ namespace qanat::ctl {
 namespace {
 
 constexpr uint16_t kAdmin = 15000;
+constexpr uint16_t kAgent = 15030;
 
 std::string Bracketed(const std::string& ip) {
   return ip.find(':') != std::string::npos ? "[" + ip + "]" : ip;
@@ -43,6 +44,7 @@ class Tracer {
       QANAT_RETURN_IF_ERROR(Plaintext());
     } else {
       QANAT_RETURN_IF_ERROR(Outbound());
+      if (report_.allowed()) Path();
     }
     return std::move(report_);
   }
@@ -70,8 +72,9 @@ class Tracer {
     return nodes.front().netns;
   }
 
-  Result<Json> Ask(const std::string& netns, const std::string& path) const {
-    QANAT_ASSIGN_OR_RETURN(const std::string text, view_.Fetch(netns, kAdmin, path));
+  Result<Json> Ask(const std::string& netns, const std::string& path,
+                   uint16_t port = kAdmin) const {
+    QANAT_ASSIGN_OR_RETURN(const std::string text, view_.Fetch(netns, port, path));
     Json answer = Json::parse(text, nullptr, false);
     if (!answer.is_object()) return Fail(Code::kInternal, path + ": the answer is not JSON");
     return answer;
@@ -105,6 +108,22 @@ class Tracer {
     if (ip.empty()) ip = report_.to.address;
     if (target == nullptr) target = PodByIp(ip);
     return Inbound(target, ip, port, route == "passthrough" ? "" : Identity(from_), FromIp(ip));
+  }
+
+  // Between two pods of one node the agent's word counts: what it lets the kernel do alone.
+  void Path() {
+    const PodRef* pod = PodByIp(report_.to.address);
+    if (pod == nullptr || pod->node != from_.node || !Enrolled(*pod)) return;
+    auto netns = NodeNetns(from_.node);
+    if (!netns) return;
+    const std::string to = fmt::format("{}:{}", Bracketed(report_.to.address), report_.to.port);
+    auto answer = Ask(*netns,
+                      fmt::format("/direct/verdict?from={}&to={}",
+                                  Encode(from_.ns + "/" + from_.name), Encode(to)),
+                      kAgent);
+    if (!answer) return;  // an agent without it: only the proxies decide
+    report_.path = Bool(*answer, "direct") ? "direct" : "proxy";
+    report_.path_why = Str(*answer, "why");
   }
 
   std::string FromIp(const std::string& like) const { return SameFamily(from_.ips, like); }

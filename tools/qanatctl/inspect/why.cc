@@ -259,6 +259,8 @@ Json WhyReport::ToJson() const {
       {"decidedBy", deciding != nullptr ? deciding->where : ""},
       {"from", {{"pod", from}, {"identity", from_identity}, {"node", from_node}}},
       {"to", {{"asked", to.text}, {"host", to.host}, {"address", to.address}, {"port", to.port}}},
+      {"path", path},
+      {"pathWhy", path_why},
       {"notes", notes},
       {"steps", std::move(list)}};
   if (deciding != nullptr) {
@@ -277,6 +279,13 @@ std::string WhyReport::ToText(const Colors& c) const {
   const WhyStep* deciding = Deciding(steps);
   if (allowed()) {
     w.Line(0, c.green + c.bold + "ALLOWED" + c.plain);
+    if (path == "direct") {
+      w.Line(0,
+             "path direct: the kernel connects the two pods, no proxy sees it (the proxies "
+             "would say the same:)");
+    } else if (!path.empty()) {
+      w.Line(0, "path proxy" + (path_why.empty() ? "" : ", not direct: " + path_why));
+    }
   } else if (deciding != nullptr) {
     w.Line(0, fmt::format("{}{}REFUSED{} {} by {}", c.red, c.bold, c.plain,
                           Str(deciding->answer, "reason"), deciding->where));

@@ -52,6 +52,9 @@ struct WhyReport {
   std::string from_identity;  // "" outside the mesh
   std::string from_node;
   WhyTarget to;
+  // Where both ends are pods of one node: "direct", by the kernel alone, or "proxy"; else "".
+  std::string path;
+  std::string path_why;  // why not direct
   std::vector<WhyStep> steps;
   std::vector<std::string> notes;
   bool allowed() const;
