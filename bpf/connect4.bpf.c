@@ -19,5 +19,11 @@ int qanat_connect4(struct bpf_sock_addr *ctx) {
     ctx->user_port = bpf_htons(QANAT_PORT_DNS);
     return 1;
   }
-  return connect_decide(ctx, sk, &src, &dst);
+  struct connect_change change = {.mark = QANAT_MARK_CAPTURE};
+  if (!connect_decide(ctx, sk, &src, &dst, &change)) return 0;
+  if (change.port) {
+    ctx->user_ip4 = change.dst.word[3];
+    ctx->user_port = bpf_htons((__u16)change.port);
+  }
+  return 1;
 }

@@ -22,5 +22,11 @@ int qanat_connect6(struct bpf_sock_addr *ctx) {
     ctx->user_port = bpf_htons(QANAT_PORT_DNS);
     return 1;
   }
-  return connect_decide(ctx, sk, &src, &dst);
+  struct connect_change change = {.mark = QANAT_MARK_CAPTURE};
+  if (!connect_decide(ctx, sk, &src, &dst, &change)) return 0;
+  if (change.port) {
+    dns_write6(ctx, &change.dst);
+    ctx->user_port = bpf_htons((__u16)change.port);
+  }
+  return 1;
 }

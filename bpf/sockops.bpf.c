@@ -6,6 +6,7 @@
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
+#include "bpf/include/vip.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -39,7 +40,7 @@ static __always_inline void watch_close(struct bpf_sock_ops *ctx) {
 /* The tuple becomes a flow and a grant. Anything but 0 leaves neither. */
 static __always_inline int admit(struct bpf_sock_ops *ctx, const struct qanat_tuple *tuple,
                                  struct direct_case *c) {
-  if (!direct_decide(c)) return -1;
+  if (direct_decide(c) != DIRECT_YES) return -1;
   __u64 now = bpf_ktime_get_ns();
   struct qanat_flow flow = {.client = bpf_get_socket_cookie(ctx),
                             .time_ns = now,
@@ -70,7 +71,8 @@ static __always_inline void on_connect_direct(struct bpf_sock_ops *ctx, struct b
                                               struct qanat_direct_sk *d) {
   __u32 mark = QANAT_CTX(sk, mark);
   d->state = QANAT_DIRECT_NONE;
-  if (mark == QANAT_MARK_CAPTURE) return; /* a later connect() of this socket was captured */
+  if (mark == QANAT_MARK_CAPTURE || (mark & QANAT_MARK_MASK) == QANAT_MARK_DRAWN)
+    return; /* a later connect() of this socket was captured */
   __u64 source = bpf_get_netns_cookie(ctx);
   struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &source);
   if (!pod) return; /* it left the mesh */
@@ -91,8 +93,10 @@ static __always_inline void on_connect_direct(struct bpf_sock_ops *ctx, struct b
     d->state = QANAT_DIRECT_GRANTED;
     watch_close(ctx);
     count(id, QANAT_CNT_DIRECT);
+    if (d->vip_port) count(id, QANAT_CNT_VIP_DIRECT);
     return;
   }
+  /* For a drawn one too, now to the endpoint's own address: its policies hold as they did. */
   mark = QANAT_MARK_CAPTURE; /* should it fail, the second guard drops the SYN */
   bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
   count(id, QANAT_CNT_DIRECT_RETAKEN);
@@ -183,10 +187,26 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx) {
   }
 }
 
+/* Did a drawn endpoint answer? A connect() that its application gave up before the first SYN was sent
+ * again says nothing. */
+static __always_inline void note_outcome(struct bpf_sock_ops *ctx, const struct qanat_direct_sk *d,
+                                         __u32 state) {
+  struct qanat_suspended_key key = {d->src_serial, d->dst_serial, d->port};
+  if (state == BPF_TCP_ESTABLISHED) {
+    if (bpf_map_lookup_elem(&suspended, &key)) bpf_map_delete_elem(&suspended, &key);
+  } else if (QANAT_CTX(ctx, segs_in) || QANAT_CTX(ctx, total_retrans)) {
+    vip_suspend(&key);
+  }
+}
+
 /* Only sockets that were granted something ask for this callback. */
 static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *sk) {
-  if (QANAT_CTX(ctx, args[1]) != BPF_TCP_CLOSE) return;
+  __u32 state = QANAT_CTX(ctx, args[1]);
+  int tried = QANAT_CTX(ctx, args[0]) == BPF_TCP_SYN_SENT;
+  if (state != BPF_TCP_CLOSE && !tried) return;
   struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
+  if (tried && d && d->state == QANAT_DIRECT_GRANTED && d->vip_port) note_outcome(ctx, d, state);
+  if (state != BPF_TCP_CLOSE) return;
   struct qanat_origin_record *record = bpf_sk_storage_get(&origins, sk, 0, 0);
   int is_direct = d && d->state == QANAT_DIRECT_GRANTED;
   int is_granted = record && record->granted;

@@ -143,6 +143,13 @@ Result<Fd> Duplicate(const Fd& fd) {
   return copy;
 }
 
+// To our own node agent, which leaves the mark of what is accepted here as its client's is then:
+// original_destination.h. It does nothing else to TCP, and who does not look for it sees nothing.
+void SayWeReadMarks(const Fd& listener) {
+  const int on = 1;
+  (void)setsockopt(listener.get(), SOL_SOCKET, SO_RCVMARK, &on, sizeof on);
+}
+
 // Every worker gets one at least.
 Status Distribute(Role role, const Pod& pod, const Config& config, std::vector<Fd> have, bool& v6,
                   std::vector<Listeners>& sets) {
@@ -161,6 +168,7 @@ Status Distribute(Role role, const Pod& pod, const Config& config, std::vector<F
     have.push_back(std::move(copy));
   }
   for (size_t i = 0; i < have.size(); ++i) {
+    if (role == Role::kOutbound) SayWeReadMarks(have[i]);
     sets[i % sets.size()].push_back({role, std::move(have[i])});
   }
   return {};

@@ -27,7 +27,8 @@ Enforcer::Enforcer(KernelTable kernel, route::Mesh mesh, EnforcerHooks hooks)
     : kernel_(std::move(kernel)),
       mesh_(std::move(mesh)),
       hooks_(std::move(hooks)),
-      table_(QANAT_MAX_VERDICTS) {
+      table_(QANAT_MAX_VERDICTS),
+      vips_(QANAT_MAX_VIPS) {
   stats_.why_off = "the mesh is not known yet";
 }
 
@@ -81,7 +82,7 @@ void Enforcer::PutPod(uint32_t serial, uint32_t id, uint64_t cookie, Member memb
   if (fresh && (!Check(kernel_.Answered(id), "answer the hooks") || !EndRefused())) return;
   // Off first, on last: between the two its verdicts are put right.
   if (FlagsOf(pod.member) == 0 && !SetPod(serial, pod)) return;
-  if (!fresh && !Rejudge()) return;
+  if (fresh ? !RecompileVips() : !Rejudge()) return;
   if (FlagsOf(pod.member) != 0) SetPod(serial, pod);
 }
 
@@ -94,7 +95,7 @@ void Enforcer::RemovePod(uint32_t serial) {
   const TableChanges changes = table_.Forget(serial);
   // Its entry may be gone with its namespace: then nothing can be written, and nothing need be.
   (void)hooks_.set_pod(serial, 0, table_.generation());
-  if (off_ || !Write(changes) || table_.direct_count() == direct) return;
+  if (off_ || !RecompileVips() || !Write(changes) || table_.direct_count() == direct) return;
   Revoke([&pod](const qanat_grant& grant) {
     return grant.source == pod.cookie || grant.pod_id == pod.id;
   });
@@ -115,7 +116,7 @@ void Enforcer::SetSnapshot(state::SnapshotPtr snapshot) {
 bool Enforcer::Rejudge() {
   const TableChanges changes = table_.Rejudge(judging());
   if (!Check(kernel_.KeepGeneration(changes.generation), "keep the generation")) return false;
-  if (!Write(changes)) return false;
+  if (!RecompileVips() || !Write(changes)) return false;
   if (changes.floors.empty()) {
     // What was forgotten for want of room may still be held by a program.
     if (unfenced_ && !Check(kernel_.AwaitPrograms(), "wait for the kernel's programs")) {
@@ -215,6 +216,10 @@ void Enforcer::Answer(const std::vector<qanat_miss>& misses) {
       answered.insert(pod->second.id);
     }
     ++stats_.answered;
+    if (const auto vip = VipOf(miss)) {
+      if (!AnswerVip(*vip)) return;
+      continue;
+    }
     const TableChanges changes = table_.Answer(key, judging());
     unfenced_ = unfenced_ || changes.forgot_direct;
     if (!Write(changes)) return;
@@ -228,6 +233,7 @@ bool Enforcer::Begin() {
   auto first = kernel_.Clear();
   if (!first) return Check(tl::unexpected(first.error()), "clear the verdicts");
   table_ = VerdictTable(QANAT_MAX_VERDICTS, *first);
+  vips_ = VipTable(QANAT_MAX_VIPS);
   for (auto& [serial, pod] : pods_) {
     pod.floor = *first;
     if (!SetPod(serial, pod)) return false;

@@ -2,6 +2,8 @@
 // Keeps the kernel's direct path in step with the mesh: answers the hooks' questions, and when
 // something is tightened takes it out of the kernel in an order in which nothing slips through,
 // ends the connections that are no longer allowed, and only then calls the state enforced:
+//   0. services that are not to be drawn for any more are taken out, and programs waited for that
+//      still draw
 //   1. verdicts that stay towards an affected pod are written anew, its floor is raised, the others
 //      are taken out: no new answer is "yes"
 //   2. wait for programs that still hold an old answer
@@ -21,6 +23,7 @@
 #include "agent/direct/kernel_table.h"
 #include "agent/direct/table.h"
 #include "agent/direct/verdict.h"
+#include "agent/direct/vips.h"
 
 namespace qanat::agent::direct {
 
@@ -39,7 +42,8 @@ struct EnforcerStats {
   uint32_t generation = 0;      // what is enforced
   uint64_t policy_version = 0;  // the snapshot's, likewise
   size_t verdicts = 0, direct = 0;
-  uint64_t answered = 0;  // questions of the hooks
+  size_t vips = 0, drawn = 0;  // services asked for, by pod; those that the kernel draws for
+  uint64_t answered = 0;       // questions of the hooks
   uint64_t revocations = 0;
   uint64_t ended = 0;     // connections, by a refusal
   uint64_t failures = 0;  // of the kernel's interface; the path is off until one works again
@@ -74,6 +78,7 @@ class Enforcer {
   // For `why` and the admin page.
   std::optional<Verdict> Judge(const VerdictKey& key) const;
   const VerdictTable& table() const { return table_; }
+  std::optional<VipEntry> JudgeVip(const VipKey& key) const;
   std::vector<std::pair<uint32_t, const Member*>> Members() const;  // by serial
 
  private:
@@ -95,12 +100,19 @@ class Enforcer {
   bool EndRefused();
   bool EndFlow(const VerdictKey& key, const Flow& flow);
   bool SetPod(uint32_t serial, Known& pod);
+  // enforcer_vips.cc
+  FindPod PodsByName() const;
+  std::optional<VipEntry> Compile(const VipKey& key, const FindPod& find) const;
+  bool AnswerVip(const VipKey& key);
+  bool RecompileVips();
+  bool Write(const VipChanges& changes);
   bool Check(const Status& status, const char* what);
 
   KernelTable kernel_;
   route::Mesh mesh_;
   EnforcerHooks hooks_;
   VerdictTable table_;
+  VipTable vips_;
   std::map<uint32_t, Known> pods_;
   state::SnapshotPtr snapshot_;
   // Nothing is in the kernel: at first, and after a write that failed. The next tick begins anew.

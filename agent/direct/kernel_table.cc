@@ -27,6 +27,37 @@ qanat_verdict_key ToKernel(const VerdictKey& key) {
   return out;
 }
 
+std::optional<VipKey> VipOf(const qanat_miss& miss) {
+  if (miss.key.dst_serial != 0) return std::nullopt;
+  return VipKey{miss.key.src_serial, net::SocketAddress(bpf::FromKernel(miss.dst), miss.key.port)};
+}
+
+qanat_vip_key ToKernel(const VipKey& key) {
+  qanat_vip_key out{};
+  out.ip = bpf::ToKernel(key.asked.ip());
+  out.src_serial = key.source;
+  out.port = key.asked.port();
+  return out;
+}
+
+qanat_vip ToKernel(const VipEntry& entry) {
+  qanat_vip out{};
+  for (size_t i = 0; i < QANAT_VIP_ENDPOINTS; ++i) {
+    qanat_vip_endpoint& to = out.endpoints[i];
+    to.until = out.total;
+    if (i >= entry.endpoints.size()) continue;
+    const VipEndpoint& from = entry.endpoints[i];
+    out.count = static_cast<__u32>(i + 1);
+    out.total = to.until = from.until;
+    to.code = from.code;
+    if (from.destination == 0) continue;
+    to.dst_serial = from.destination;
+    to.ip = bpf::ToKernel(from.target.ip());
+    to.port = from.target.port();
+  }
+  return out;
+}
+
 VerdictKey Flow::Key() const {
   return {value.src_serial, value.dst_serial, tuple.dport, bpf::FromKernel(tuple.dst).is_v6()};
 }
@@ -43,6 +74,9 @@ Result<uint32_t> KernelTable::Clear() {
   QANAT_RETURN_IF_ERROR(maps_->direct.Update(0, direct));
   for (const qanat_verdict_key& key : maps_->verdicts.Keys()) {
     QANAT_RETURN_IF_ERROR(Remove(FromKernel(key)));
+  }
+  for (const qanat_vip_key& key : maps_->vips.Keys()) {
+    if (auto erased = maps_->vips.Erase(key); !erased) return tl::unexpected(erased.error());
   }
   for (uint32_t id = 0; id < QANAT_MAX_PODS; ++id) {
     QANAT_RETURN_IF_ERROR(Answered(id));
@@ -65,6 +99,17 @@ Status KernelTable::Put(const VerdictKey& key, const TableEntry& entry) {
 
 Status KernelTable::Remove(const VerdictKey& key) {
   if (auto erased = maps_->verdicts.Erase(ToKernel(key)); !erased) {
+    return tl::unexpected(erased.error());
+  }
+  return {};
+}
+
+Status KernelTable::Put(const VipKey& key, const VipEntry& entry) {
+  return maps_->vips.Update(ToKernel(key), ToKernel(entry));
+}
+
+Status KernelTable::Remove(const VipKey& key) {
+  if (auto erased = maps_->vips.Erase(ToKernel(key)); !erased) {
     return tl::unexpected(erased.error());
   }
   return {};

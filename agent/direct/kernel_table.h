@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "agent/direct/table.h"
+#include "agent/direct/vips.h"
 #include "bpf/user/fence.h"
 #include "bpf/user/node_maps.h"
 
@@ -31,6 +32,8 @@ class KernelTable {
 
   Status Put(const VerdictKey& key, const TableEntry& entry);
   Status Remove(const VerdictKey& key);  // also where there is none
+  Status Put(const VipKey& key, const VipEntry& entry);
+  Status Remove(const VipKey& key);
   // From here on every program sees what was written before.
   Status AwaitPrograms() { return fence_.Wait(); }
 
@@ -60,5 +63,9 @@ class KernelTable {
 
 VerdictKey FromKernel(const qanat_verdict_key& key);
 qanat_verdict_key ToKernel(const VerdictKey& key);
+// Of a question about a service, with destination 0; else nullopt.
+std::optional<VipKey> VipOf(const qanat_miss& miss);
+qanat_vip_key ToKernel(const VipKey& key);
+qanat_vip ToKernel(const VipEntry& entry);
 
 }  // namespace qanat::agent::direct

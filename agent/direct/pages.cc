@@ -63,6 +63,8 @@ std::string Page(const Service* service) {
                {"policyVersion", stats.policy_version},
                {"verdicts", stats.verdicts},
                {"direct", stats.direct},
+               {"services", stats.vips},
+               {"servicesDrawn", stats.drawn},
                {"answered", stats.answered},
                {"revocations", stats.revocations},
                {"ended", stats.ended},

@@ -35,6 +35,8 @@ struct Member {
   // That its capture holds, and that its veth carries addresses as they are, and nobody else's, was
   // seen (proof, path probe).
   bool path_proved = false;
+  // Its proxy heeds what the kernel has drawn (vips.h): our own does, no other.
+  bool proxy_reads_draws = false;
   bool operator==(const Member&) const = default;
 };
 

@@ -28,6 +28,7 @@ void Enroller::ShowDirect(Entry& entry) {
   for (const net::IpAddress& ip : entry.network.others) member.facts.addresses.push_back(ip);
   member.wish = WishOf(entry);
   member.path_proved = entry.path_proved;
+  member.proxy_reads_draws = entry.reads_draws;
   entry.direct = true;
   direct_.put(entry.serial, entry.id, entry.cookie, std::move(member));
 }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "agent/enrol/entry.h"
 #include "bpf/user/mounts.h"
@@ -214,6 +215,8 @@ void Enroller::FillAll() {
       WriteStatus(*entry);
       continue;
     }
+    if (std::exchange(entry->reads_draws, report->reads_draws) != report->reads_draws)
+      ShowDirect(*entry);
     const auto dns = SwitchDns(*entry, found_dns);
     if (!dns) {
       entry->filled = false;

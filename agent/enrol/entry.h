@@ -29,6 +29,7 @@ struct Enroller::Entry {
   bool attached = false;
   bool adding = false;
   bool filled = false;
+  bool reads_draws = false;  // the proxy that filled it reads QANAT_MARK_DRAWN
   bool proven = false;
   bool cut_off = false;
   bool direct = false;             // the direct path has heard of it

@@ -81,6 +81,10 @@ bool Inspect(FoundListener& l) {
   const int role = RoleOfPort(local->port());
   if (role < 0) return false;
   l.role = static_cast<uint32_t>(role);
+  int reads_marks = 0;
+  size = sizeof reads_marks;
+  l.reads_marks =
+      ::getsockopt(fd, SOL_SOCKET, SO_RCVMARK, &reads_marks, &size) == 0 && reads_marks != 0;
   size = sizeof l.netns_cookie;
   if (::getsockopt(fd, SOL_SOCKET, kSoNetnsCookie, &l.netns_cookie, &size) != 0) return false;
   size = sizeof l.socket_cookie;
@@ -96,8 +100,9 @@ void Prepare(const FoundListener& l) {
     LOG_WARN("listeners", "cannot make a listener transparent: {}", std::strerror(errno));
   if (l.role != QANAT_ROLE_OUTBOUND) return;
   // Children inherit the mark. With fwmark_reflect a client in TIME_WAIT acknowledges with the mark
-  // of the packet it answers: any other mark would send that ACK out of eth0.
-  const uint32_t mark = QANAT_MARK_CAPTURE;
+  // of the packet it answers: any other mark would send that ACK out of eth0. A listener without a
+  // mark gives its children that of their SYN (tcp_fwmark_accept), of which each has an ip rule.
+  const uint32_t mark = l.reads_marks ? 0 : QANAT_MARK_CAPTURE;
   if (::setsockopt(l.fd.get(), SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0)
     LOG_WARN("listeners", "cannot mark the listener on 15001: {}", std::strerror(errno));
 }
@@ -135,6 +140,7 @@ Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer,
 Result<SlotReport> FillSlots(bpf::NodeMaps& maps, uint32_t pod_id, uint64_t netns_cookie,
                              const std::vector<FoundListener>& found, qanat_pod_state* state) {
   SlotReport report;
+  report.reads_draws = true;
   for (const FoundListener& l : found) {
     if (l.netns_cookie != netns_cookie) continue;
     if (report.filled[l.role] >= QANAT_MAX_WORKERS) continue;
@@ -143,7 +149,9 @@ Result<SlotReport> FillSlots(bpf::NodeMaps& maps, uint32_t pod_id, uint64_t netn
     if (!present || !*present || **present != l.socket_cookie)
       QANAT_RETURN_IF_ERROR(maps.listeners.Update(slot, static_cast<__u64>(l.fd.get())));
     ++report.filled[l.role];
+    if (l.role == QANAT_ROLE_OUTBOUND && !l.reads_marks) report.reads_draws = false;
   }
+  if (report.filled[QANAT_ROLE_OUTBOUND] == 0) report.reads_draws = false;
   qanat_pod_state next = *state;
   for (uint32_t role = 0; role < QANAT_ROLES; ++role) next.workers[role] = report.filled[role];
   if (std::memcmp(&next, state, sizeof next) != 0) {

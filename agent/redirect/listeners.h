@@ -20,6 +20,9 @@ struct FoundListener {
   uint64_t netns_cookie = 0;
   uint64_t socket_cookie = 0;
   uint32_t role = 0;  // qanat_role
+  // SO_RCVMARK, which does nothing to TCP: our own proxy says by it that it reads the mark of what
+  // it accepts (QANAT_MARK_DRAWN).
+  bool reads_marks = false;
 };
 
 // A UDP socket at port 15053 that takes packets of every address: the redirection of DNS asks at
@@ -30,12 +33,14 @@ struct FoundDns {
 };
 
 // Every listening TCP socket of the process on 15001, 15006 or 15008, with 15001 and 15006 made
-// transparent and 15001 given the capture mark (see listeners.cc for why).
+// transparent and 15001 given the capture mark, or none where it reads marks (see listeners.cc for
+// why).
 // Into `dns` go the proxy's DNS listeners, of which nothing is taken.
 Result<std::vector<FoundListener>> TakeListeners(const zds::Peer& peer, std::vector<FoundDns>* dns);
 
 struct SlotReport {
   std::array<uint32_t, QANAT_ROLES> filled{};  // live listeners per role
+  bool reads_draws = false;                    // all on 15001 do; FillSlots() only
   bool complete() const { return filled[0] > 0 && filled[1] > 0 && filled[2] > 0; }
 };
 

@@ -21,6 +21,7 @@ namespace {
 
 constexpr uint32_t kRulePriorityLoLeg = 99;
 constexpr uint32_t kRulePriorityCapture = 100;
+constexpr uint32_t kRulePriorityDrawn = 101;
 constexpr uint32_t kRulePriorityCutOff = 1;  // after the local table, before everything else
 
 constexpr const char* kAcceptMark = "ipv4/tcp_fwmark_accept";
@@ -68,7 +69,9 @@ std::vector<const char*> Sysctls(const std::vector<net::IpAddress>& ips) {
 
 std::vector<rtnl::Rule> Rules(int family) {
   return {{family, kRulePriorityLoLeg, QANAT_MARK_LO_LEG, QANAT_ROUTE_TABLE},
-          {family, kRulePriorityCapture, QANAT_MARK_CAPTURE, QANAT_ROUTE_TABLE}};
+          {family, kRulePriorityCapture, QANAT_MARK_CAPTURE, QANAT_ROUTE_TABLE},
+          {family, kRulePriorityDrawn, QANAT_MARK_DRAWN, QANAT_ROUTE_TABLE,
+           rtnl::RuleAction::kTable, QANAT_MARK_MASK}};
 }
 
 rtnl::Rule CutOffRule(int family) {
@@ -188,7 +191,8 @@ Status CheckPodNetwork(const netns::NetNs& ns, const std::vector<net::IpAddress>
     for (const auto& ip : ips) {
       QANAT_ASSIGN_OR_RETURN(auto outside,
                              net::IpAddress::Parse(ip.is_v4() ? kOutside4 : kOutside6));
-      for (uint32_t mark : {QANAT_MARK_LO_LEG, QANAT_MARK_CAPTURE}) {
+      for (uint32_t mark :
+           {QANAT_MARK_LO_LEG, QANAT_MARK_CAPTURE, QANAT_MARK_DRAWN | 1u << QANAT_DRAW_SHIFT}) {
         QANAT_ASSIGN_OR_RETURN(auto source, rtnl::LocalSourceOf(outside, mark));
         if (source == ip) continue;
         return Fail(Code::kFailedPrecondition,

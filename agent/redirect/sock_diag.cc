@@ -102,7 +102,8 @@ inet_diag_req_v2 RequestFor(uint8_t family, uint32_t states) {
 
 bool IsProxysMark(uint32_t mark) { return mark == QANAT_MARK_PROXY || mark == QANAT_MARK_ONE_PASS; }
 bool IsCapturesMark(uint32_t mark) {
-  return mark == QANAT_MARK_CAPTURE || mark == QANAT_MARK_LO_LEG;
+  return mark == QANAT_MARK_CAPTURE || mark == QANAT_MARK_LO_LEG ||
+         (mark & QANAT_MARK_MASK) == QANAT_MARK_DRAWN;
 }
 
 }  // namespace

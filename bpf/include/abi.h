@@ -21,6 +21,11 @@
 #define QANAT_MARK_CAPTURE 0x53au  /* an application's connection: ip rule -> table 101 */
 #define QANAT_MARK_LO_LEG 0x53bu   /* proxy to application over lo: ip rule -> table 101 */
 #define QANAT_MARK_ONE_PASS 0x53cu /* our proxy's same-node connection: asks for a grant */
+/* Captured as well; what is above these 12 bits says which endpoint of the service the connect hook
+ * has drawn (struct qanat_vip), for a proxy that reads it: ip rule with this mask -> table 101. */
+#define QANAT_MARK_DRAWN 0x53du
+#define QANAT_MARK_MASK 0xfffu
+#define QANAT_DRAW_SHIFT 12
 #define QANAT_ROUTE_TABLE 101
 
 #define QANAT_PORT_OUTBOUND 15001
@@ -39,6 +44,8 @@
 #define QANAT_MAX_VERDICTS 65536
 #define QANAT_MAX_FLOWS 65536
 #define QANAT_MISSES_BYTES 65536
+#define QANAT_MAX_VIPS 16384
+#define QANAT_MAX_SUSPENDED 4096
 #define QANAT_MAX_OWN_IPS 4096
 #define QANAT_OWN_IPS_PER_POD 32
 #define QANAT_MAX_PEERS 4
@@ -133,13 +140,53 @@ struct qanat_verdict {
   __u32 what;
 };
 
-/* map `misses` (RINGBUF): a connection for which there is no verdict, once for each key. */
+/* map `misses` (RINGBUF): a connection for which there is no verdict, once for each key. With a
+ * dst_serial of 0: to an address that is no pod's of this node, and `vips` has nothing of it. */
 struct qanat_miss {
   struct qanat_verdict_key key;
   struct qanat_ip dst;
 };
-/* map `asked`: array by pod id: entries that this pod's connections put into `verdicts` and that
- * are not answered. The agent writes it, and the hook stops asking at the limit. */
+
+/* map `vips`: a service's address and port as one pod sees it: among which endpoints a connection
+ * is drawn. Only whether the drawn one may be reached straight is asked of `verdicts`. */
+#define QANAT_VIP_ENDPOINTS 8
+struct qanat_vip_key {
+  struct qanat_ip ip;
+  __u32 src_serial;
+  __u16 port;
+  __u16 reserved;
+};
+struct qanat_vip_endpoint {
+  __u32 until;      /* the sum of the weights up to this one and with it */
+  __u32 dst_serial; /* 0: no pod of this node, or none that may be reached straight */
+  __u32 code;       /* how the proxy is told of it, above QANAT_DRAW_SHIFT; 0: it is not */
+  __u16 port;       /* ip and port only with a dst_serial */
+  __u16 reserved;
+  struct qanat_ip ip;
+};
+struct qanat_vip {
+  __u32 total; /* of the weights; 0: the proxy picks (asked, or the kernel is not to draw) */
+  __u32 count; /* of `endpoints`; those behind have the last one's `until` */
+  struct qanat_vip_endpoint endpoints[QANAT_VIP_ENDPOINTS];
+};
+
+/* map `suspended` (LRU): an endpoint that one pod did not reach by a draw is left to the proxy, which
+ * can try another one: for a second at first, twice as long each time, up to half a minute. A
+ * connection that comes about ends it. */
+struct qanat_suspended_key {
+  __u32 src_serial;
+  __u32 dst_serial;
+  __u32 port;
+};
+struct qanat_suspended {
+  __u64 until_ns; /* CLOCK_MONOTONIC */
+  __u32 failures;
+  __u32 reserved;
+};
+#define QANAT_SUSPEND_FIRST_NS 1000000000ull
+#define QANAT_SUSPEND_MOST_NS 30000000000ull
+/* map `asked`: array by pod id: entries that this pod's connections put into `verdicts` and `vips`
+ * and that are not answered. The agent writes it, and the hook stops asking at the limit. */
 #define QANAT_MAX_ASKED 64
 
 /* map `own_ips`: addresses of a pod's namespace besides the one or two that it is known by (a
@@ -206,6 +253,8 @@ struct qanat_direct_sk {
   __u32 policy;
   __u32 generation; /* of the verdict */
   __u32 port;
+  __u32 vip_port; /* 0: asked for by the pod's own address; else what the application asked for */
+  struct qanat_ip vip;
 };
 
 /* map `origins` (SK_STORAGE): why a socket may do what applications may not. */
@@ -387,6 +436,10 @@ enum qanat_counter {
   QANAT_CNT_UNSIGNED_SYN,   /* SYNs out of the pod that passed its second guard by */
   QANAT_CNT_GRANT_FORGED,   /* SYNs with another pod's granted tuple, at the pod's door */
   QANAT_CNT_INBOUND_OPEN,   /* SYNs into the pod while its sk_lookup was not there */
+  /* Connections to services that the connect hook drew an endpoint for. */
+  QANAT_CNT_VIP_DIRECT,    /* ... and went straight to it (also in DIRECT) */
+  QANAT_CNT_VIP_PROXY,     /* ... which the proxy reaches (also in CAPTURED) */
+  QANAT_CNT_VIP_SUSPENDED, /* ... left to the proxy's pick: it did not answer lately */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

@@ -11,6 +11,7 @@
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
+#include "bpf/include/vip.bpf.h"
 
 static __always_inline int refuse(__u32 pod_id, enum qanat_counter why, int error) {
   count(pod_id, why);
@@ -98,37 +99,85 @@ static __always_inline int connect_from_proxy(struct bpf_sock_addr *ctx, struct 
 /* 0: a kernel without MPTCP, which would refuse to load the question. */
 const volatile __u32 kernel_has_mptcp __weak = 1;
 
+/* What becomes of a connection besides going on or not. */
+struct connect_change {
+  struct qanat_ip dst;
+  __u32 port; /* 0: goes where it wants to; else to `dst` */
+  __u32 mark; /* if it is captured */
+};
+
+/* To no pod's own address: to a service's? DIRECT_YES: then `c` says where to, and `change`. */
+static __always_inline int choose_endpoint(struct direct_case *c, struct connect_change *change) {
+  struct vip_case vip = {
+      .dst = c->dst, .port = c->port, .src_id = c->src_id, .src_serial = c->src_serial};
+  if (!vip_draw(&vip)) return DIRECT_NO;
+  if (vip.dst_serial) {
+    c->dst = vip.dst;
+    c->port = vip.port;
+    if (vip_is_suspended(c->src_serial, vip.dst_serial, vip.port)) {
+      count(c->src_id, QANAT_CNT_VIP_SUSPENDED);
+      return DIRECT_NO;
+    }
+    if (direct_decide(c) == DIRECT_YES && c->dst_serial == vip.dst_serial) {
+      change->dst = vip.dst;
+      change->port = vip.port;
+      return DIRECT_YES;
+    }
+  }
+  count(c->src_id, QANAT_CNT_VIP_PROXY);
+  if (vip.code) change->mark = QANAT_MARK_DRAWN | vip.code << QANAT_DRAW_SHIFT;
+  return DIRECT_NO;
+}
+
 /* Off the proxy's path by a verdict? Plain TCP only: an MPTCP connection may move to other addresses
  * (its subflows come here as TCP). Not if it is bound to a device or to a source that is not the
  * pod's. */
 static __always_inline int choose_direct(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                          __u64 cookie, const struct qanat_pod *pod,
-                                         const struct qanat_ip *src, const struct qanat_ip *dst) {
+                                         const struct qanat_ip *src, const struct qanat_ip *dst,
+                                         struct connect_change *change) {
   if (QANAT_CTX(ctx, protocol) != IPPROTO_TCP || QANAT_CTX(sk, bound_dev_if)) return 0;
   if (!ip_is_any(src) && !ip_is_pods(pod, src)) return 0;
   if (kernel_has_mptcp && bpf_skc_to_mptcp_sock(sk)) return 0;
+  __u32 port = bpf_ntohs((__u16)QANAT_CTX(ctx, user_port));
   struct direct_case c = {.dst = *dst,
                           .source = cookie,
                           .src_id = pod->id,
                           .src_serial = pod->serial,
-                          .port = bpf_ntohs((__u16)QANAT_CTX(ctx, user_port)),
+                          .port = port,
                           .ask = 1};
-  if (!direct_decide(&c)) return 0;
+  int answer = direct_decide(&c);
+  if (answer == DIRECT_NO_POD) answer = choose_endpoint(&c, change);
+  if (answer != DIRECT_YES) return 0;
   /* With CAP_NET_RAW an application may have set one, and it may have an ip rule. */
-  if (QANAT_CTX(sk, mark) && set_mark(ctx, 0)) return 0;
+  if (QANAT_CTX(sk, mark) && set_mark(ctx, 0)) goto captured;
   struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-  if (!d) return 0;
+  if (!d) goto captured;
   d->state = QANAT_DIRECT_CHOSEN;
   d->src_serial = c.src_serial;
   d->dst_serial = c.dst_serial;
   d->policy = c.policy;
   d->generation = c.generation;
   d->port = c.port;
+  if (change->port) {
+    d->vip_port = port;
+    d->vip = *dst;
+  }
   return 1;
+captured:
+  change->port = 0;
+  return 0;
+}
+
+/* What getpeername() would say of an earlier connection of this socket. */
+static __always_inline void forget_vip(struct bpf_sock *sk) {
+  struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
+  if (d) d->vip_port = 0;
 }
 
 static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-                                          const struct qanat_ip *src, const struct qanat_ip *dst) {
+                                          const struct qanat_ip *src, const struct qanat_ip *dst,
+                                          struct connect_change *change) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
   __u32 protocol = QANAT_CTX(ctx, protocol);
@@ -143,6 +192,7 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
     if (mode != QANAT_MODE_OFF && protocol == IPPROTO_UDP) count(id, QANAT_CNT_UDP);
     return 1;
   }
+  forget_vip(sk);
 
   struct qanat_probe *probe = 0;
   __u16 port = bpf_ntohs((__u16)QANAT_CTX(ctx, user_port));
@@ -168,7 +218,7 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
     forget_early(ctx, sk);
     if (mode == QANAT_MODE_CUT) return refuse(id, QANAT_CNT_REFUSED_CUT, ECONNREFUSED);
     if ((QANAT_FIELD(state->flags) & QANAT_DIRECT_FROM) &&
-        choose_direct(ctx, sk, cookie, pod, src, dst))
+        choose_direct(ctx, sk, cookie, pod, src, dst, change))
       return 1;
   }
   const struct qanat_ip *own = ip_is_v4(dst) ? &pod->ip4 : &pod->ip6;
@@ -184,7 +234,7 @@ static __always_inline int connect_decide(struct bpf_sock_addr *ctx, struct bpf_
     count(id, QANAT_CNT_UNBOUND_DEVICE);
   }
   /* Always written, whatever the application had set. */
-  if (set_mark(ctx, QANAT_MARK_CAPTURE)) return refuse(id, QANAT_CNT_REFUSED_MARK, ECONNREFUSED);
+  if (set_mark(ctx, change->mark)) return refuse(id, QANAT_CNT_REFUSED_MARK, ECONNREFUSED);
   if (probe)
     __sync_fetch_and_or(&probe->seen, QANAT_SEEN_MARKED);
   else

@@ -34,6 +34,8 @@ static __always_inline const struct qanat_direct *direct_lease(void) {
   return lease;
 }
 
+const volatile struct qanat_vip vip_asked __weak = {};
+
 /* Not inlined and not static, so that the verifier checks it once (see cgroup_kind). One question
  * for each key: the entry that says "asked" is what stops the second. */
 __weak __attribute__((noinline)) int direct_ask(const struct qanat_miss *miss, __u32 src_id) {
@@ -47,10 +49,17 @@ __weak __attribute__((noinline)) int direct_ask(const struct qanat_miss *miss, _
     count(id, QANAT_CNT_DIRECT_NOT_ASKED);
     return 0;
   }
-  if (bpf_map_update_elem(&verdicts, &event.key, &pending, BPF_NOEXIST)) return 0;
+  struct qanat_vip_key vip = {event.dst, event.key.src_serial, event.key.port, 0};
+  int is_vip = event.key.dst_serial == 0;
+  if (is_vip ? bpf_map_update_elem(&vips, &vip, (const void *)&vip_asked, BPF_NOEXIST)
+             : bpf_map_update_elem(&verdicts, &event.key, &pending, BPF_NOEXIST))
+    return 0;
   __sync_fetch_and_add(open, 1);
   if (bpf_ringbuf_output(&misses, &event, sizeof(event), 0)) { /* nobody reads: ask again later */
-    bpf_map_delete_elem(&verdicts, &event.key);
+    if (is_vip)
+      bpf_map_delete_elem(&vips, &vip);
+    else
+      bpf_map_delete_elem(&verdicts, &event.key);
     __sync_fetch_and_add(open, -1);
     count(id, QANAT_CNT_DIRECT_NOT_ASKED);
     return 0;
@@ -59,7 +68,11 @@ __weak __attribute__((noinline)) int direct_ask(const struct qanat_miss *miss, _
   return 0;
 }
 
-/* 1: yes, and the answers are filled in. Everything that is not certain is 0: the proxy decides. */
+enum {
+  DIRECT_NO = 0, /* everything that is not certain: the proxy decides */
+  DIRECT_YES = 1, /* and the answers are filled in */
+  DIRECT_NO_POD = 2, /* the source's connections may, but this is the address of no other pod here */
+};
 __weak __attribute__((noinline)) int direct_decide(struct direct_case *c) {
   if (!c) return 0;
   const struct qanat_direct *lease = direct_lease();
@@ -74,7 +87,8 @@ __weak __attribute__((noinline)) int direct_decide(struct direct_case *c) {
 
   struct qanat_miss miss = {.dst = c->dst};
   const __u64 *owner = bpf_map_lookup_elem(&pod_ips, &miss.dst);
-  if (!owner || *owner == c->source) return 0;
+  if (!owner) return DIRECT_NO_POD;
+  if (*owner == c->source) return 0;
   __u64 cookie = *owner;
   const struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
   if (!pod) return 0;
@@ -106,7 +120,7 @@ __weak __attribute__((noinline)) int direct_decide(struct direct_case *c) {
   c->dst_generation = QANAT_FIELD(to->generation);
   c->policy = verdict->policy;
   c->generation = generation;
-  return 1;
+  return DIRECT_YES;
 }
 
 #endif /* QANAT_BPF_DIRECT_H */

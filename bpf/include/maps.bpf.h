@@ -41,6 +41,10 @@ QANAT_MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, QANAT_MAX_PODS, __u32, struct qan
 QANAT_MAP(direct, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_direct, 0);
 QANAT_MAP(verdicts, BPF_MAP_TYPE_HASH, QANAT_MAX_VERDICTS, struct qanat_verdict_key,
           struct qanat_verdict, BPF_F_NO_PREALLOC);
+QANAT_MAP(vips, BPF_MAP_TYPE_HASH, QANAT_MAX_VIPS, struct qanat_vip_key, struct qanat_vip,
+          BPF_F_NO_PREALLOC);
+QANAT_MAP(suspended, BPF_MAP_TYPE_LRU_HASH, QANAT_MAX_SUSPENDED, struct qanat_suspended_key,
+          struct qanat_suspended, 0);
 QANAT_MAP(asked, BPF_MAP_TYPE_ARRAY, QANAT_MAX_PODS, __u32, __u32, 0);
 QANAT_MAP(flows, BPF_MAP_TYPE_HASH, QANAT_MAX_FLOWS, struct qanat_tuple, struct qanat_flow,
           BPF_F_NO_PREALLOC);

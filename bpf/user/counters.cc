@@ -84,6 +84,12 @@ Entry EntryOf(qanat_counter counter) {
       return {"grant_forged", "dropped: a SYN with another pod's granted addresses and ports"};
     case QANAT_CNT_INBOUND_OPEN:
       return {"inbound_open", "dropped: a SYN from outside while the pod's sk_lookup was away"};
+    case QANAT_CNT_VIP_DIRECT:
+      return {"vip_direct", "connections to services that went straight to the drawn endpoint"};
+    case QANAT_CNT_VIP_PROXY:
+      return {"vip_proxy", "connections to services whose drawn endpoint the proxy reaches"};
+    case QANAT_CNT_VIP_SUSPENDED:
+      return {"vip_suspended", "the drawn endpoint did not answer lately: the proxy picks"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

@@ -27,6 +27,8 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
   QANAT_RETURN_IF_ERROR(open(maps.counters, "counters"));
   QANAT_RETURN_IF_ERROR(open(maps.direct, "direct"));
   QANAT_RETURN_IF_ERROR(open(maps.verdicts, "verdicts"));
+  QANAT_RETURN_IF_ERROR(open(maps.vips, "vips"));
+  QANAT_RETURN_IF_ERROR(open(maps.suspended, "suspended"));
   QANAT_RETURN_IF_ERROR(open(maps.asked, "asked"));
   QANAT_RETURN_IF_ERROR(open(maps.flows, "flows"));
   QANAT_RETURN_IF_ERROR(open(maps.host_ends, "host_ends"));

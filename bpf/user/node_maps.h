@@ -30,6 +30,8 @@ struct NodeMaps {
   PerCpuMap<__u32, qanat_counters> counters;
   Map<__u32, qanat_direct> direct;
   Map<qanat_verdict_key, qanat_verdict> verdicts;
+  Map<qanat_vip_key, qanat_vip> vips;
+  Map<qanat_suspended_key, qanat_suspended> suspended;
   Map<__u32, __u32> asked;
   Map<qanat_tuple, qanat_flow> flows;
   Map<__u32, qanat_host_end> host_ends;

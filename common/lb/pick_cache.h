@@ -31,6 +31,7 @@ class Prepared {
     uint32_t endpoint = 0;
     uint16_t port = 0;
   };
+  const std::vector<Choice>& choices() const { return choices_; }
   // nullptr: there is none.
   const Choice* Pick(uint64_t random) const;
   // Whether one of these (workload uid and port, as Outliers::EndpointKey makes them) is among the

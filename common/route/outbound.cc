@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "common/lb/draw.h"
 #include "common/route/on_demand.h"
 
 namespace qanat::route {
@@ -93,6 +94,11 @@ class Decision {
   }
 
   lb::Pick Pick(const model::ServicePtr& service, uint16_t port) {
+    if (options_.drawn != 0) {
+      auto drawn = lb::PickDrawn(*service, snapshot_.EndpointsOf(*service), source_, port,
+                                 destination_.ip(), options_.drawn, options_.avoid);
+      if (drawn) return std::move(*drawn);
+    }
     if (options_.picks != nullptr) {
       return options_.picks->PickEndpoint(service, snapshot_.EndpointListOf(*service), source_,
                                           port, destination_.ip(), random_, options_.avoid);

@@ -59,6 +59,9 @@ struct OutboundOptions {
   // way. Stock proxies go direct.
   bool waypoints_of_endpoints = false;
   bool socks = false;  // the proxy takes SOCKS at loopback
+  // The endpoint that was drawn already, by the kernel (lb/draw.h); 0: none. It is taken as long as
+  // a pick could fall on it, and nobody has tried it.
+  uint32_t drawn = 0;
   // On demand: what the decision looked for and neither found nor knows to be absent is added; then
   // the route is what it would be if nobody had these names.
   std::vector<std::string>* missing = nullptr;

@@ -270,8 +270,9 @@ int Bed::CleanupAgent(const char* flag, std::vector<std::string> more) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-void Bed::StartPeer(int workers, bool dns) {
-  peer_ = Spawn({node_ns(), "ztunnel"}, [=, this] { RunZdsPeer(zds_socket(), workers, dns); });
+void Bed::StartPeer(int workers, bool dns, bool reads_marks) {
+  peer_ = Spawn({node_ns(), "ztunnel"},
+                [=, this] { RunZdsPeer(zds_socket(), workers, dns, reads_marks); });
 }
 
 std::string Bed::StatusText(const PodInfo& pod) const {

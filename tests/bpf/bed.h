@@ -64,8 +64,9 @@ class Bed {
   // qanat-agent --uninstall of the agent that was started; its exit code. With more settings: as
   // if in a cluster.
   int CleanupAgent(const char* flag = "--cleanup", std::vector<std::string> more = {});
-  // The ZDS peer, in the cgroup "ztunnel". `dns`: it listens for DNS too, as our own proxy does.
-  void StartPeer(int workers = 2, bool dns = false);
+  // The ZDS peer, in the cgroup "ztunnel". As our own proxy and no other, with `dns` it listens for
+  // DNS too, with `reads_marks` it reads what the kernel has drawn.
+  void StartPeer(int workers = 2, bool dns = false, bool reads_marks = false);
   Process& agent() { return agent_; }
   Process& peer() { return peer_; }
 
@@ -112,9 +113,10 @@ class Bed {
 };
 
 // The ZDS peer's program: runs until killed. Listeners answer one line each and close:
-// "out|in|hbone <worker> <local> <peer>". Connections to port 9000 are echoed instead, as long as
-// the proxy has the pod.
-void RunZdsPeer(const std::string& socket_path, int workers, bool dns = false);
+// "out|in|hbone <worker> <local> <peer>", and " drawn=CODE" where the mark says so. Connections to
+// port 9000 are echoed instead, as long as the proxy has the pod.
+void RunZdsPeer(const std::string& socket_path, int workers, bool dns = false,
+                bool reads_marks = false);
 // In the calling thread's network namespace: UDP and TCP at 15053. Then: one answer.
 std::vector<int> OpenDnsListeners(bool v6);
 void AnswerDns(int listener);

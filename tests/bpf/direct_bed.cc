@@ -47,7 +47,7 @@ DirectBed::DirectBed(const std::string& name, const std::function<void(DirectBed
   bed.ShowPod(n, false);
   before_agent(*this);
   bed.StartAgent();
-  bed.StartPeer(2);
+  bed.StartPeer(2, false, true);
   for (const auto& pod : {a, b})
     if (!bed.WaitEnabled(pod)) throw std::runtime_error(bed.StatusText(pod) + bed.Log());
   for (const auto& pod : {a, b, n})
@@ -61,6 +61,8 @@ DirectBed::DirectBed(const std::string& name, const std::function<void(DirectBed
 
 void DirectBed::Reset() {
   for (const auto& key : maps.verdicts.Keys()) Must(maps.verdicts.Erase(key));
+  for (const auto& key : maps.vips.Keys()) Must(maps.vips.Erase(key));
+  for (const auto& key : maps.suspended.Keys()) Must(maps.suspended.Erase(key));
   SetLease(60);
   for (const auto& pod : {a, b}) {
     SetFlags(pod, QANAT_DIRECT_FROM | QANAT_DIRECT_TO);
@@ -107,6 +109,26 @@ qanat_verdict_key DirectBed::Key(uint16_t port, uint8_t family) {
 void DirectBed::SetVerdict(uint16_t port, uint32_t what, uint32_t generation) {
   for (uint8_t family : {uint8_t{4}, uint8_t{6}})
     Must(maps.verdicts.Update(Key(port, family), {generation, 7, what}));
+}
+
+void DirectBed::SetVip(const std::string& ip, uint16_t port,
+                       const std::vector<VipEndpoint>& endpoints) {
+  qanat_vip vip{};
+  vip.count = static_cast<uint32_t>(endpoints.size());
+  for (size_t i = 0; i < QANAT_VIP_ENDPOINTS; ++i) {
+    qanat_vip_endpoint& to = vip.endpoints[i];
+    if (i < endpoints.size()) {
+      vip.total += endpoints[i].weight;
+      to.code = endpoints[i].code;
+      if (!endpoints[i].ip.empty()) {
+        to.dst_serial = KernelPod(b).serial + (endpoints[i].stale ? 1000 : 0);
+        to.ip = KernelIp(endpoints[i].ip);
+        to.port = endpoints[i].port;
+      }
+    }
+    to.until = vip.total;
+  }
+  Must(maps.vips.Update({KernelIp(ip), KernelPod(a).serial, port, 0}, vip));
 }
 
 uint64_t DirectBed::Counter(const Bed::PodInfo& pod, qanat_counter which) {

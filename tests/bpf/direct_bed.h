@@ -30,6 +30,15 @@ class DirectBed {
   // For both families.
   void SetVerdict(uint16_t port, uint32_t what = QANAT_VERDICT_DIRECT, uint32_t generation = 1);
   qanat_verdict_key Key(uint16_t port, uint8_t family);
+  // What pod a's connections to a service's address are drawn among. Those with an `ip` are pod b.
+  struct VipEndpoint {
+    uint32_t weight = 1;
+    uint32_t code = 0;
+    std::string ip;
+    uint16_t port = 8080;
+    bool stale = false;  // the serial is of a pod that was there before
+  };
+  void SetVip(const std::string& ip, uint16_t port, const std::vector<VipEndpoint>& endpoints);
   uint64_t Counter(const Bed::PodInfo& pod, qanat_counter which);
   // "" when neither grants nor flows nor grants in flight are left; waits a little.
   std::string Leftovers();

@@ -157,6 +157,12 @@ void MeshServer::Put(const istio::workload::Workload& workload) {
   Tell('+', 'a', workload.uid(), address.SerializeAsString());
 }
 
+void MeshServer::Put(const istio::workload::Service& service) {
+  istio::workload::Address address;
+  *address.mutable_service() = service;
+  Tell('+', 'a', service.namespace_() + "/" + service.hostname(), address.SerializeAsString());
+}
+
 void MeshServer::Put(const istio::security::Authorization& policy) {
   Tell('+', 'p', policy.namespace_() + "/" + policy.name(), policy.SerializeAsString());
 }

@@ -18,6 +18,7 @@ class MeshServer {
   explicit MeshServer(const Bed& bed);  // before the agent is started
 
   void Put(const istio::workload::Workload& workload);
+  void Put(const istio::workload::Service& service);
   void Put(const istio::security::Authorization& policy);
   void RemovePolicy(const std::string& name);  // "namespace/name"
   // Everything put so far has been acknowledged by the agent.

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breaks the kernel programs one place at a time, and expects a test to notice each.
 
-The per-pod programs and those at the node's ends of veths go to bpf_run_test as an object file. Those of the node (connect, bind, sockops) are put into a
-copy of the agent in place of its own, and bpf_capture_test runs with that one; `--quick` leaves these out. A mutant
-that no longer applies fails: whoever changes that line says here how it could be broken.
+The per-pod programs and those at the node's ends of veths go to bpf_run_test as object files. Those of the node
+(connect, bind, sockops) are put into a copy of the agent in place of its own, and bpf_capture_test or
+bpf_direct_test runs with that one; `--quick` leaves these out. A mutant that no longer applies fails: whoever
+changes that line says here how it could be broken.
 
 Environment: QANAT_BUILD_DIR. Needs root. Nothing is written but in a folder below /tmp."""
 import os
@@ -80,14 +81,14 @@ HOST = [
 # ... and the tests of bpf_capture_test that are asked
 OUT = "*OutgoingIpv*"
 NODE = [
-    ("connect sets the proxy's mark", "include/connect.bpf.h", "set_mark(ctx, QANAT_MARK_CAPTURE)", "set_mark(ctx, QANAT_MARK_PROXY)", OUT),
-    ("connect lets everything go", "include/connect.bpf.h", "if (mode == QANAT_MODE_OFF && !probe) return 1;", "if (!probe) return 1;", OUT),
+    ("connect sets the proxy's mark", "include/connect.bpf.h", "if (set_mark(ctx, change->mark)) return", "if (set_mark(ctx, QANAT_MARK_PROXY)) return", OUT),
+    ("connect lets everything go", "include/connect.bpf.h", "if (mode == QANAT_MODE_OFF && !probe) return connect_early(sk);", "if (!probe) return 1;", OUT),
     ("connect captures the proxy", "include/connect.bpf.h", "if (cgroup_kind() == CGROUP_PEER) return", "if (0) return", "*ProxysOwnConnections*"),
-    ("connect believes an application's mark", "include/connect.bpf.h", "if (set_mark(ctx, QANAT_MARK_CAPTURE)) return",
-     "if (sk->mark != QANAT_MARK_PROXY && set_mark(ctx, QANAT_MARK_CAPTURE)) return", "*MarkOfTheProxy*"),
+    ("connect believes an application's mark", "include/connect.bpf.h", "if (set_mark(ctx, change->mark)) return",
+     "if (sk->mark != QANAT_MARK_PROXY && set_mark(ctx, change->mark)) return", "*MarkOfTheProxy*"),
     ("connect lets a bound device be", "include/connect.bpf.h", "if (QANAT_CTX(sk, bound_dev_if)) {", "if (0) {", "*DeviceBinding*"),
     ("connect lets link-local out", "include/connect.bpf.h", "if (ip_is_v6_link_local(dst)) return", "if (0) return", "*LinkLocalIpv6*"),
-    ("connect forgets the leg to the application", "include/connect.bpf.h", "if (ip_is_pods(pod, dst)) {", "if (0) {", "*LoLegReaches*"),
+    ("connect forgets the leg to the application", "include/connect.bpf.h", "if (ip_is_pods(pod, dst) || is_other_own(pod->id, dst)) {", "if (0) {", "*LoLegReaches*"),
     ("connect takes pods' processes for the node's", "include/connect.bpf.h", "!cfg->pod_roots[0].id || cgroup_kind() != CGROUP_OTHER", "0",
      "*ProcessOfAPodInTheNodes*"),
     ("bind leaves the port to the kernel", "include/bind.bpf.h", "ctx->user_port = bpf_htons(low + bpf_get_prandom_u32() % (high - low + 1));", "",
@@ -95,6 +96,27 @@ NODE = [
     ("sockops grants without the mark", "sockops.bpf.c", "QANAT_CTX(sk, mark) != QANAT_MARK_ONE_PASS", "0", "*OnePassIsGranted*"),
     ("sockops grants nothing", "include/grants.bpf.h", "if (bpf_map_update_elem(&grants, tuple, grant, BPF_ANY)) {", "if (1) {", "*ProbesOfTheNode*"),
     ("sockops leaves used grants", "sockops.bpf.c", "    on_accepted(ctx);", "", "*GrantIsUsedUp*:*GrantsSurvive*"),
+]
+# ... and those of bpf_direct_test
+VIPS = [
+    ("vips draw unevenly", "include/vip.bpf.h", "which += beyond;", "which |= beyond;", "*Shares*:*EveryPlace*"),
+    ("vips draw beside the weights", "include/vip.bpf.h", "bpf_get_prandom_u32() % total", "bpf_get_prandom_u32() % vip->count", "*Shares*"),
+    ("vips of every pod are one", "include/vip.bpf.h", "{c->dst, c->src_serial, (__u16)c->port, 0}", "{c->dst, 1, (__u16)c->port, 0}", "*NobodyElse*"),
+    ("vips are not asked for", "include/vip.bpf.h", "    direct_ask(&miss, c->src_id);", "", "*AskedOnce*"),
+    ("vips pass a refused verdict by", "include/connect.bpf.h", "if (direct_decide(c) == DIRECT_YES && c->dst_serial == vip.dst_serial) {", "direct_decide(c); {",
+     "*CannotGoStraight*"),
+    ("vips believe a pod that is gone", "include/connect.bpf.h", " && c->dst_serial == vip.dst_serial) {", ") {", "*CannotGoStraight*"),
+    ("vips do not tell the proxy", "include/connect.bpf.h", "if (vip.code) change->mark = ", "if (0) change->mark = ", "*CannotGoStraight*"),
+    ("vips take no notice of a refusal", "include/connect.bpf.h", "if (vip_is_suspended(c->src_serial, vip.dst_serial, vip.port)) {", "if (0) {", "*ThatRefuses*"),
+    ("vips suspend for what its application gave up", "sockops.bpf.c", "} else if (QANAT_CTX(ctx, segs_in) || QANAT_CTX(ctx, total_retrans)) {", "} else {",
+     "*OnlyASilent*"),
+    ("vips never forgive", "sockops.bpf.c", "if (bpf_map_lookup_elem(&suspended, &key)) bpf_map_delete_elem(&suspended, &key);", "", "*EndsWithAnAnswer*"),
+    ("vips suspend without an end", "include/vip.bpf.h", "  if (time > QANAT_SUSPEND_MOST_NS)\n", "  if (0)\n", "*EndsWithAnAnswer*"),
+    ("vips are not written, IPv4", "connect4.bpf.c", "    ctx->user_ip4 = change.dst.word[3];", "", "*GoesStraight*"),
+    ("vips are not written, IPv6", "connect6.bpf.c", "    dns_write6(ctx, &change.dst);", "", "*GoesStraight*"),
+    ("vips show the endpoint, IPv4", "getpeername4.bpf.c", "    ctx->user_ip4 = d->vip.word[3];", "", "*SeesTheService*"),
+    ("vips show the endpoint's port", "getpeername6.bpf.c", "    ctx->user_port = bpf_htons((__u16)d->vip_port);", "", "*SeesTheService*"),
+    ("vips of an earlier connect are shown", "include/connect.bpf.h", "  forget_vip(sk);", "", "*ConnectsAgain*"),
 ]
 
 
@@ -202,6 +224,16 @@ class Mutants(unittest.TestCase):
             with self.subTest(name):
                 agent = self.agent_with(self.built("node_hooks", [(file, old, new)]))
                 self.assertFalse(self.passes("bpf_capture_test", {"QANAT_AGENT": agent}, only), "no test noticed")
+
+    @unittest.skipIf(QUICK, "--quick")
+    def test_vips(self):
+        unbroken = self.agent_with(self.built("node_hooks", []))
+        self.assertTrue(self.passes("bpf_direct_test", {"QANAT_AGENT": unbroken}, "DirectVipTest.*"), "unbroken")
+        for name, file, old, new, only in VIPS:
+            with self.subTest(name):
+                agent = self.agent_with(self.built("node_hooks", [(file, old, new)]))
+                only = ":".join("DirectVipTest." + one for one in only.split(":"))
+                self.assertFalse(self.passes("bpf_direct_test", {"QANAT_AGENT": agent}, only), "no test noticed")
 
 
 if __name__ == "__main__":

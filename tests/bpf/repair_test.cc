@@ -210,7 +210,7 @@ TEST_F(RepairTest, EachRuleRouteAndSysctl) {
   };
   std::vector<Harm> harms;
   for (const char* ip : {"ip", "ip -6"}) {
-    for (const char* preference : {"99", "100"})
+    for (const char* preference : {"99", "100", "101"})
       harms.push_back({std::string(ip) + " rule del pref " + preference,
                        std::string(ip) + " rule show pref " + preference + " | grep -q 101"});
     harms.push_back({std::string(ip) + " route flush table 101",

@@ -33,8 +33,11 @@ struct Listener {
 
 class Peer {
  public:
-  Peer(int workers, bool dns)
-      : workers_(workers), dns_(dns), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
+  Peer(int workers, bool dns, bool reads_marks)
+      : workers_(workers),
+        dns_(dns),
+        reads_marks_(reads_marks),
+        epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
 
   // One ZDS session; returns when it breaks. Listeners stay.
   void Session(const std::string& path) {
@@ -97,9 +100,14 @@ class Peer {
       Watch(fd);
       return true;
     }
-    const std::string line = which.what + " " + std::to_string(which.worker) + " " +
-                             (local ? local->ToString() : "?") + " " +
-                             (from ? from->ToString() : "?") + "\n";
+    std::string line = which.what + " " + std::to_string(which.worker) + " " +
+                       (local ? local->ToString() : "?") + " " + (from ? from->ToString() : "?");
+    unsigned mark = 0;
+    socklen_t size = sizeof mark;
+    ::getsockopt(fd, SOL_SOCKET, SO_MARK, &mark, &size);
+    if ((mark & QANAT_MARK_MASK) == QANAT_MARK_DRAWN)
+      line += " drawn=" + std::to_string(mark >> QANAT_DRAW_SHIFT);
+    line += "\n";
     (void)!::send(fd, line.data(), line.size(), MSG_NOSIGNAL);
     ::shutdown(fd, SHUT_WR);
     // What the client sent (TCP Fast Open) must be read, or close() would reset.
@@ -164,6 +172,8 @@ class Peer {
         ::setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
         ::setsockopt(fd, SOL_IP, IP_TRANSPARENT, &one, sizeof one);
         ::setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark);
+        if (reads_marks_ && port == QANAT_PORT_OUTBOUND)
+          ::setsockopt(fd, SOL_SOCKET, SO_RCVMARK, &one, sizeof one);
         sockaddr_in6 any{};
         any.sin6_family = AF_INET6;
         any.sin6_port = htons(static_cast<uint16_t>(port));
@@ -206,6 +216,7 @@ class Peer {
 
   int workers_;
   bool dns_;
+  bool reads_marks_;
   int epoll_;
   std::map<int, Listener> listeners_;
   std::map<int, std::string> echoed_;  // the uid of the pod
@@ -213,8 +224,8 @@ class Peer {
 
 }  // namespace
 
-void RunZdsPeer(const std::string& socket_path, int workers, bool dns) {
-  Peer peer(workers, dns);
+void RunZdsPeer(const std::string& socket_path, int workers, bool dns, bool reads_marks) {
+  Peer peer(workers, dns, reads_marks);
   for (;;) peer.Session(socket_path);
 }
 

@@ -2,6 +2,7 @@
 // Where the client of a captured connection wanted to go.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include "common/net/address.h"
@@ -13,6 +14,8 @@ struct OriginalDestination {
   // True under a node agent that rewrites addresses (iptables REDIRECT, so conntrack knows); false
   // when the socket itself has the original address, as under our own agent.
   bool by_nat = false;
+  // The endpoint of the service that the kernel has drawn for this connection (lb/draw.h); 0: none.
+  uint32_t drawn = 0;
 };
 
 // Nothing when the connection was made to the listener itself (`listener_port`), which no captured

@@ -66,6 +66,7 @@ route::Route OutboundConnection::NextRoute(std::vector<std::string> tried,
                                            std::vector<std::string>* missing) const {
   route::OutboundOptions options = worker_.outbound_options(*pod_);
   options.avoid.tried = std::move(tried);
+  options.drawn = original_.drawn;
   if (worker_.environment().want_names) options.missing = missing;
   return route::DecideOutbound(
       worker_.snapshot(), *flow_.source_workload, original_.address,
@@ -379,7 +380,7 @@ void OutboundConnection::SaveMore(SavedConnection& saved) const {
 
 void OutboundConnection::RestoreMore(const SavedConnection& saved) {
   const SavedConnection::Outbound& from = *saved.outbound;
-  original_ = {from.original, from.by_nat};
+  original_ = {from.original, from.by_nat, 0};
   kind_ = static_cast<route::Route::Kind>(from.kind);
   via_waypoint_ = from.via_waypoint;
   one_pass_ = from.one_pass;

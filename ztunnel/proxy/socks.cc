@@ -56,7 +56,7 @@ void SocksConnection::GoOn() {
     break;
   }
   auto connection = std::make_unique<OutboundConnection>(
-      worker_, pod_, std::move(fd_), source, OriginalDestination{parser_.destination(), true});
+      worker_, pod_, std::move(fd_), source, OriginalDestination{parser_.destination(), true, 0});
   OutboundConnection& started = *connection;
   worker_.Adopt(std::move(connection));
   worker_.Release(this);

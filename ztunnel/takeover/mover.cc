@@ -87,7 +87,7 @@ Status ConnectionMover::Import(takeover::ItemId item, takeover::Parcel parcel) {
     }
     connection = std::make_unique<OutboundConnection>(
         worker_, pod, Fd(), saved.flow.source,
-        OriginalDestination{saved.outbound->original, saved.outbound->by_nat});
+        OriginalDestination{saved.outbound->original, saved.outbound->by_nat, 0});
   } else {
     connection = std::make_unique<InboundConnection>(worker_, pod, Fd(), saved.flow.source,
                                                      saved.flow.destination);

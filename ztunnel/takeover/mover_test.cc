@@ -338,8 +338,9 @@ TEST_F(MoverTest, AUserWhoseTunnelIsLostEnds) {
       if (outbound) {
         saved.outbound =
             SavedConnection::Outbound{At("10.9.9.9:80"), false, 3, false, false, {}, {}, {}};
-        user = std::make_unique<OutboundConnection>(*worker, pod, Fd(), saved.flow.source,
-                                                    OriginalDestination{At("10.9.9.9:80"), false});
+        user =
+            std::make_unique<OutboundConnection>(*worker, pod, Fd(), saved.flow.source,
+                                                 OriginalDestination{At("10.9.9.9:80"), false, 0});
       } else {
         user = std::make_unique<InboundConnection>(*worker, pod, saved.flow.source,
                                                    saved.flow.destination,

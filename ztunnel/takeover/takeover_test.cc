@@ -98,6 +98,23 @@ TEST_F(InheritedTest, TheSameSocketsGoOn) {
   });
 }
 
+// What the node agent looks for: only then it lets the kernel say by marks what it has drawn.
+TEST_F(InheritedTest, OutboundOnesSayThatMarksAreRead) {
+  InNamespace([this] {
+    const auto old = Open(1, {});
+    for (const auto& sets : {Open(2, {}), Open(2, Share(old))}) {
+      for (const Listeners& set : sets) {
+        for (const Listening& one : set) {
+          int on = -1;
+          socklen_t size = sizeof on;
+          ASSERT_EQ(getsockopt(one.fd.get(), SOL_SOCKET, SO_RCVMARK, &on, &size), 0);
+          EXPECT_EQ(on, one.role == Role::kOutbound ? 1 : 0);
+        }
+      }
+    }
+  });
+}
+
 TEST_F(InheritedTest, MoreWorkersThanSockets) {
   InNamespace([this] {
     const auto old = Open(1, {});

@@ -360,8 +360,8 @@ void TunnelMover::Run(takeover::ItemId item) {
           hbone::InboundConnect{}, hbone::Responder());
     } else {
       const SavedConnection::Outbound& from = *stream.connection.outbound;
-      user = std::make_unique<OutboundConnection>(worker_, pod, Fd(), flow.source,
-                                                  OriginalDestination{from.original, from.by_nat});
+      user = std::make_unique<OutboundConnection>(
+          worker_, pod, Fd(), flow.source, OriginalDestination{from.original, from.by_nat, 0});
     }
     user->Restore(stream.connection);
     frozen.users.push_back(user.get());
