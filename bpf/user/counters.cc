@@ -76,6 +76,8 @@ Entry EntryOf(qanat_counter counter) {
     case QANAT_CNT_OUTSIDE_SCTP: return {"outside_sctp", "SCTP packets that left, not captured"};
     case QANAT_CNT_OUTSIDE_OTHER:
       return {"outside_other", "packets of another protocol that left, not captured"};
+    case QANAT_CNT_RECORDS_LOST:
+      return {"records_lost", "records of connections that were lost: the agent did not read"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};
