@@ -119,6 +119,12 @@ int main(int argc, char** argv) {
           "the annotation ambient.istio.io/dns-capture)")
       ->envname("AMBIENT_DNS_CAPTURE")
       ->capture_default_str();
+  flags
+      .add_option("--telemetry", config.telemetry,
+                  "each connection of a captured pod's application is recorded by the kernel when "
+                  "it closes: qanat_tcp_* metrics, /debug/health, and what is told of direct ones")
+      ->envname("QANAT_TELEMETRY")
+      ->capture_default_str();
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
       ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")

@@ -41,16 +41,15 @@ class RecordTest : public DirectTest {
  protected:
   static void SetUpTestSuite() {
     DirectTest::SetUpTestSuite();
-    auto ring = bpf::Ring::OpenPinned(
-        t_->bed.bpf_dir() + "/maps/records", [](const void* data, size_t size) {
-          ASSERT_EQ(size, sizeof(qanat_record));
-          records_.push_back(*static_cast<const qanat_record*>(data));
-        });
+    auto ring = bpf::Ring::OpenPinned(t_->bed.bpf_dir() + "/maps/records",
+                                      [](const void* data, size_t size) {
+                                        ASSERT_EQ(size, sizeof(qanat_record));
+                                        records_.push_back(*static_cast<const qanat_record*>(data));
+                                      });
     ASSERT_TRUE(ring) << ring.error().message;
     ring_ = new bpf::Ring(std::move(*ring));
-    server_ = new Process(t_->bed.Spawn({t_->b.netns, "pods/b"}, [] {
-      ::execlp("python3", "python3", "-c", kServer, nullptr);
-    }));
+    server_ = new Process(t_->bed.Spawn(
+        {t_->b.netns, "pods/b"}, [] { ::execlp("python3", "python3", "-c", kServer, nullptr); }));
     t_->SetVerdict(9100);
     ASSERT_TRUE(t_->bed.WaitFor([] { return Client("c.sendall(b'1 close\\n')") != "error"; }));
   }
@@ -114,9 +113,10 @@ class RecordTest : public DirectTest {
 TEST_F(RecordTest, BothEndsOfADirectConnection) {
   for (const char* to : {"sys.argv[1]", "sys.argv[2]", "'::ffff:'+sys.argv[1]"}) {
     SCOPED_TRACE(to);
-    Client("c.sendall(b'100000 wait\\n'+b'y'*5000)\nn=0\nwhile n<100000: n+=len(c.recv(65536))\n"
-           "c.close()",
-           to);
+    Client(
+        "c.sendall(b'100000 wait\\n'+b'y'*5000)\nn=0\nwhile n<100000: n+=len(c.recv(65536))\n"
+        "c.close()",
+        to);
     const auto records = Take(2);
     const uint64_t sent = 5000 + sizeof("100000 wait");
     const bool v6 = std::string(to) == "sys.argv[2]";
@@ -169,8 +169,9 @@ TEST_F(RecordTest, WhoClosedFirstIsTold) {
 }
 
 TEST_F(RecordTest, AResetIsTheOthers) {
-  Client("c.sendall(b'10 reset\\n')\nc.recv(100)\nc.sendall(b'x')\n"
-         "try: c.recv(1)\nexcept OSError: pass");
+  Client(
+      "c.sendall(b'10 reset\\n')\nc.recv(100)\nc.sendall(b'x')\n"
+      "try: c.recv(1)\nexcept OSError: pass");
   auto records = Take(2);
   EXPECT_EQ(records[0].error, ECONNRESET);
   EXPECT_EQ(records[0].last_state, TCP_ESTABLISHED);
@@ -193,8 +194,9 @@ TEST_F(RecordTest, ARefusedConnectionIsRecordedAtItsClientOnly) {
     EXPECT_EQ(records[0].bytes_sent + records[0].bytes_received, 0u);
   }
   // One socket that connects twice has two.
-  Client("c.close()\ns=socket.socket()\nfor i in range(2):\n  try: s.connect((sys.argv[1],9999))\n"
-         "  except OSError: pass");
+  Client(
+      "c.close()\ns=socket.socket()\nfor i in range(2):\n  try: s.connect((sys.argv[1],9999))\n"
+      "  except OSError: pass");
   size_t refused = 0;
   for (const auto& r : Take(4)) refused += r.error == ECONNREFUSED;
   EXPECT_EQ(refused, 2u);
@@ -261,9 +263,9 @@ TEST_F(RecordTest, WhatStaysInsideAPodOrIsNotOfTheMeshHasNone) {
   ExpectReached({.to = "[::1]:8080"}, "app");
   ExpectReached({.to = t_->a.ip4 + ":8080"}, "app");
   EXPECT_EQ(t_->From(t_->n, {.to = t_->n.ip4 + ":8080"}).rfind("app ", 0), 0u);
-  EXPECT_EQ(t_->From(t_->n, {.to = To4(), .mark = QANAT_MARK_CAPTURE, .timeout_ms = 500})
-                .find("app "),
-            std::string::npos);
+  EXPECT_EQ(
+      t_->From(t_->n, {.to = To4(), .mark = QANAT_MARK_CAPTURE, .timeout_ms = 500}).find("app "),
+      std::string::npos);
   Take(0);
 }
 
