@@ -48,7 +48,7 @@ struct Config {
   std::string cluster_domain = "cluster.local";
   std::string resolv_conf = "/etc/resolv.conf";  // the node's
   MeshOptions mesh;                              // from the environment
-  bool telemetry = true;    // records of closed connections
+  bool telemetry = true;                         // records of closed connections
   bool dns_capture = true;  // of pods without the annotation, where the proxy listens for it
   unsigned reconcile_ms = 500;
   unsigned reprove_ms = 10000;
