@@ -251,7 +251,7 @@ static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *
   int is_direct = d && d->state == QANAT_DIRECT_GRANTED;
   int is_granted = record && record->granted;
   struct qanat_tuple tuple = own_tuple(ctx);
-  if (record_connections && d && d->path) record_close(ctx, sk, d, &tuple);
+  if (record_connections && d && d->path) record_close(ctx, &tuple);
   if (!is_direct && !is_granted) return;
   if (d) d->state = QANAT_DIRECT_NONE;
   if (record) record->granted = 0;

@@ -46,19 +46,22 @@ static __always_inline void record_details(struct qanat_record *r, struct tcp_so
   if (r->bytes_sent && r->bytes_received && response > 0) r->response = (__u32)response;
 }
 
-/* `tuple` as the socket itself sees it: local first. */
-static __always_inline void record_close(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
-                                         struct qanat_direct_sk *d,
-                                         const struct qanat_tuple *tuple) {
+/* `tuple` as the socket itself sees it: local first. Not inlined and not static, so that the
+ * verifier checks it once (see cgroup_kind). */
+__weak __attribute__((noinline)) int record_close(struct bpf_sock_ops *ctx,
+                                                  const struct qanat_tuple *tuple) {
+  struct bpf_sock *sk = ctx->sk;
+  if (!sk || !tuple) return 0;
+  struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
   struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-  if (!tp) return;
+  if (!d || !tp) return 0;
   int server = record_of_server(d);
   __u32 path = d->path;
   d->path = QANAT_PATH_NONE; /* a socket may connect again */
   struct qanat_record *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
   if (!r) {
     count(0, QANAT_CNT_RECORDS_LOST);
-    return;
+    return 0;
   }
   r->tuple = *tuple;
   if (server) {
@@ -100,6 +103,7 @@ static __always_inline void record_close(struct bpf_sock_ops *ctx, struct bpf_so
   r->reserved[0] = r->reserved[1] = r->reserved[2] = 0;
   record_details(r, tp);
   bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP); /* the agent looks by itself */
+  return 0;
 }
 
 #endif /* QANAT_BPF_RECORD_H */

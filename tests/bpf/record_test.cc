@@ -3,6 +3,7 @@
 // and verdicts are the test's, as is the reading: the agent stands still.
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -267,6 +268,40 @@ TEST_F(RecordTest, WhatStaysInsideAPodOrIsNotOfTheMeshHasNone) {
       t_->From(t_->n, {.to = To4(), .mark = QANAT_MARK_CAPTURE, .timeout_ms = 500}).find("app "),
       std::string::npos);
   Take(0);
+}
+
+TEST_F(RecordTest, TheAgentTellsOfWhatLivesAndOfWhatHasEnded) {
+  std::string live;
+  t_->Python(t_->a,
+             "import socket,sys\nc=socket.create_connection((sys.argv[1],9100),3)\n"
+             "c.sendall(b'70000 wait\\n')\nn=0\nwhile n<70000: n+=len(c.recv(65536))\n"
+             "input('?')\nc.close()",
+             [&] {
+               t_->bed.agent().Signal(SIGCONT);
+               t_->bed.WaitFor([&] {
+                 live = t_->bed.Admin("/debug/connections");
+                 return live.find("direct") != std::string::npos;
+               });
+             });
+  EXPECT_NE(live.find("\"path\": \"direct\""), std::string::npos) << live;
+  EXPECT_NE(live.find("\"originalDst\": \"" + t_->b.ip4 + ":9100\""), std::string::npos) << live;
+  EXPECT_NE(live.find("\"bytesUp\": 11,"), std::string::npos) << live;
+  EXPECT_NE(live.find("\"bytesDown\": 70000,"), std::string::npos) << live;
+  const auto told = [](const std::string& what) {
+    return t_->bed.WaitFor([&] { return t_->bed.Log().find(what) != std::string::npos; }, 20000);
+  };
+  const std::string to = " dst.addr=" + t_->b.ip4 + ":9100 direction=\"";
+  EXPECT_TRUE(told(to + "outbound\" bytes_sent=11 bytes_recv=70000 duration="));
+  EXPECT_TRUE(told(to + "inbound\" bytes_sent=70000 bytes_recv=11 duration="));
+  const std::string metrics = t_->bed.Admin("/metrics");
+  for (const char* wanted : {"istio_tcp_connections_opened_total{reporter=\"source\"",
+                             "istio_tcp_connections_closed_total{reporter=\"destination\"",
+                             "qanat_tcp_connections_total{reporter=\"source\",path=\"direct\"",
+                             "qanat_tcp_connect_seconds_count{reporter=\"source\",path=\"direct\"",
+                             "qanat_tcp_records_lost_total 0"})
+    EXPECT_NE(metrics.find(wanted), std::string::npos) << wanted;
+  EXPECT_NE(t_->bed.Admin("/debug/health").find("\"recordsLost\": 0"), std::string::npos);
+  t_->bed.agent().Signal(SIGSTOP);
 }
 
 TEST_F(RecordTest, WhatFindsTheRingFullIsCounted) {
