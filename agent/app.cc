@@ -26,6 +26,7 @@
 #include "agent/redirect/hooks.h"
 #include "agent/redirect/pod_network.h"
 #include "agent/settings.h"
+#include "agent/telemetry/telemetry.h"
 #include "agent/zds/server.h"
 #include "bpf/user/features.h"
 #include "bpf/user/mounts.h"
@@ -70,7 +71,8 @@ struct App::Parts {
   std::unique_ptr<event::Timer> sync_limit;
   metrics::Registry registry;
   SnapshotHolder mesh;
-  std::unique_ptr<MeshClient> mesh_client;  // none: XDS_ADDRESS is empty
+  std::unique_ptr<telemetry::Telemetry> telemetry;  // none: --telemetry=false
+  std::unique_ptr<MeshClient> mesh_client;          // none: XDS_ADDRESS is empty
   std::unique_ptr<admin::Server> cni;
   std::unique_ptr<admin::Server> admin;
 };
@@ -96,6 +98,21 @@ Status App::StartDirect(event::EventLoop& loop, Parts& p) {
   p.mesh.Listen(
       [&enforcer](const state::SnapshotPtr& snapshot) { enforcer.SetSnapshot(snapshot); });
   p.direct->Start();
+  return {};
+}
+
+Status App::StartTelemetry(event::EventLoop& loop, Parts& p) {
+  if (!p.config.telemetry) return {};
+  telemetry::World world;
+  world.pod = [&p](uint32_t serial) { return p.enroller->PodOf(serial); };
+  world.snapshot = [&p] { return p.mesh.snapshot(); };
+  world.network = p.config.mesh.node.network;
+  world.lost = [&p] { return telemetry::RecordsLost(p.hooks->maps()); };
+  world.flows = [&p] { return telemetry::LiveFlows(p.hooks->maps()); };
+  world.sockets = [&p](uint32_t serial) { return p.enroller->SocketsOf(serial); };
+  QANAT_ASSIGN_OR_RETURN(p.telemetry, telemetry::Telemetry::Open(loop, p.hooks->dir() + "/maps",
+                                                                 std::move(world), p.registry));
+  p.telemetry->Start();
   return {};
 }
 
@@ -150,7 +167,8 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
   if (guard == Guard::kNone)
     LOG_WARN("agent", "this kernel has neither tcx nor clsact: pods get no second guard");
   QANAT_ASSIGN_OR_RETURN(const std::string cgroup_root, CgroupRoot(config));
-  QANAT_ASSIGN_OR_RETURN(p.hooks, Hooks::Open(config.bpf_dir, cgroup_root, guard));
+  QANAT_ASSIGN_OR_RETURN(p.hooks,
+                         Hooks::Open(config.bpf_dir, cgroup_root, guard, config.telemetry));
 
   EnrollerOptions options;
   options.status_dir = config.status_dir;
@@ -237,16 +255,19 @@ Result<std::unique_ptr<App>> App::Build(event::EventLoop& loop, const Config& co
     p.direct->SetOnEnforced([&p] { p.mesh_client->Acknowledge(); });
     p.mesh_client->Start();
   }
+  QANAT_RETURN_IF_ERROR(StartTelemetry(loop, p));
   if (!config.admin.empty()) {
     const Shown shown{p.hooks.get(), p.enroller.get(), p.zds.get(),
                       p.source,      p.cluster.get(),  p.hold.get()};
     p.registry.AddProcessMetrics();
     AddMetrics(p.registry, shown);
+    if (p.telemetry) telemetry::AddMetrics(p.registry, *p.telemetry);
     if (p.mesh_client) AddMeshMetrics(p.registry, *p.mesh_client);
     if (p.direct) direct::AddMetrics(p.registry, *p.direct);
     p.admin = std::make_unique<admin::Server>(loop);
     p.admin->AddMetricsRoutes(p.registry);
     AddAdminRoutes(*p.admin, config.node_name, p.features, shown);
+    if (p.telemetry) telemetry::AddRoutes(*p.admin, *p.telemetry);
     AddMeshRoutes(*p.admin, p.mesh_client.get(), p.mesh);
     direct::AddRoutes(*p.admin, p.direct.get());
     net::ListenOptions listen;

@@ -49,6 +49,7 @@ struct Config {
   std::string resolv_conf = "/etc/resolv.conf";  // the node's
   MeshOptions mesh;                              // from the environment
   std::string same_node = "direct";              // of pods that do not say, nor do their namespaces
+  bool telemetry = true;                         // records of closed connections
   bool dns_capture = true;  // of pods without the annotation, where the proxy listens for it
   unsigned reconcile_ms = 500;
   unsigned reprove_ms = 10000;
@@ -75,6 +76,7 @@ class App {
  private:
   struct Parts;
   static Status StartDirect(event::EventLoop& loop, Parts& parts);
+  static Status StartTelemetry(event::EventLoop& loop, Parts& parts);
   static Status StartHold(event::EventLoop& loop, Parts& parts);
   explicit App(std::unique_ptr<Parts> parts);
   std::unique_ptr<Parts> parts_;

@@ -127,6 +127,12 @@ int main(int argc, char** argv) {
       ->envname("QANAT_SAME_NODE")
       ->check(CLI::IsMember({"direct", "proxy", "encrypt"}))
       ->capture_default_str();
+  flags
+      .add_option("--telemetry", config.telemetry,
+                  "each connection of a captured pod's application is recorded by the kernel when "
+                  "it closes: qanat_tcp_* metrics, /debug/health, and what is told of direct ones")
+      ->envname("QANAT_TELEMETRY")
+      ->capture_default_str();
   flags.add_option("--admin", config.admin, "admin HTTP address; \"\" for none")
       ->capture_default_str();
   flags.add_option("--reconcile-ms", config.reconcile_ms, "how often everything is looked at")

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-// sockops at the root cgroup: publishes and removes grants and direct connections. Here the source
-// port is known and the SYN has not left yet. Host sockets are only read.
+// sockops at the root cgroup: publishes and removes grants and direct connections, and records
+// those of applications. Here the source port is known and the SYN has not left yet. Host sockets
+// are only read.
 #include "bpf/include/direct.bpf.h"
 #include "bpf/include/grants.bpf.h"
 #include "bpf/include/kernel.h"
 #include "bpf/include/maps.bpf.h"
 #include "bpf/include/net.bpf.h"
+#include "bpf/include/record.bpf.h"
 #include "bpf/include/vip.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -91,6 +93,7 @@ static __always_inline void on_connect_direct(struct bpf_sock_ops *ctx, struct b
     d->policy = c.policy;
     d->generation = c.generation;
     d->state = QANAT_DIRECT_GRANTED;
+    if (record_connections) record_begin(d, pod->serial, QANAT_PATH_DIRECT, 0);
     watch_close(ctx);
     count(id, QANAT_CNT_DIRECT);
     if (d->vip_port) count(id, QANAT_CNT_VIP_DIRECT);
@@ -100,6 +103,26 @@ static __always_inline void on_connect_direct(struct bpf_sock_ops *ctx, struct b
   mark = QANAT_MARK_CAPTURE; /* should it fail, the second guard drops the SYN */
   bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
   count(id, QANAT_CNT_DIRECT_RETAKEN);
+  if (!record_connections) return;
+  record_begin(d, pod->serial, QANAT_PATH_CAPTURED, 0);
+  watch_close(ctx);
+}
+
+/* An application's connection that the connect hook gave to the proxy. */
+static __always_inline void on_connect_captured(struct bpf_sock_ops *ctx, struct bpf_sock *sk) {
+  __u64 source = bpf_get_netns_cookie(ctx);
+  struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &source);
+  if (!pod) return; /* the mark means something in pods only */
+  if (bpf_ntohl(QANAT_CTX(ctx, remote_port)) == QANAT_PORT_PROBE) {
+    struct qanat_tuple tuple = outgoing(ctx);
+    if (bpf_map_lookup_elem(&probes, &tuple)) return;
+  }
+  struct qanat_direct_sk *d =
+      bpf_sk_storage_get(&direct_sk, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  if (!d) return;
+  d->state = QANAT_DIRECT_NONE;
+  record_begin(d, pod->serial, QANAT_PATH_CAPTURED, 0);
+  watch_close(ctx);
 }
 
 static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk) {
@@ -108,6 +131,8 @@ static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock
     on_connect_direct(ctx, sk, d);
     return;
   }
+  if (record_connections && QANAT_CTX(sk, mark) == QANAT_MARK_CAPTURE)
+    on_connect_captured(ctx, sk);
   struct qanat_origin_record *record = bpf_sk_storage_get(&origins, sk, 0, 0);
   if (!record) return;
   int host = record->origin == QANAT_ORIGIN_HOST;
@@ -145,27 +170,37 @@ static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock
   count(id, host ? QANAT_CNT_GRANT_HOST : QANAT_CNT_GRANT_PROXY);
 }
 
-/* This end was admitted by that tuple's grant: the grant is used up. */
-static __always_inline void accepted_by(struct bpf_sock_ops *ctx, __u32 id,
-                                        const struct qanat_tuple *tuple) {
+/* This end was admitted by that tuple's grant: the grant is used up. Returns its kind. */
+static __always_inline __u32 accepted_by(struct bpf_sock_ops *ctx, __u32 id,
+                                         const struct qanat_tuple *tuple,
+                                         struct qanat_direct_sk *end) {
   struct qanat_grant *grant = bpf_map_lookup_elem(&grants, tuple);
-  if (!grant) return;
+  if (!grant) return 0;
   __u32 kind = grant->kind;
   remove_grant(tuple, 0);
-  if (kind != QANAT_GRANT_DIRECT) return;
+  if (kind != QANAT_GRANT_DIRECT) return kind;
   struct qanat_flow *flow = bpf_map_lookup_elem(&flows, tuple);
-  if (!flow) return; /* the client is gone already */
+  if (!flow) return 0; /* the client is gone already */
   flow->server = bpf_get_socket_cookie(ctx);
   count(id, QANAT_CNT_DIRECT_ACCEPTED);
-  struct bpf_sock *sk = ctx->sk;
-  if (!sk) return;
-  struct qanat_direct_sk end = {.state = QANAT_DIRECT_SERVER,
-                                .src_serial = flow->src_serial,
-                                .dst_serial = flow->dst_serial,
-                                .policy = flow->policy,
-                                .generation = flow->generation,
-                                .port = tuple->dport};
-  bpf_sk_storage_get(&direct_sk, sk, &end, BPF_SK_STORAGE_GET_F_CREATE);
+  end->state = QANAT_DIRECT_SERVER;
+  end->src_serial = flow->src_serial;
+  end->dst_serial = flow->dst_serial;
+  end->policy = flow->policy;
+  end->generation = flow->generation;
+  end->port = tuple->dport;
+  return kind;
+}
+
+/* The application's end of a connection, by the grant that let it in or by the mark that the leg
+ * from the proxy has over lo. The proxy's own have neither, nor have those inside the pod. */
+static __always_inline __u32 path_of_accepted(__u32 kind, __u32 mark) {
+  switch (kind) {
+    case QANAT_GRANT_DIRECT: return QANAT_PATH_DIRECT;
+    case QANAT_GRANT_PROXY: return QANAT_PATH_ONE_PASS;
+    case QANAT_GRANT_HOST: return QANAT_PATH_PROBE;
+  }
+  return mark == QANAT_MARK_LO_LEG ? QANAT_PATH_PROXIED : QANAT_PATH_NONE;
 }
 
 /* The server side accepted: not earlier (with SYN cookies the ACK is looked up again) and not at
@@ -174,17 +209,27 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx) {
   __u64 cookie = bpf_get_netns_cookie(ctx);
   struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
   if (!pod) return;
-  __u32 id = pod->id;
+  __u32 id = pod->id, serial = pod->serial;
   __u32 family = QANAT_CTX(ctx, family);
   __u16 sport = (__u16)bpf_ntohl(QANAT_CTX(ctx, remote_port));
   __u16 dport = (__u16)QANAT_CTX(ctx, local_port);
   struct qanat_tuple tuple = {remote_of(ctx, family), local_of(ctx, family), sport, dport};
-  accepted_by(ctx, id, &tuple);
-  if (family == AF_INET6) { /* a dual-stack listener's IPv4 child has family 10 */
+  struct qanat_direct_sk end = {};
+  __u32 kind = accepted_by(ctx, id, &tuple, &end);
+  if (!kind && family == AF_INET6) { /* a dual-stack listener's IPv4 child has family 10 */
     __u32 remote = QANAT_CTX(ctx, remote_ip4), local = QANAT_CTX(ctx, local_ip4);
     struct qanat_tuple v4 = {ip_v4(remote), ip_v4(local), sport, dport};
-    accepted_by(ctx, id, &v4);
+    kind = accepted_by(ctx, id, &v4, &end);
   }
+  struct bpf_sock *sk = ctx->sk;
+  if (!sk) return;
+  __u32 path = record_connections ? path_of_accepted(kind, QANAT_CTX(sk, mark)) : QANAT_PATH_NONE;
+  if (path)
+    record_begin(&end, serial, path, 1);
+  else if (end.state != QANAT_DIRECT_SERVER)
+    return;
+  if (!bpf_sk_storage_get(&direct_sk, sk, &end, BPF_SK_STORAGE_GET_F_CREATE)) return;
+  if (path) watch_close(ctx);
 }
 
 /* Did a drawn endpoint answer? A connect() that its application gave up before the first SYN was sent
@@ -199,21 +244,35 @@ static __always_inline void note_outcome(struct bpf_sock_ops *ctx, const struct 
   }
 }
 
-/* Only sockets that were granted something ask for this callback. */
+/* As a client's key has it: an IPv4 connection of a dual-stack socket is IPv4. */
+static __always_inline struct qanat_tuple own_tuple(struct bpf_sock_ops *ctx) {
+  struct qanat_tuple tuple = outgoing(ctx);
+  if (ip_is_any(&tuple.src)) {
+    tuple.src = ip_v4(QANAT_CTX(ctx, local_ip4));
+    tuple.dst = ip_v4(QANAT_CTX(ctx, remote_ip4));
+  }
+  return tuple;
+}
+
+/* Only sockets that were granted something or are recorded ask for this callback. */
 static __always_inline void on_state(struct bpf_sock_ops *ctx, struct bpf_sock *sk) {
   __u32 state = QANAT_CTX(ctx, args[1]);
-  int tried = QANAT_CTX(ctx, args[0]) == BPF_TCP_SYN_SENT;
-  if (state != BPF_TCP_CLOSE && !tried) return;
+  if (state != BPF_TCP_CLOSE && state != BPF_TCP_ESTABLISHED) return;
   struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
-  if (tried && d && d->state == QANAT_DIRECT_GRANTED && d->vip_port) note_outcome(ctx, d, state);
-  if (state != BPF_TCP_CLOSE) return;
+  if (QANAT_CTX(ctx, args[0]) == BPF_TCP_SYN_SENT && d && d->state == QANAT_DIRECT_GRANTED && d->vip_port)
+    note_outcome(ctx, d, state);
+  if (state == BPF_TCP_ESTABLISHED) {
+    if (d && d->path && !d->established_ns) d->established_ns = bpf_ktime_get_ns();
+    return;
+  }
   struct qanat_origin_record *record = bpf_sk_storage_get(&origins, sk, 0, 0);
   int is_direct = d && d->state == QANAT_DIRECT_GRANTED;
   int is_granted = record && record->granted;
+  struct qanat_tuple tuple = own_tuple(ctx);
+  if (record_connections && d && d->path) record_close(ctx, &tuple);
   if (!is_direct && !is_granted) return;
   if (d) d->state = QANAT_DIRECT_NONE;
   if (record) record->granted = 0;
-  struct qanat_tuple tuple = outgoing(ctx);
   __u64 self = bpf_get_socket_cookie(ctx);
   remove_grant(&tuple, self);
   if (!is_direct) return;

@@ -143,6 +143,10 @@ class Enroller final : public PodListener, public zds::Owner {
   }
   // Of the network namespace of a pod that is in the mesh and lives; 0: of no such pod.
   uint64_t CookieOf(const std::string& uid) const;
+  // Whose serial that is, for what is told of its connections; nullptr: of no pod that is here.
+  const Pod* PodOf(uint32_t serial) const;
+  // That pod's, with their bytes.
+  Result<std::vector<TcpSocket>> SocketsOf(uint32_t serial) const;
   // Called whenever a pod's status file would change; a pod that is gone has redirection "".
   using Observer = std::function<void(const PodView&)>;
   void SetObserver(Observer observer) { observer_ = std::move(observer); }

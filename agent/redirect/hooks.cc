@@ -93,21 +93,22 @@ Hooks::Hooks(std::string dir, int cgroup, Guard guard)
 Hooks::~Hooks() = default;
 
 Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::string& cgroup_root,
-                                           Guard guard) {
+                                           Guard guard, bool records) {
   libbpf_set_print(LibbpfLog);
   QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(dir + "/maps"));
   QANAT_RETURN_IF_ERROR(bpf::EnsureBpfDir(dir + "/links"));
   const int cgroup = ::open(cgroup_root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (cgroup < 0) return FailErrno("open the root cgroup " + cgroup_root);
   std::unique_ptr<Hooks> hooks(new Hooks(dir, cgroup, guard));
-  QANAT_RETURN_IF_ERROR(hooks->LoadNode());
+  QANAT_RETURN_IF_ERROR(hooks->LoadNode(records));
   return hooks;
 }
 
-Status Hooks::LoadNode() {
+Status Hooks::LoadNode(bool records) {
   auto skeleton = bpf::Skeleton<node_hooks>::Open(dir_ + "/maps");
   if (!skeleton) return tl::unexpected(skeleton.error());
   (*skeleton)->rodata->kernel_has_mptcp = ::access("/proc/sys/net/mptcp", F_OK) == 0 ? 1 : 0;
+  (*skeleton)->rodata->record_connections = records ? 1 : 0;
   if (Status loaded = skeleton->Load(); !loaded)
     return Fail(
         loaded.error().Annotate("the capture programs (maps of another version? drain the node and "

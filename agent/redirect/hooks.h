@@ -29,9 +29,10 @@ enum class Guard { kNone, kTcx, kClsact };
 
 class Hooks {
  public:
-  // `cgroup_root`: mount point of cgroup2. `guard`: what this kernel has.
+  // `cgroup_root`: mount point of cgroup2. `guard`: what this kernel has. `records`: closed
+  // connections are told of.
   static Result<std::unique_ptr<Hooks>> Open(const std::string& dir, const std::string& cgroup_root,
-                                             Guard guard);
+                                             Guard guard, bool records = true);
   ~Hooks();
 
   bpf::NodeMaps& maps() { return maps_; }
@@ -82,7 +83,7 @@ class Hooks {
   struct Place;  // where a program goes on a device
   static const Place kPlaces[];
   Hooks(std::string dir, int cgroup, Guard guard);
-  Status LoadNode();
+  Status LoadNode(bool records);
   std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
   Status EnsureLink(const std::string& name, int program,
                     const std::function<Result<bpf::Link>()>& attach);

@@ -23,6 +23,9 @@ constexpr uint32_t kConnected =
     (1u << TCP_ESTABLISHED) | (1u << TCP_SYN_SENT) | (1u << TCP_SYN_RECV) | (1u << TCP_FIN_WAIT1) |
     (1u << TCP_FIN_WAIT2) | (1u << TCP_CLOSE_WAIT) | (1u << TCP_LAST_ACK) | (1u << TCP_CLOSING);
 
+// Of struct tcp_info, whose newer fields <netinet/tcp.h> does not have.
+constexpr size_t kBytesReceived = 128, kBytesSent = 200, kBytesRetransmitted = 208;
+
 struct CloseSocket {
   void operator()(mnl_socket* s) const { mnl_socket_close(s); }
 };
@@ -35,6 +38,18 @@ uint64_t CookieOf(const inet_diag_sockid& id) {
 net::SocketAddress AddressOf(uint8_t family, const __be32 (&address)[4], __be16 port) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(address);
   return {net::IpAddress::FromBytes({bytes, family == AF_INET6 ? 16u : 4u}), ntohs(port)};
+}
+
+void TakeBytes(const nlattr* info, TcpSocket& socket) {
+  if (mnl_attr_get_payload_len(info) < kBytesRetransmitted + sizeof(uint64_t)) return;
+  const auto at = [&](size_t offset) {
+    uint64_t value = 0;
+    std::memcpy(&value, static_cast<const char*>(mnl_attr_get_payload(info)) + offset,
+                sizeof value);
+    return value;
+  };
+  socket.bytes_sent = at(kBytesSent) - at(kBytesRetransmitted);
+  socket.bytes_received = at(kBytesReceived);
 }
 
 int Take(const nlmsghdr* header, void* data) {
@@ -53,6 +68,7 @@ int Take(const nlmsghdr* header, void* data) {
   for (; mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
        a = mnl_attr_next(a)) {
     const uint16_t type = mnl_attr_get_type(a), size = mnl_attr_get_payload_len(a);
+    if (type == INET_DIAG_INFO) TakeBytes(a, socket);
     if (type == INET_DIAG_MARK && size == sizeof(uint32_t)) socket.mark = mnl_attr_get_u32(a);
     if (type == INET_DIAG_CGROUP_ID && size == sizeof(uint64_t))
       socket.cgroup = mnl_attr_get_u64(a);
@@ -108,12 +124,13 @@ bool IsCapturesMark(uint32_t mark) {
 
 }  // namespace
 
-Result<std::vector<TcpSocket>> ListTcpSockets() {
+Result<std::vector<TcpSocket>> ListTcpSockets(WithBytes bytes) {
   std::vector<TcpSocket> sockets;
   for (const uint8_t family : {AF_INET, AF_INET6}) {
     if (family == AF_INET6 && ::access("/proc/sys/net/ipv6", F_OK) != 0) continue;
-    QANAT_RETURN_IF_ERROR(Ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP,
-                              RequestFor(family, kConnected | (1u << TCP_LISTEN)), &sockets));
+    inet_diag_req_v2 request = RequestFor(family, kConnected | (1u << TCP_LISTEN));
+    if (bytes == WithBytes::kYes) request.idiag_ext = 1u << (INET_DIAG_INFO - 1);
+    QANAT_RETURN_IF_ERROR(Ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request, &sockets));
   }
   std::set<uint16_t> listened;
   for (const TcpSocket& socket : sockets)

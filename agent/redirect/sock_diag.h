@@ -22,13 +22,15 @@ struct TcpSocket {
   uint32_t mark = 0;
   uint64_t cgroup = 0;    // of the process that made it; 0: the kernel does not say
   bool accepted = false;  // somebody listens on its port here: the peer connected to us
+  uint64_t bytes_sent = 0, bytes_received = 0;  // payload, where it was asked for
   // How the kernel names it.
   uint8_t family = 0;
   inet_diag_sockid id{};
 };
 
 // All sockets with a peer: connecting, established, closing; neither listeners nor TIME_WAIT.
-Result<std::vector<TcpSocket>> ListTcpSockets();
+enum class WithBytes : uint8_t { kNo, kYes };
+Result<std::vector<TcpSocket>> ListTcpSockets(WithBytes bytes = WithBytes::kNo);
 
 // Resets the connection: its owner sees ECONNABORTED, its peer RST. Only ever that very socket:
 // without a cookie the kernel would take the listener of the port when the connection is gone.

@@ -239,7 +239,7 @@ struct qanat_flow {
   __u32 generation; /* of the verdict */
 };
 
-/* map `direct_sk` (SK_STORAGE): both ends of direct connections. */
+/* map `direct_sk` (SK_STORAGE): both ends of direct connections, and of those that are recorded. */
 enum qanat_direct_state {
   QANAT_DIRECT_NONE = 0,
   QANAT_DIRECT_CHOSEN = 1,  /* the connect hook took it off the proxy's path */
@@ -255,6 +255,61 @@ struct qanat_direct_sk {
   __u32 port;
   __u32 vip_port; /* 0: asked for by the pod's own address; else what the application asked for */
   struct qanat_ip vip;
+  /* For its record; one storage serves both, since to make one is most of what a record costs. */
+  __u32 path;   /* qanat_path; 0: none is due */
+  __u32 serial; /* of the pod whose socket it is */
+  __u32 reserved;
+  __u64 start_ns;
+  __u64 established_ns; /* 0: not yet */
+};
+
+/* map `records` (RINGBUF): a TCP connection of an enrolled pod's application, when its socket
+ * closes. The proxy's sockets have none, nor has what stays inside a pod. A record that found no
+ * room is counted (QANAT_CNT_RECORDS_LOST). */
+#define QANAT_RECORDS_BYTES (1 << 20)
+enum qanat_path {
+  QANAT_PATH_NONE = 0,
+  QANAT_PATH_CAPTURED = 1, /* client: to the proxy */
+  QANAT_PATH_DIRECT = 2,   /* client and server */
+  QANAT_PATH_PROXIED = 3,  /* server: from the proxy, over lo */
+  QANAT_PATH_ONE_PASS = 4, /* server: from the proxy, by its grant */
+  QANAT_PATH_PROBE = 5,    /* server: from the node, by its grant */
+};
+enum qanat_record_flag {
+  QANAT_RECORD_SERVER = 1 << 0,
+  QANAT_RECORD_ESTABLISHED = 1 << 1,
+  QANAT_RECORD_DETAILS = 1 << 2, /* the last six fields are known on this kernel */
+};
+struct qanat_record {
+  struct qanat_tuple tuple;
+  __u32 serial;      /* of the pod whose socket it was */
+  __u32 peer_serial; /* direct: of the other end's */
+  __u32 policy;      /* direct: which one allowed it */
+  __u64 start_ns;    /* CLOCK_MONOTONIC, of connect() or of the handshake's end */
+  __u64 end_ns;
+  __u64 bytes_sent; /* payload, each byte once */
+  __u64 bytes_received;
+  __u32 connect_us; /* client: how long the handshake took */
+  __u32 srtt_us;
+  __u32 min_rtt_us; /* ~0: never measured */
+  __u32 retransmits;
+  __u32 segments_out; /* with payload, retransmitted ones too */
+  __u32 segments_in;
+  __u32 rate_delivered; /* segments of `mss` in rate_interval_us, when last measured */
+  __u32 rate_interval_us;
+  __u32 mss;
+  __u16 error; /* errno: a reset or a timeout; 0: none, or our own end's reset */
+  __u8 path;
+  __u8 flags;
+  __u8 last_state; /* LAST_ACK: the peer closed first; FIN_WAIT2, CLOSING: we; else it broke */
+  __u8 reserved[3];
+  /* In ticks of the kernel (CLOCK_MONOTONIC_COARSE has their length). */
+  __u32 busy;           /* with something sent and not acknowledged */
+  __u32 rwnd_limited;   /* ... and the peer's window full */
+  __u32 sndbuf_limited; /* ... and our send buffer too small */
+  __u32 response;       /* from the last byte received to the last one sent, else 0 */
+  __u32 reordered;      /* how often segments were seen to arrive out of order */
+  __u32 out_of_order;   /* segments that came in so */
 };
 
 /* map `origins` (SK_STORAGE): why a socket may do what applications may not. */
@@ -440,6 +495,7 @@ enum qanat_counter {
   QANAT_CNT_VIP_DIRECT,    /* ... and went straight to it (also in DIRECT) */
   QANAT_CNT_VIP_PROXY,     /* ... which the proxy reaches (also in CAPTURED) */
   QANAT_CNT_VIP_SUSPENDED, /* ... left to the proxy's pick: it did not answer lately */
+  QANAT_CNT_RECORDS_LOST,  /* connections whose record found the ring full (pod 0) */
   QANAT_COUNTERS,
 };
 struct qanat_counters {

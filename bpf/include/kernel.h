@@ -48,6 +48,7 @@ enum {
 };
 enum { BPF_SOCK_OPS_STATE_CB_FLAG = 4 };
 enum { BPF_TCP_ESTABLISHED = 1, BPF_TCP_SYN_SENT = 2, BPF_TCP_CLOSE = 7 };
+enum { BPF_RB_NO_WAKEUP = 1 };
 
 #define AF_INET 2
 #define AF_INET6 10

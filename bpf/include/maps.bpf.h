@@ -55,6 +55,11 @@ struct {
 } misses SEC(".maps") __weak;
 
 struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, QANAT_RECORDS_BYTES);
+} records SEC(".maps") __weak;
+
+struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);
   __uint(map_flags, BPF_F_NO_PREALLOC);
   __type(key, int);

@@ -21,11 +21,14 @@ static_assert(sizeof(qanat_verdict_key) == 12 && offsetof(qanat_verdict_key, fam
 static_assert(sizeof(qanat_verdict) == 12);
 static_assert(sizeof(qanat_miss) == 28 && offsetof(qanat_miss, dst) == 12);
 static_assert(sizeof(qanat_flow) == 40 && offsetof(qanat_flow, src_serial) == 24);
-static_assert(sizeof(qanat_direct_sk) == 44);
 static_assert(sizeof(qanat_vip_key) == 24 && offsetof(qanat_vip_key, port) == 20);
 static_assert(sizeof(qanat_vip_endpoint) == 32 && offsetof(qanat_vip_endpoint, ip) == 16);
 static_assert(sizeof(qanat_vip) == 8 + 32 * QANAT_VIP_ENDPOINTS);
 static_assert(sizeof(qanat_suspended_key) == 12 && sizeof(qanat_suspended) == 16);
+static_assert(sizeof(qanat_direct_sk) == 72 && offsetof(qanat_direct_sk, path) == 44 &&
+              offsetof(qanat_direct_sk, start_ns) == 56);
+static_assert(sizeof(qanat_record) == 152 && offsetof(qanat_record, start_ns) == 48 &&
+              offsetof(qanat_record, connect_us) == 80 && offsetof(qanat_record, busy) == 124);
 static_assert(sizeof(qanat_own_ip) == 20 && offsetof(qanat_own_ip, ip) == 4);
 static_assert(sizeof(qanat_budget) == 8);
 static_assert(sizeof(qanat_origin_record) == 8);

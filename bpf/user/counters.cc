@@ -90,6 +90,8 @@ Entry EntryOf(qanat_counter counter) {
       return {"vip_proxy", "connections to services whose drawn endpoint the proxy reaches"};
     case QANAT_CNT_VIP_SUSPENDED:
       return {"vip_suspended", "the drawn endpoint did not answer lately: the proxy picks"};
+    case QANAT_CNT_RECORDS_LOST:
+      return {"records_lost", "records of connections that were lost: the agent did not read"};
     case QANAT_COUNTERS: break;
   }
   return {"unknown", ""};

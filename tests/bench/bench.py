@@ -21,6 +21,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import beside  # noqa: E402
+import bpf_cost  # noqa: E402
 import cold  # noqa: E402
 import counts  # noqa: E402
 import direct  # noqa: E402
@@ -302,7 +303,14 @@ def main():
         sizes = workloads.measure(bench, options.sizes)
         too_much += workloads.over(sizes) if shipped else []
         upgrades = upgrade.measure(bench, upgrading)
+        costs = bpf_cost.measure(bench, wanted)
         version = mesh.ctl("--version").stdout.strip()
+    without = []
+    if costs:
+        with mesh_of(options.name, bpf_cost.WITHOUT) as mesh:
+            other = Bench(mesh, options)
+            without = bpf_cost.measure(other, wanted)
+            bench.failures += other.failures
     if colds := cold.wanted(options):
         with mesh_of(options.name, cold.ENVIRONMENT) as mesh:
             cold_bench = Bench(mesh, options)
@@ -315,11 +323,12 @@ def main():
     out = {"version": version, "machine": machine, "congestion_control": bench.congestion_control, "rounds": options.rounds,
            "seconds": options.seconds, "waypoint_node": bench.waypoint_node,
            "command": repeat(options), "rows": rows, "counts": counted, "profiles": profiles,
+           "kernel_programs": {"with_records": costs, "without": without},
            "fairness": fair, "upgrades": upgrades, "memory_kb": held, "workloads": sizes}
     report.write(options.output, out)
     worse = history.add(options.history, out)
     print(report.table(rows))
-    for text in (report.counts_table(counted), report.profile_table(profiles)):
+    for text in (report.counts_table(counted), bpf_cost.table(costs, without), report.profile_table(profiles)):
         if text:
             print(text)
     if fair:

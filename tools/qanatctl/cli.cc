@@ -232,6 +232,19 @@ struct Builder {
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     InCluster(why);
     Formatted(why);
+
+    CLI::App* health =
+        Add(&app, "health", Verb::kHealth,
+            "Is a slow connection the network, the mesh or the application? From what the kernel "
+            "recorded of those that have ended",
+            "  qanatctl health shop/deploy/frontend backend.shop\n"
+            "  qanatctl health shop/deploy/frontend shop/backend-1 -o json\n");
+    health->add_option("from", options.from, "Client: as of why; stands for its identity")
+        ->required();
+    health->add_option("to", options.to, "Server: SERVICE.NS, or a pod for its identity")
+        ->required();
+    InCluster(health);
+    Formatted(health);
   }
 
   void Install() {

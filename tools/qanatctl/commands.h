@@ -25,6 +25,7 @@ int CmdCapture(const Options& options);
 int CmdNodeFeatures(const Options& options);
 int CmdLogs(const Options& options);
 int CmdWhy(const Options& options);
+int CmdHealth(const Options& options);
 int CmdWords(const Options& options);
 int CmdManifests(const Options& options);
 int CmdInstall(const Options& options);

@@ -117,6 +117,15 @@ TEST(CommandLine, WhatShowsSomethingTakesEveryOutputForm) {
   }
 }
 
+TEST(CommandLine, Health) {
+  Options o;
+  ASSERT_EQ(Parse({"health", "shop/deploy/frontend", "backend.shop", "-o", "json"}, o), -1);
+  EXPECT_EQ(o.verb, Verb::kHealth);
+  EXPECT_EQ(o.from, "shop/deploy/frontend");
+  EXPECT_EQ(o.to, "backend.shop");
+  EXPECT_EQ(Parse({"health", "shop/frontend"}, o), kExitUsage);
+}
+
 TEST(CommandLine, NodeFeatures) {
   Options o;
   ASSERT_EQ(Parse({"node", "features", "--node", "n2", "-o", "json"}, o), -1);

@@ -28,6 +28,7 @@ int Dispatch(const qanat::ctl::Options& options) {
     case Verb::kNodeFeatures: return CmdNodeFeatures(options);
     case Verb::kLogs: return CmdLogs(options);
     case Verb::kWhy: return CmdWhy(options);
+    case Verb::kHealth: return CmdHealth(options);
     case Verb::kManifests: return CmdManifests(options);
     case Verb::kInstall: return CmdInstall(options);
     case Verb::kUninstall: return CmdUninstall(options);

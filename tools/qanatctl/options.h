@@ -38,6 +38,7 @@ enum class Verb : uint8_t {
   kNodeFeatures,
   kLogs,
   kWhy,
+  kHealth,
   kManifests,
   kInstall,
   kUninstall,
@@ -75,7 +76,7 @@ struct Options {
   bool follow = false;
   int tail = 0;
 
-  // why
+  // why, health
   std::string from;
   std::string to;
   std::string method;

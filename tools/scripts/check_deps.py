@@ -21,7 +21,7 @@ TLS = NET | {"common/tls", "common/takeover"}  # of takeover only fields.h
 COMMON = {
     "base", "event", "netns", "net", "dns", "proto", "tls", "metrics", "http", "hbone", "admin",
     "grpc", "model", "policy", "lb", "state", "route", "xds", "identity", "kube", "yaml",
-    "takeover", "sandbox",
+    "takeover", "sandbox", "telemetry",
 }
 ALL_COMMON = {f"common/{name}" for name in COMMON}
 EDGES = {
@@ -34,6 +34,7 @@ EDGES = {
     "common/proto": set(),
     "common/metrics": BASE,
     "common/model": PURE,
+    "common/telemetry": PURE | {"common/model", "common/metrics"},
     "common/policy": PURE | {"common/model"},
     "common/lb": PURE | {"common/model"},
     "common/state": PURE | {"common/model", "common/policy", "common/lb", "common/proto"},

@@ -28,17 +28,14 @@ const metrics::LabelNames& DnsLabelNames() {
   return names;
 }
 
-Metrics::Metrics(metrics::Registry& r)
-    : opened(
-          r.AddCounter("istio_tcp_connections_opened", "TCP connections opened", FlowLabelNames())),
-      closed(
-          r.AddCounter("istio_tcp_connections_closed", "TCP connections closed", FlowLabelNames())),
-      failed(r.AddCounter("istio_tcp_connections_failed",
-                          "TCP connections that ended with a response flag", FlowLabelNames())),
-      sent(r.AddCounter("istio_tcp_sent_bytes", "Bytes sent by servers to clients",
-                        FlowLabelNames())),
-      received(r.AddCounter("istio_tcp_received_bytes", "Bytes sent by clients to servers",
-                            FlowLabelNames())),
+Metrics::Metrics(metrics::Registry& r) : Metrics(r, telemetry::TcpMetrics(r)) {}
+
+Metrics::Metrics(metrics::Registry& r, const telemetry::TcpMetrics& tcp)
+    : opened(tcp.opened),
+      closed(tcp.closed),
+      failed(tcp.failed),
+      sent(tcp.sent),
+      received(tcp.received),
       sockets_open(
           r.AddGauge("istio_tcp_sockets_open", "Accepted sockets that are open", {"reporter"})),
       refused(r.AddCounter("qanat_connections_refused",

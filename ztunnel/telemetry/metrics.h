@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/metrics/registry.h"
+#include "common/telemetry/tcp_metrics.h"
 #include "ztunnel/telemetry/flow.h"
 
 namespace qanat::ztunnel {
@@ -32,7 +33,7 @@ struct Metrics {
   metrics::Family<metrics::Counter>& xds_terminations;  // reason
   metrics::Family<metrics::Counter>& xds_messages;      // url
   metrics::Family<metrics::Counter>& xds_bytes;         // url
-  metrics::Family<metrics::Histogram>& setup;  // reporter, phase
+  metrics::Family<metrics::Histogram>& setup;           // reporter, phase
   metrics::Family<metrics::Counter>& accept_paused;
   metrics::Family<metrics::Counter>& connect_retries;  // reason: why the endpoint before failed
   metrics::Family<metrics::Counter>& ejections;
@@ -50,6 +51,9 @@ struct Metrics {
   metrics::Family<metrics::Histogram>& dns_upstream_duration;
   metrics::Family<metrics::Counter>& dns_answers;    // origin
   metrics::Family<metrics::Counter>& on_demand_dns;  // OnDemandDnsLabelNames()
+
+ private:
+  Metrics(metrics::Registry& registry, const telemetry::TcpMetrics& tcp);
 };
 
 // request_query_type, request_protocol, source_canonical_service, source_canonical_revision.

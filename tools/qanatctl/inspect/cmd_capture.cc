@@ -120,6 +120,10 @@ int CmdCapture(const Options& options) {
   }
   if (options.output == Output::kTable) {
     fmt::print("{}", table.ToString());
+    for (const NodeAnswer& answer : capture->answers)
+      if (const int64_t lost = Int(Get(answer.json, "counters"), "records_lost"); lost > 0)
+        fmt::print("{}: records of {} connections were lost: what is told of them is less\n",
+                   answer.node, lost);
   } else {
     PrintData(out, options.output);
   }

@@ -234,8 +234,9 @@ int Totals(const Options& options) {
   if (!nodes) return Complain(nodes.error());
   std::map<std::tuple<std::string, std::string, std::string>, Total> totals;
   std::vector<std::string> failures;
-  const auto read = [&](const std::string& who, const std::string& netns, const char* path) {
-    auto text = view->Fetch(netns, 15020, path);
+  const auto read = [&](const std::string& who, const std::string& netns, const char* path,
+                        uint16_t port = 15020) {
+    auto text = view->Fetch(netns, port, path);
     if (!text) {
       failures.push_back(who + ": " + text.error().message);
       return;
@@ -270,7 +271,10 @@ int Totals(const Options& options) {
       }
     }
   };
-  for (const NodeRef& node : *nodes) read("ztunnel-" + node.name, node.netns, "/metrics");
+  for (const NodeRef& node : *nodes) {
+    read("ztunnel-" + node.name, node.netns, "/metrics");
+    read("agent-" + node.name, node.netns, "/metrics", 15030);
+  }
   for (const PodRef& pod : view->pods()) {
     if (pod.gateway.empty() || (!options.node.empty() && pod.node != options.node)) continue;
     read("waypoint " + pod.ns + "/" + pod.gateway, pod.netns, "/stats/prometheus");
@@ -315,6 +319,14 @@ int CmdConnections(const Options& options) {
   if (options.totals) return Totals(options);
   auto asked = Ask(options, "/debug/connections");
   if (!asked) return Complain(asked.error());
+  // What no proxy carries is the agents' to tell; one that keeps no records has no such page.
+  auto direct = AskNodes(asked->view, options.node, 15030, "/debug/connections");
+  if (!direct) return Complain(direct.error());
+  std::move(direct->answers.begin(), direct->answers.end(),
+            std::back_inserter(asked->dumps.answers));
+  for (std::string& failure : direct->failures)
+    if (failure.find("404") == std::string::npos)
+      asked->dumps.failures.push_back(std::move(failure));
   std::vector<Json> list;
   Table table({"NODE", "DIRECTION", "SOURCE", "SOURCE IDENTITY", "DESTINATION",
                "DESTINATION IDENTITY", "TARGET", "PATH", "SENT", "RECEIVED"});

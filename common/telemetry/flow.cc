@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ztunnel/telemetry/flow.h"
+#include "common/telemetry/flow.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 
 #include "common/metrics/traffic.h"
 
-namespace qanat::ztunnel {
+namespace qanat::telemetry {
 namespace {
 
 metrics::TrafficEnd EndOf(const model::WorkloadPtr& workload, std::string_view principal) {
@@ -223,4 +223,4 @@ std::string AccessLine(const Flow& flow, const FlowEnd& end, log::Format format,
   return std::move(line).Finish();
 }
 
-}  // namespace qanat::ztunnel
+}  // namespace qanat::telemetry
