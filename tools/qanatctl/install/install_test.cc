@@ -425,6 +425,9 @@ TEST_F(InstallTest, VerifyNamesTheImageThatIsMissing) {
                     "pulling image \"localhost/qanat/controlplane:9\" - the node has")}) {
     EXPECT_THAT(verdict, HasSubstr(what));
   }
+  EXPECT_THAT(verdict, HasSubstr("node n1: qanat-agent is not ready (why: DaemonSet qanat-agent)"));
+  const std::string once = "qanat/agent:9\" - the node";
+  EXPECT_EQ(verdict.find(once), verdict.rfind(once)) << verdict;
 }
 
 TEST_F(InstallTest, NoPermissionEndsTheWait) {
