@@ -319,6 +319,9 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.reason = e.reason;
   v.step = StepName(e.step);
   v.proof = e.report;
+  v.proof_age = event::Clock::now() - e.proof_ended;
+  v.proof_took = e.proof_ended - e.proof_began;
+  v.devices = e.network.devices;
   if (e.id != 0) v.slots = ReadSlots(hooks_.maps(), e.id);
   return v;
 }

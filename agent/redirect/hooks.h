@@ -44,6 +44,8 @@ class Hooks {
     uint32_t program_id = 0;
   };
   std::vector<LinkState> NodeLinks() const;
+  // A pod's own: "lookup", and "guard-IFINDEX" where the guard has links.
+  std::vector<LinkState> PodLinks(uint32_t id) const;
   // How often a link that should have been there had to be attached anew.
   uint64_t reattached() const { return reattached_; }
 
@@ -77,6 +79,7 @@ class Hooks {
   Status AttachGuard(const PodTarget& pod, int program);
   Status CheckPinned(const std::string& name) const;
   Status CheckGuard(const PodTarget& pod) const;
+  static void Describe(const bpf::Link& link, LinkState* state);
 
   std::string dir_;
   Fd cgroup_;
