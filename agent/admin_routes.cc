@@ -3,6 +3,8 @@
 
 #include <netinet/tcp.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "agent/node_features.h"
@@ -40,13 +42,21 @@ Json DnsJson(uint32_t families) {
   return json;
 }
 
+// The link of a guard whose interface is not there any more.
+bool IsOfGoneDevice(const std::string& link, const std::vector<uint32_t>& devices) {
+  unsigned device = 0;
+  return std::sscanf(link.c_str(), "guard-%u", &device) == 1 &&
+         std::find(devices.begin(), devices.end(), device) == devices.end();
+}
+
 // What of ours is attached in this pod alone; the node's programs are at its control groups.
 Json AttachedJson(const PodView& pod, const Hooks& hooks) {
   Json links = Json::array();
   if (pod.id != 0)
     for (const auto& link : hooks.PodLinks(pod.id))
-      links.push_back(
-          {{"name", link.name}, {"attached", link.attached}, {"program", link.program_id}});
+      if (!IsOfGoneDevice(link.name, pod.devices))
+        links.push_back(
+            {{"name", link.name}, {"attached", link.attached}, {"program", link.program_id}});
   return links;
 }
 

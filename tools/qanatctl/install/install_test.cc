@@ -386,7 +386,9 @@ TEST_F(InstallTest, AWaitSaysWhy) {
   EXPECT_THAT(late.error().message,
               AllOf(HasSubstr("n1: ErrImageNeverPull: no such image - the node has no such image"),
                     HasSubstr("the namespace must allow privileged pods")));
-  EXPECT_THAT(Verdict(), HasSubstr("node n1: qanat-agent has no pod here; ztunnel ErrImage"));
+  EXPECT_THAT(
+      Verdict(),
+      HasSubstr("node n1: qanat-agent has no pod here; ztunnel is not ready (why: DaemonSet "));
 }
 
 // Of each part, in install's words; also where an old pod still serves beside the one that waits.
