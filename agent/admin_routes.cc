@@ -3,6 +3,8 @@
 
 #include <netinet/tcp.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "agent/node_features.h"
@@ -40,6 +42,36 @@ Json DnsJson(uint32_t families) {
   return json;
 }
 
+// The link of a guard whose interface is not there any more.
+bool IsOfGoneDevice(const std::string& link, const std::vector<uint32_t>& devices) {
+  unsigned device = 0;
+  return std::sscanf(link.c_str(), "guard-%u", &device) == 1 &&
+         std::find(devices.begin(), devices.end(), device) == devices.end();
+}
+
+// What of ours is attached in this pod alone; the node's programs are at its control groups.
+Json AttachedJson(const PodView& pod, const Hooks& hooks) {
+  Json links = Json::array();
+  if (pod.id != 0)
+    for (const auto& link : hooks.PodLinks(pod.id))
+      if (!IsOfGoneDevice(link.name, pod.devices))
+        links.push_back(
+            {{"name", link.name}, {"attached", link.attached}, {"program", link.program_id}});
+  return links;
+}
+
+Json LastProofJson(const PodView& pod) {
+  if (pod.proof.steps.empty()) return nullptr;
+  const auto ms = [](event::Duration time) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+  };
+  return {{"passed", pod.proof.passed()},
+          {"steps", pod.proof.steps.size()},
+          {"failure", pod.proof.passed() ? "" : pod.proof.FirstFailure()},
+          {"ageMs", ms(pod.proof_age)},
+          {"tookMs", ms(pod.proof_took)}};
+}
+
 Json PodJson(const PodView& pod, Hooks& hooks) {
   Json json = {{"uid", pod.uid},
                {"name", pod.name},
@@ -73,6 +105,9 @@ Json PodJson(const PodView& pod, Hooks& hooks) {
   for (const ProofStep& step : pod.proof.steps)
     proof.push_back({{"step", step.name}, {"passed", step.passed}, {"detail", step.detail}});
   json["proof"] = std::move(proof);
+  json["lastProof"] = LastProofJson(pod);
+  json["attached"] = AttachedJson(pod, hooks);
+  json["guard"] = {{"by", GuardName(hooks.guard())}, {"devices", pod.devices}};
   if (pod.id != 0)
     if (auto counters = hooks.maps().CountersOf(pod.id)) json["counters"] = CountersJson(*counters);
   return json;

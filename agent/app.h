@@ -41,6 +41,7 @@ struct Config {
   std::string lib_dir = "/var/lib/qanat";
   std::string cni_conf_dir = "/etc/cni/net.d";
   std::string cni_bin_dir = "/opt/cni/bin";
+  bool cni_own_list = true;   // our plugin in a list of our own, not in the network plugin's
   std::string cni_plugin;     // our plugin's binary, to be copied to the node; empty: no plugin
   std::string probe_service;  // IP:port of a Service; empty: KUBERNETES_SERVICE_HOST and _PORT
   // What the proxy is told about the pods' DNS.

@@ -100,6 +100,11 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   flags.add_option("--cni-bin-dir", config.cni_bin_dir, "the node's CNI plugins")
       ->capture_default_str();
+  flags
+      .add_option("--cni-own-list", config.cni_own_list,
+                  "our plugin's entry is in a list of our own, which comes first and is kept as "
+                  "the network plugin's; false: in the network plugin's own file")
+      ->capture_default_str();
   flags.add_option("--probe-service", config.probe_service,
                    "IP:port of a Service, to find out who rewrites connect() (default: "
                    "KUBERNETES_SERVICE_HOST)");

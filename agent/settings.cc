@@ -71,6 +71,7 @@ Result<std::unique_ptr<Cluster>> MakeCluster(event::EventLoop& loop, const Confi
     options.install.conf_dir = config.cni_conf_dir;
     options.install.bin_dir = config.cni_bin_dir;
     options.install.plugin = config.cni_plugin;
+    options.install.own_list = config.cni_own_list;
     options.install.settings.agent_socket = config.cni_socket;
     options.install.settings.kubeconfig = config.lib_dir + "/cni-kubeconfig";
     options.install.settings.cache = config.lib_dir + "/pods-cache";

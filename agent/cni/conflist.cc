@@ -2,6 +2,7 @@
 #include "agent/cni/conflist.h"
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "agent/plugin/invocation.h"
@@ -10,6 +11,8 @@ namespace qanat::agent::cni {
 namespace {
 
 using Json = nlohmann::json;
+
+constexpr std::string_view kWrapped = "-qanat.conflist";
 
 struct Span {
   size_t begin = 0, end = 0;  // [begin, end)
@@ -150,10 +153,11 @@ Status CheckVersion(std::string_view text) {
 }  // namespace
 
 std::string FormatEntry(const PluginSettings& s) {
-  const nlohmann::ordered_json json = {
+  nlohmann::ordered_json json = {
       {"type", kPluginType},        {"agentSocket", s.agent_socket},
       {"kubeconfig", s.kubeconfig}, {"cache", s.cache},
       {"logFile", s.log_file},      {"excludeNamespaces", s.exclude_namespaces}};
+  if (!s.own_list.empty()) json["ownList"] = s.own_list;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -207,6 +211,40 @@ bool HasEntry(std::string_view text) {
                                 [&](const Span& item) { return IsOurs(text, item); });
 }
 
+std::string EntryOf(std::string_view text) {
+  auto plugins = FindPlugins(text);
+  if (!plugins) return "";
+  for (const Span& item : plugins->items)
+    if (IsOurs(text, item)) return std::string(text.substr(item.begin, item.end - item.begin));
+  return "";
+}
+
+bool LeadsToUs(std::string_view text, std::string_view file) {
+  const Json json = Parse(text);
+  if (!json.is_object()) return false;
+  std::vector<const Json*> open;  // no recursion: others say how deep it is
+  for (const auto& [key, value] : json.items()) {
+    if (key != "plugins" || !value.is_array()) {
+      open.push_back(&value);
+      continue;
+    }
+    for (const Json& plugin : value)
+      for (const Json& inside : plugin)
+        if (!plugin.is_object() || plugin.value("type", Json()) != kPluginType)
+          open.push_back(&inside);
+  }
+  while (!open.empty()) {
+    const Json& value = *open.back();
+    open.pop_back();
+    if (value.is_string() && value.get_ref<const std::string&>().find(file) != std::string::npos)
+      return true;
+    if (value.is_object() && value.value("type", Json()) == kPluginType) return true;
+    if (value.is_structured())
+      for (const Json& inside : value) open.push_back(&inside);
+  }
+  return false;
+}
+
 Result<std::string> WrapSingle(std::string_view conf) {
   const Json json = Parse(conf);
   if (json.is_discarded() || !json.is_object() || !json.contains("type"))
@@ -230,6 +268,21 @@ bool IsConfName(std::string_view name) {
         name.substr(name.size() - end.size()) == end)
       return true;
   return false;
+}
+
+std::string WrappedName(const std::string& conf) {
+  return conf.substr(0, conf.rfind('.')) + std::string(kWrapped);
+}
+
+std::vector<NamedText> WithoutOutdated(const std::vector<NamedText>& files) {
+  std::vector<NamedText> out;
+  std::copy_if(files.begin(), files.end(), std::back_inserter(out), [&](const NamedText& file) {
+    return !file.name.ends_with(kWrapped) ||
+           std::none_of(files.begin(), files.end(), [&](const NamedText& other) {
+             return !other.name.ends_with(".conflist") && WrappedName(other.name) == file.name;
+           });
+  });
+  return out;
 }
 
 std::string PrimaryOf(const std::vector<NamedText>& files) {

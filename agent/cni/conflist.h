@@ -20,6 +20,7 @@ struct PluginSettings {
   std::string cache = "/var/lib/qanat/pods-cache";
   std::string log_file = "/var/run/qanat/cni.log";
   std::vector<std::string> exclude_namespaces = {"kube-system", "qanat-system"};
+  std::string own_list;  // path of the list that the entry is in, when that is ours; "" else
 };
 std::string FormatEntry(const PluginSettings& settings);  // one line of JSON
 
@@ -34,6 +35,10 @@ Result<std::string> InsertEntry(std::string_view conflist, const std::string& en
 // Takes every entry of ours out. Equals `text` when there is none.
 Result<std::string> RemoveEntry(std::string_view conflist);
 bool HasEntry(std::string_view conflist);
+std::string EntryOf(std::string_view conflist);  // as it stands there; "" when there is none
+// Is our plugin below one of its plugins (as Multus carries what it delegates to), or is a file of
+// this name mentioned? Our own entry does not count.
+bool LeadsToUs(std::string_view conf, std::string_view file);
 
 // A list around a single configuration, without our entry yet: the plugin's own text stays as it
 // is.
@@ -46,5 +51,11 @@ struct NamedText {
 };
 std::string PrimaryOf(const std::vector<NamedText>& files);
 bool IsConfName(std::string_view name);
+
+// A single configuration is set aside and wrapped in a list of this name. Its owner may have a
+// NAME.conflist too, which stays his.
+std::string WrappedName(const std::string& conf);
+// Without those wrapped lists whose original is back: its owner has written a newer one.
+std::vector<NamedText> WithoutOutdated(const std::vector<NamedText>& files);
 
 }  // namespace qanat::agent::cni

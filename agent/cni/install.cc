@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 
+#include "agent/cni/own_list.h"
 #include "agent/files/files.h"
 #include "agent/files/notify.h"
 #include "common/base/log.h"
@@ -26,46 +28,63 @@ constexpr auto kSettle = std::chrono::milliseconds(50);
 constexpr auto kLookAnyway = std::chrono::milliseconds(1000);
 constexpr std::string_view kLookAnywayText = "second";
 constexpr std::string_view kSaved = ".qanat-saved";
-// A single configuration as a list of ours. Its owner may have a NAME.conflist too, which stays
-// his.
-constexpr std::string_view kWrapped = "-qanat.conflist";
-constexpr size_t kMaxConf = 4 << 20;
+// Cilium, unless it is told that others may be there (cni.exclusive=false), sets aside what is not
+// its own.
+constexpr std::string_view kSetAsideByCilium = ".cilium_bak";
+// Who takes our list away this often within kLossesWithin will do so again.
+constexpr size_t kLosses = 3;
+constexpr auto kLossesWithin = std::chrono::seconds(60);
 constexpr size_t kMaxPlugin = 256 << 20;
-
-std::vector<NamedText> ReadConfs(const std::string& dir) {
-  std::vector<NamedText> files;
-  std::error_code error;
-  for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (!IsConfName(name)) continue;
-    if (auto text = ReadFile(it->path().string(), kMaxConf)) files.push_back({name, *text});
-  }
-  return files;
-}
-
-mode_t ModeOf(const std::string& path) {
-  struct stat s{};
-  return ::stat(path.c_str(), &s) == 0 ? s.st_mode & 07777 : 0644;
-}
 
 std::string PluginPath(const InstallOptions& options) {
   return options.bin_dir + "/" + std::string(kPluginType);
 }
 
 bool EndsWith(std::string_view text, std::string_view end) {
-  return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
+  return text.size() > end.size() && text.ends_with(end);
 }
 
-std::string WrappedName(const std::string& conf) {
-  return conf.substr(0, conf.rfind('.')) + std::string(kWrapped);
+std::string OwnListPath(const InstallOptions& options) {
+  return options.conf_dir + "/" + std::string(kOwnList);
 }
 
-// Its original is back, so its owner has written a newer one: the list is made anew.
-bool IsOutdated(const NamedText& file, const std::vector<NamedText>& files) {
-  return EndsWith(file.name, kWrapped) &&
-         std::any_of(files.begin(), files.end(), [&](const NamedText& other) {
-           return !EndsWith(other.name, ".conflist") && WrappedName(other.name) == file.name;
-         });
+Status RemoveOwnList(const InstallOptions& options) {
+  const std::string path = OwnListPath(options);
+  QANAT_RETURN_IF_ERROR(RemoveFile(path));
+  return RemoveFile(path + std::string(kSetAsideByCilium));
+}
+
+// Others' files as they were before us: those after `after` by name.
+Status RestoreOthers(const std::string& dir, std::string_view after) {
+  Status first;
+  auto keep = [&](Status status) {
+    if (!status && first) first = std::move(status);
+  };
+  std::error_code error;
+  std::vector<std::string> saved;
+  for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error))
+    if (EndsWith(it->path().string(), kSaved) && it->path().filename().string() > after)
+      saved.push_back(it->path().string());
+  for (const std::string& path : saved) {
+    const std::string original = path.substr(0, path.size() - kSaved.size());
+    // A newer original of its owner's wins over what we kept.
+    if (::access(original.c_str(), F_OK) == 0)
+      keep(RemoveFile(path));
+    else if (::rename(path.c_str(), original.c_str()) != 0)
+      keep(FailErrno("restore " + original));
+    keep(RemoveFile(WrappedName(original)));
+  }
+  for (const NamedText& file : ReadConfs(dir)) {
+    if (file.name <= after || !HasEntry(file.text)) continue;
+    const std::string path = dir + "/" + file.name;
+    auto without = RemoveEntry(file.text);
+    if (!without)
+      keep(Fail(without.error().Annotate(path)));
+    else
+      keep(
+          WriteFileAtomically(path, *without, WriteOptions{.mode = ModeOf(path), .durable = true}));
+  }
+  return first;
 }
 
 }  // namespace
@@ -156,27 +175,49 @@ Status Installer::EnsureBinary() {
 
 Status Installer::EnsureEntry() {
   std::vector<NamedText> files = ReadConfs(options_.conf_dir);
+  std::string own;
+  std::erase_if(files, [&](NamedText& file) {
+    if (file.name != kOwnList) return false;
+    own = std::move(file.text);
+    return true;
+  });
   std::vector<ConfigFile> texts;
-  bool ours = false;
+  bool ours = HasEntry(own);
   for (const auto& file : files) {
     texts.push_back({options_.conf_dir + "/" + file.name, file.text});
     ours |= HasEntry(file.text);
   }
   const std::string other = JudgeCniChain(texts);
   if (on_other_mesh_) on_other_mesh_(other);
-  const std::vector<NamedText> all = files;
-  std::erase_if(files, [&](const NamedText& file) { return IsOutdated(file, all); });
+  files = WithoutOutdated(files);
+  if (!other.empty() && !ours) return Fail(Code::kFailedPrecondition, other);
+  if (options_.own_list && own_list_refused_.empty()) {
+    NoteWhoTakesTheListAway(own);
+    if (own_list_refused_.empty()) {
+      Status done = EnsureOwnList(files, own);
+      if (done || done.error().code != Code::kAlreadyExists) return done;
+      own_list_refused_ = done.error().message;
+    }
+    LOG_WARN("cni",
+             "no list of our own ({}): {}. Our entry is kept in the primary configuration instead; "
+             "a network plugin that writes it anew when the node starts opens new pods until this "
+             "agent is there",
+             OwnListPath(options_), own_list_refused_);
+  }
+  QANAT_RETURN_IF_ERROR(EnsureIn(files, FormatEntry(options_.settings)));
+  return RemoveOwnList(options_);
+}
+
+Status Installer::EnsureIn(const std::vector<NamedText>& files, const std::string& entry) {
   const std::string primary = PrimaryOf(files);
   if (primary.empty())
     return Fail(Code::kUnavailable,
                 "no CNI configuration in " + options_.conf_dir +
                     " yet: waiting for the cluster's network plugin to write it (another folder? "
                     "--cni-conf-dir)");
-  if (!other.empty() && !ours) return Fail(Code::kFailedPrecondition, other);
   const std::string path = options_.conf_dir + "/" + primary;
   auto file = std::find_if(files.begin(), files.end(),
                            [&](const NamedText& f) { return f.name == primary; });
-  const std::string entry = FormatEntry(options_.settings);
   const mode_t mode = ModeOf(path);
   QANAT_ASSIGN_OR_RETURN(const ConfKind kind, KindOf(file->text));
   if (kind == ConfKind::kList) {
@@ -199,35 +240,82 @@ Status Installer::EnsureEntry() {
   return {};
 }
 
+Status Installer::EnsureOwnList(const std::vector<NamedText>& files, const std::string& own) {
+  // What comes before our list is what the runtime takes.
+  std::vector<NamedText> before;
+  std::copy_if(files.begin(), files.end(), std::back_inserter(before),
+               [](const NamedText& file) { return file.name < kOwnList; });
+  const std::string front = PrimaryOf(before);
+  if (front != front_) {
+    if (!front.empty())
+      LOG_WARN(
+          "cni",
+          "{}/{} comes before our own list by name: unless it calls that, our entry is kept in "
+          "it, and its owner may write it without when the node starts",
+          options_.conf_dir, front);
+    front_ = front;
+  }
+  for (const NamedText& file : before)
+    if (file.name == front && !LeadsToUs(file.text, kOwnList))
+      QANAT_RETURN_IF_ERROR(EnsureIn(before, FormatEntry(options_.settings)));
+
+  const std::string path = OwnListPath(options_);
+  PluginSettings settings = options_.settings;
+  settings.own_list = path;
+  auto want = MakeOwnList(files, FormatEntry(settings));
+  if (!want && want.error().code == Code::kAlreadyExists) return Fail(want.error());
+  const auto now = loop_.now();
+  const bool gone = !want && want.error().code == Code::kUnavailable;
+  if (!gone) source_gone_.reset();
+  if (!want) {
+    // A plugin that takes its file away while it is not ready is soon back, and then a pod would be
+    // faster than we are.
+    if (gone && !own.empty()) {
+      if (!source_gone_) source_gone_ = now;
+      if (now - *source_gone_ < options_.source_away) return {};
+    }
+    QANAT_RETURN_IF_ERROR(RemoveOwnList(options_));
+    own_since_.reset();
+    if (!gone) return Fail(want.error());
+    return front.empty() ? EnsureIn({}, "") : Status();
+  }
+  if (want->text != own) {
+    if (!own.empty() && was_complete_)
+      LOG_INFO("cni", "{} has changed: {} follows", want->source, path);
+    else if (!own.empty())
+      LOG_INFO("cni", "{} is not what {} was made of: made anew", want->source, path);
+    if (own.empty()) ++repairs_;
+    QANAT_RETURN_IF_ERROR(WriteFileAtomically(
+        path, want->text,
+        WriteOptions{.mode = ModeOf(options_.conf_dir + "/" + want->source), .durable = true}));
+  }
+  if (!own_since_) own_since_ = now;
+  // Not before it is known that nobody takes the list away.
+  if (now - *own_since_ < options_.own_settles) return {};
+  return RestoreOthers(options_.conf_dir, kOwnList);
+}
+
+void Installer::NoteWhoTakesTheListAway(const std::string& own) {
+  if (!own_since_ || !own.empty()) return;
+  own_since_.reset();
+  const auto now = loop_.now();
+  losses_.push_back(now);
+  while (now - losses_.front() > kLossesWithin) losses_.erase(losses_.begin());
+  if (losses_.size() < kLosses) return;
+  const bool cilium =
+      ::access((OwnListPath(options_) + std::string(kSetAsideByCilium)).c_str(), F_OK) == 0;
+  own_list_refused_ =
+      cilium
+          ? "Cilium takes it away (set cni.exclusive=false in its values, and restart this agent)"
+          : "somebody on this node takes it away again and again";
+}
+
 Status Installer::Remove(const InstallOptions& options) {
-  Status first;
+  Status first = RemoveOwnList(options);
   auto keep = [&](Status status) {
     if (!status && first) first = std::move(status);
   };
-  std::error_code error;
-  std::vector<std::string> saved;
-  for (fs::directory_iterator it(options.conf_dir, error), end; !error && it != end;
-       it.increment(error))
-    if (EndsWith(it->path().string(), kSaved)) saved.push_back(it->path().string());
-  for (const std::string& path : saved) {
-    const std::string original = path.substr(0, path.size() - kSaved.size());
-    // A newer original of its owner's wins over what we kept.
-    if (::access(original.c_str(), F_OK) == 0)
-      keep(RemoveFile(path));
-    else if (::rename(path.c_str(), original.c_str()) != 0)
-      keep(FailErrno("restore " + original));
-    keep(RemoveFile(WrappedName(original)));
-  }
-  for (const NamedText& file : ReadConfs(options.conf_dir)) {
-    if (!HasEntry(file.text)) continue;
-    const std::string path = options.conf_dir + "/" + file.name;
-    auto without = RemoveEntry(file.text);
-    if (!without)
-      keep(Fail(without.error().Annotate(path)));
-    else
-      keep(
-          WriteFileAtomically(path, *without, WriteOptions{.mode = ModeOf(path), .durable = true}));
-  }
+  keep(RestoreOthers(options.conf_dir, ""));
   if (!options.plugin.empty()) keep(RemoveFile(PluginPath(options)));
   return first;
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps our CNI plugin on the node: its binary, its entry in the primary configuration, its
-// kubeconfig. What others write into the folder is repaired from within a second; at the end
-// exactly what is ours is taken away. Lives on the agent's loop.
+// Keeps our CNI plugin on the node: its binary and its entry, in a list of our own (own_list.h) or
+// in the primary configuration. What others write into the folder is repaired from within a second;
+// at the end exactly what is ours is taken away. Lives on the agent's loop.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,6 +25,13 @@ struct InstallOptions {
   std::string bin_dir = "/opt/cni/bin";
   std::string plugin;  // the binary that is copied; empty: bin_dir is left alone
   PluginSettings settings;
+  // A list of our own; others' files stay as they are. Else, and where somebody takes it away or
+  // calls it himself, the entry is in the primary's file.
+  bool own_list = true;
+  // Entries in others' files go when our list has stood for this long.
+  std::chrono::milliseconds own_settles{10000};
+  // For how long our list stays without the file that it was made of.
+  std::chrono::milliseconds source_away{60000};
 };
 
 class Installer {
@@ -47,6 +56,11 @@ class Installer {
   void Ensure();
   Status EnsureBinary();
   Status EnsureEntry();
+  // The entry in the first of the files.
+  Status EnsureIn(const std::vector<NamedText>& files, const std::string& entry);
+  // kAlreadyExists: it would go round in circles.
+  Status EnsureOwnList(const std::vector<NamedText>& files, const std::string& own);
+  void NoteWhoTakesTheListAway(const std::string& own);
   void Watch();
 
   event::EventLoop& loop_;
@@ -56,6 +70,11 @@ class Installer {
   bool was_complete_ = false;
   bool compared_ = false;  // the binary on the node with ours, byte by byte
   uint64_t repairs_ = 0;
+  std::optional<event::TimePoint> own_since_;  // our list is where we put it
+  std::string own_list_refused_;               // why there is none; "" while there may be one
+  std::string front_;  // the file before our list; "" when that is the first
+  std::vector<event::TimePoint> losses_;
+  std::optional<event::TimePoint> source_gone_;
   Fd inotify_;
   std::set<std::string> unwatched_;  // folders of which inotify tells nothing
   std::unique_ptr<event::IoWatch> watch_;

@@ -34,6 +34,7 @@ class InstallTest : public ::testing::Test {
     options_.conf_dir = dir_ + "/net.d";
     options_.bin_dir = dir_ + "/bin";
     options_.plugin = dir_ + "/plugin";
+    options_.own_list = false;  // else: own_list_test.cc
     fs::create_directories(options_.conf_dir);
     fs::create_directories(options_.bin_dir);
     std::ofstream(options_.plugin) << "the binary";

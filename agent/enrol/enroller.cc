@@ -338,6 +338,7 @@ Status Enroller::Prove(Entry& entry) {
   QANAT_RETURN_IF_ERROR(KeepDns(entry, ns));
   if (auto programs = hooks_.ProgramsAt(TargetOf(entry, &ns)))
     entry.programs = std::move(*programs);
+  entry.proving_since = event::Clock::now();
   entry.proof = std::make_unique<Proof>(
       loop_, hooks_.maps(),
       ProofPod{entry.id, entry.pod.ips, entry.dns, hooks_.guard() != Guard::kNone,
@@ -354,6 +355,8 @@ void Enroller::OnProof(const std::string& uid, ProofReport report) {
   loop_.Post([proof = std::shared_ptr<Proof>(std::move(entry->proof))] {});
   entry->proof.reset();
   entry->report = std::move(report);
+  entry->proof_began = entry->proving_since;
+  entry->proof_ended = event::Clock::now();
   if (entry->report.passed()) {
     entry->proven = true;
     entry->proven_at = loop_.now();

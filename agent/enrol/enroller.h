@@ -71,8 +71,10 @@ struct PodView {
   std::string published;  // the annotation ambient.istio.io/redirection, as the source shows it
   SlotReport slots;
   ProofReport proof;
-  bool draining = false;             // leaves the mesh: new connections are plain
-  size_t captured = 0;               // ... and so many still go through the proxy
+  event::Duration proof_age{}, proof_took{};  // of the last one, when that has steps
+  std::vector<uint32_t> devices;              // of the pod, each with a second guard
+  bool draining = false;                      // leaves the mesh: new connections are plain
+  size_t captured = 0;                        // ... and so many still go through the proxy
   std::vector<std::string> outside;  // what of its traffic was seen that capture is not for
   size_t not_meshed = 0;             // connections from before the capture
   std::vector<uint32_t> host_ends;   // node's interfaces at the other ends of its veths

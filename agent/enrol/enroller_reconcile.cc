@@ -88,6 +88,17 @@ void Enroller::ReconcilePod(Entry& entry, bool node_ok, const std::string& node_
       WriteStatus(entry);
       return;
     }
+  }
+  if (node_ok && entry.enforced() && (!repaired || entry.network.devices.empty())) {
+    auto ns = OpenNs(entry);
+    auto devices = ns ? DevicesIn(*ns) : Fail(ns.error());
+    if (devices && devices->empty()) {  // as at its end: nothing gets in or out
+      Explain(entry, "the pod has no network interface any more");
+      WriteStatus(entry);
+      return;
+    }
+  }
+  if (!repaired) {
     if (entry.enforced()) CutOff(entry, repaired.error().message);
     return;
   }
@@ -156,28 +167,41 @@ Status Enroller::Repair(Entry& entry) {
       entry.network.others = network->others;
       QANAT_RETURN_IF_ERROR(SyncOwnIps(hooks_.maps(), entry.id, entry.network.others));
     }
-  } else if (!entry.enforced() || network.error().code == Code::kUnimplemented) {
-    entry.uncapturable = network.error().code == Code::kUnimplemented;
-    return tl::unexpected(network.error());
+  } else {
+    // Without one of its addresses each interface is guarded all the same.
+    if (auto devices = DevicesIn(ns)) entry.network.devices = std::move(*devices);
+    const bool own_stack = network.error().code == Code::kUnimplemented;
+    if (!entry.enforced() || own_stack) {
+      entry.uncapturable = own_stack;
+      return tl::unexpected(network.error());
+    }
   }
   QANAT_RETURN_IF_ERROR(FindEnds(entry, ns));
   QANAT_RETURN_IF_ERROR(KeepSources(entry));
   LookForUncaptured(entry, ns);
+  // The programs first: they hold whatever the rest is like.
+  Hooks::PodTarget target = TargetOf(entry, &ns);
+  if (Status attached = hooks_.CheckPod(target); !attached && entry.attached) {
+    PathIs(entry, false, attached.error().message);
+    entry.ends_of.clear();  // or the interface there is another one
+    QANAT_RETURN_IF_ERROR(FindEnds(entry, ns));
+    target = TargetOf(entry, &ns);
+    if (Status done = hooks_.AttachPod(target); !done) {
+      // An interface may go between the look and the repair.
+      QANAT_ASSIGN_OR_RETURN(entry.network.devices, DevicesIn(ns));
+      if (entry.network.devices == target.devices) return done;
+      target = TargetOf(entry, &ns);
+      QANAT_RETURN_IF_ERROR(hooks_.AttachPod(target));
+    }
+    ++repairs_;
+    LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), attached.error().message);
+    entry.proven = false;
+  }
   if (Status present = CheckPodNetwork(ns, entry.pod.ips); !present) {
     ++repairs_;
     LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), present.error().message);
     QANAT_RETURN_IF_ERROR(ApplyPodNetwork(ns, entry.pod.ips, &entry.sysctls));
     QANAT_RETURN_IF_ERROR(CheckPodNetwork(ns, entry.pod.ips));  // there, and of no use?
-  }
-  const Hooks::PodTarget target = TargetOf(entry, &ns);
-  if (Status attached = hooks_.CheckPod(target); !attached && entry.attached) {
-    ++repairs_;
-    LOG_WARN("enrol", "{}: repaired: {}", entry.pod.FullName(), attached.error().message);
-    PathIs(entry, false, attached.error().message);
-    entry.ends_of.clear();  // or the interface there is another one
-    QANAT_RETURN_IF_ERROR(FindEnds(entry, ns));
-    QANAT_RETURN_IF_ERROR(hooks_.AttachPod(TargetOf(entry, &ns)));
-    entry.proven = false;
   }
   RetryPath(entry, ns);
   // Who came beside our programs since the last proof may undo what they decide: only a proof
@@ -333,6 +357,9 @@ PodView Enroller::ViewOf(const Entry& e) const {
   v.reason = e.reason;
   v.step = StepName(e.step);
   v.proof = e.report;
+  v.proof_age = event::Clock::now() - e.proof_ended;
+  v.proof_took = e.proof_ended - e.proof_began;
+  v.devices = e.network.devices;
   if (e.id != 0) v.slots = ReadSlots(hooks_.maps(), e.id);
   return v;
 }

@@ -45,7 +45,9 @@ struct Enroller::Entry {
   std::set<uint64_t> acked_by;  // proxies that acknowledged this pod
 
   std::unique_ptr<Proof> proof;
+  event::TimePoint proving_since{};
   ProofReport report;
+  event::TimePoint proof_began{}, proof_ended{};  // of the last one
   event::TimePoint proven_at{};
 
   Step step = Step::kNone;

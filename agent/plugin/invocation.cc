@@ -106,6 +106,7 @@ tl::expected<Invocation, CniError> ParseInvocation(const Environment& environmen
   call.kubeconfig = String(json, "kubeconfig");
   call.cache = String(json, "cache");
   call.log_file = String(json, "logFile");
+  call.own_list = String(json, "ownList");
   if (auto names = json.find("excludeNamespaces"); names != json.end() && names->is_array())
     for (const Json& name : *names)
       if (name.is_string()) call.exclude_namespaces.push_back(name.get<std::string>());

@@ -40,6 +40,7 @@ struct Invocation {
   // Of our entry:
   std::string agent_socket, kubeconfig, cache, log_file;
   std::vector<std::string> exclude_namespaces;
+  std::string own_list;  // the file that we were called from, when the agent made it
   // Of the plugins before us:
   std::string prev_result;  // its JSON; "" when there is none
   std::vector<net::IpAddress> ips;

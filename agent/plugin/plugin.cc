@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "agent/cni/own_list.h"
 #include "agent/files/files.h"
 #include "agent/plugin/ask.h"
 #include "agent/plugin/decision.h"
@@ -84,6 +85,20 @@ Answer Run(const Environment& environment, std::string_view stdin_text, const Li
     case Command::kCheck: break;
   }
   const bool add = call.command == Command::kAdd;
+  // The plugins before us have just acted on an old configuration. Once, then the list is right; if
+  // it cannot be, nobody is held for that.
+  std::string stale;
+  if (add && !call.own_list.empty()) {
+    auto changed = agent::cni::FollowOwnList(call.own_list);
+    if (!changed) stale = "; " + call.own_list + " cannot be made anew: " + changed.error().message;
+    if (changed && !changed->empty())
+      return Fail(
+          version,
+          {kTryAgainLater,
+           "qanat: the pod's network was made by an old configuration: " + *changed +
+               " has changed, and " + call.own_list + " was made anew of it",
+           "The node agent does that by itself, when it is there. The kubelet tries again"});
+  }
   const Known known = Learn(call, limits);
   const Decision decision = Decide(known);
   const std::string who = call.pod_namespace + "/" + call.pod_name;
@@ -96,7 +111,7 @@ Answer Run(const Environment& environment, std::string_view stdin_text, const Li
                             enrolled.error().message});
   }
   const char* done = decision.verdict == Verdict::kPass ? "passed: " : "enrolled: ";
-  return {add ? call.prev_result : "", 0, who + " " + done + decision.why};
+  return {add ? call.prev_result : "", 0, who + " " + done + decision.why + stale};
 }
 
 }  // namespace qanat::plugin

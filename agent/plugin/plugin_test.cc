@@ -135,6 +135,26 @@ TEST_F(PluginTest, PodsOutsideTheMeshStartWithoutTheAgent) {
   EXPECT_THAT(*agent::ReadFile(dir_ + "/log"), HasSubstr("plain/web passed"));
 }
 
+// The agent is away, and the network plugin's file is another one than our list was made of.
+TEST_F(PluginTest, AnOldConfigurationHoldsOnePodUntilItIsMadeAnew) {
+  const std::string own = dir_ + "/net.d/00-qanat-cni.conflist";
+  std::filesystem::create_directories(dir_ + "/net.d");
+  Json config = Json::parse(Config());
+  config["ownList"] = own;
+  const auto list = [&](const char* type) {
+    return R"({"name":"lab","plugins":[{"type":")" + std::string(type) + R"("}]})";
+  };
+  const std::string entry = R"({"type":"qanat-cni","ownList":")" + own + "\"}";
+  ASSERT_TRUE(agent::WriteFileAtomically(
+      own, R"({"name":"lab","plugins":[{"type":"flannel"},)" + entry + "]}"));
+  ASSERT_TRUE(agent::WriteFileAtomically(dir_ + "/net.d/10-net.conflist", list("flannel")));
+  ExpectPassed(Run("ADD", "plain", config.dump()));
+  ASSERT_TRUE(agent::WriteFileAtomically(dir_ + "/net.d/10-net.conflist", list("calico")));
+  ExpectHeld(Run("ADD", "kube-system", config.dump()), "10-net.conflist has changed");
+  EXPECT_EQ(*agent::ReadFile(own), R"({"name":"lab","plugins":[{"type":"calico"},)" + entry + "]}");
+  ExpectPassed(Run("ADD", "kube-system", config.dump()));
+}
+
 TEST_F(PluginTest, PodsOfTheMeshStartWhenTheAgentSaysSo) {
   StartAgent(200, "ok\n");
   ExpectPassed(Add("shop"));

@@ -170,15 +170,26 @@ std::vector<Hooks::LinkState> Hooks::NodeLinks() const {
   std::vector<LinkState> out;
   for (const auto& entry : node_->Entries()) {
     LinkState state{entry.name};
-    if (auto link = links_.find(entry.name); link != links_.end()) {
-      if (auto info = link->second.Info()) {
-        state.attached = info->attached;
-        state.program_id = info->program_id;
-      }
-    }
+    if (auto link = links_.find(entry.name); link != links_.end()) Describe(link->second, &state);
     out.push_back(std::move(state));
   }
   return out;
+}
+
+std::vector<Hooks::LinkState> Hooks::PodLinks(uint32_t id) const {
+  const std::string prefix = PodLink(id, "");
+  std::vector<LinkState> out;
+  for (auto link = links_.lower_bound(prefix);
+       link != links_.end() && link->first.starts_with(prefix); ++link)
+    Describe(link->second, &out.emplace_back(LinkState{link->first.substr(prefix.size())}));
+  return out;
+}
+
+void Hooks::Describe(const Link& link, LinkState* state) {
+  auto info = link.Info();
+  if (!info) return;
+  state->attached = info->attached;
+  state->program_id = info->program_id;
 }
 
 Status Hooks::AttachPod(const PodTarget& pod) {

@@ -47,6 +47,8 @@ class Hooks {
     uint32_t program_id = 0;
   };
   std::vector<LinkState> NodeLinks() const;
+  // A pod's own: "lookup", and "guard-IFINDEX" where the guard has links.
+  std::vector<LinkState> PodLinks(uint32_t id) const;
   // How often a link that should have been there had to be attached anew.
   uint64_t reattached() const { return reattached_; }
 
@@ -96,6 +98,7 @@ class Hooks {
   Status PutHostEnds(const PodTarget& pod);
   Status CheckHostEnds(const PodTarget& pod) const;
   void ForgetHostEnds(uint32_t id, const std::vector<uint32_t>& but = {});
+  static void Describe(const bpf::Link& link, LinkState* state);
 
   std::string dir_;
   Fd cgroup_;

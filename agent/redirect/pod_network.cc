@@ -139,6 +139,17 @@ Result<PodFacts> InspectPod(const netns::NetNs& ns, const std::vector<net::IpAdd
   return facts;
 }
 
+Result<std::vector<uint32_t>> DevicesIn(const netns::NetNs& ns) {
+  std::vector<uint32_t> devices;
+  QANAT_RETURN_IF_ERROR(ns.Run([&]() -> Status {
+    QANAT_ASSIGN_OR_RETURN(const auto interfaces, rtnl::Interfaces());
+    for (const auto& i : interfaces)
+      if (!i.loopback) devices.push_back(i.ifindex);
+    return {};
+  }));
+  return devices;
+}
+
 std::vector<net::IpAddress> AddressesIn(const std::string& netns_path) {
   std::vector<net::IpAddress> out;
   auto ns = netns::NetNs::Open(netns_path);

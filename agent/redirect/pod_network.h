@@ -31,6 +31,9 @@ struct PodFacts {
 // this kind of pod cannot be captured, for it does not use the kernel's sockets.
 Result<PodFacts> InspectPod(const netns::NetNs& ns, const std::vector<net::IpAddress>& ips);
 
+// Its interfaces other than lo, whatever addresses they have.
+Result<std::vector<uint32_t>> DevicesIn(const netns::NetNs& ns);
+
 // Addresses of its interfaces other than lo, in the interfaces' order; none when the namespace
 // cannot be entered.
 std::vector<net::IpAddress> AddressesIn(const std::string& netns_path);

@@ -105,7 +105,8 @@ TEST_F(BadInputTest, ANamespaceThatVanishesBetweenPrepareAndAttachIsForgottenByT
             0);
   const std::string seen = bed_.Run({bed_.node_ns(), "agent"}, [&]() -> std::string {
     event::EventLoop loop;
-    auto hooks = agent::Hooks::Open(bed_.bpf_dir(), bpf::FindCgroup2().value_or(""), agent::Guard::kTcx);
+    auto hooks =
+        agent::Hooks::Open(bed_.bpf_dir(), bpf::FindCgroup2().value_or(""), agent::Guard::kTcx);
     if (!hooks) return hooks.error().message;
     agent::EnrollerOptions options;
     options.status_dir = bed_.dir() + "/status";
@@ -183,6 +184,22 @@ TEST_F(BadInputTest, ANamespaceThatVanishesDuringItsProofIsTakenBack) {
   ExpectNothingLeft();
   EXPECT_EQ(Maps().probes.Keys().size(), 0u);
   EXPECT_EQ(bed_.Redirection(a_), "pending");
+}
+
+// As at the end of a pod, when its interface goes first: closed as it is, and nothing is broken.
+TEST_F(BadInputTest, AnInterfaceThatVanishesIsToldAsSuch) {
+  bed_.ShowPod(a_);
+  bed_.StartAgent();
+  bed_.StartPeer();
+  ASSERT_TRUE(bed_.WaitEnabled(a_)) << bed_.StatusText(a_);
+  ASSERT_TRUE(bed_.Sh(a_.netns, "ip link del eth0"));
+  EXPECT_TRUE(Says(a_, "no network interface any more")) << bed_.StatusText(a_);
+  ::usleep(1500000);  // three looks
+  EXPECT_TRUE(Says(a_, "no network interface any more")) << bed_.StatusText(a_);
+  EXPECT_EQ(bed_.Log().find("cut off"), std::string::npos);
+  bed_.HidePod(a_);
+  bed_.DeletePodNs(a_);
+  ExpectNothingLeft();
 }
 
 TEST_F(BadInputTest, AReadOnlyBpffsIsNamedWithItsRemedy) {
@@ -289,6 +306,50 @@ TEST_F(BadInputTest, WithAFullMapOfGrantsAProbeIsOrdinaryTraffic) {
   EXPECT_GT(bed_.Counter(a_, "grant_full"), 0u);
   for (const qanat_tuple& key : maps.grants.Keys()) (void)maps.grants.Erase(key);
   EXPECT_THAT(probe(), StartsWith("app "));
+}
+
+TEST_F(BadInputTest, WithoutRoomForABudgetAProbeIsOrdinaryTraffic) {
+  servers_.push_back(bed_.Spawn({a_.netns, "pods/a"}, [] { ServeApp(8080); }));
+  bed_.StartAgent();
+  bed_.StartPeer();
+  bpf::NodeMaps maps = Maps();
+  for (uint64_t i = 1; maps.budgets.Update(~i, qanat_budget{}); ++i) ASSERT_LT(i, 100000u);
+  bed_.ShowPod(a_);
+  ASSERT_TRUE(bed_.WaitEnabled(a_)) << bed_.StatusText(a_);
+  const auto probe = [&] {
+    return bed_.Run({bed_.node_ns(), "host"}, [&] { return Call({.to = a_.ip4 + ":8080"}); });
+  };
+  EXPECT_THAT(probe(), StartsWith("in "));
+  EXPECT_GT(bed_.Counter(a_, "grant_over_budget"), 0u);
+  EXPECT_THAT(From(a_, {.to = kOut4}), StartsWith("out"));
+  for (uint64_t key : maps.budgets.Keys()) (void)maps.budgets.Erase(key);
+  EXPECT_THAT(probe(), StartsWith("app "));
+}
+
+// What cannot be proven is not enrolled, and who is enrolled is not cut off for it.
+TEST_F(BadInputTest, AFullMapOfProbesIsNamedAndThePodIsLeftAsItWas) {
+  bed_.ShowPod(a_);
+  bed_.StartAgent();
+  bed_.StartPeer();
+  ASSERT_TRUE(bed_.WaitEnabled(a_)) << bed_.StatusText(a_);
+  bpf::NodeMaps maps = Maps();
+  for (uint32_t i = 1; maps.probes.Update(qanat_tuple{{{i, 1, 1, 1}}, {}, 1, 1}, {}); ++i)
+    ASSERT_LT(i, 100000u);
+  const Bed::PodInfo b = bed_.MakePod("b", 11);
+  const std::string rules = Rules(b);
+  bed_.ShowPod(b);
+  ASSERT_TRUE(Says(b, "map probes is full")) << bed_.StatusText(b);
+  EXPECT_EQ(bed_.Redirection(b), "pending");
+  EXPECT_THAT(From(b, {.to = kOut4}), StartsWith("app"));
+  // Also when its own turn comes to be proven again.
+  ASSERT_TRUE(bed_.Sh(a_.netns, "ip rule del pref 100"));
+  EXPECT_TRUE(bed_.WaitFor([&] { return Rules(a_).find("100:") != std::string::npos; }, 5000));
+  EXPECT_TRUE(bed_.WaitFor(
+      [&] { return From(a_, {.to = kOut4, .timeout_ms = 1000}).rfind("out", 0) == 0; }, 10000))
+      << bed_.StatusText(a_);
+  for (const qanat_tuple& key : maps.probes.Keys()) (void)maps.probes.Erase(key);
+  EXPECT_TRUE(bed_.WaitEnabled(b)) << bed_.StatusText(b);
+  EXPECT_EQ(bed_.Log().find("cut off"), std::string::npos);
 }
 
 TEST_F(BadInputTest, AProxyWithMoreListenersThanSlotsServesWithThoseThatFit) {

@@ -15,6 +15,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 
+#include "bpf/user/node_maps.h"
 #include "common/net/address.h"
 #include "tests/bpf/bed.h"
 
@@ -339,6 +340,32 @@ TEST_F(LeaveTest, ConnectionsBeingMadeAtTheFlipAreMade) {
   EXPECT_GE(bed_.Counter(a_, "guard_early"), 4u);
   EXPECT_EQ(bed_.Counter(a_, "guard_dropped"), 0u);
   for (const auto& end : ends) ::close(end[0]);
+}
+
+// No room to note them: they fail, said beforehand, and nothing gets out past the proxy.
+TEST_F(LeaveTest, WithAFullMapOfConnectionsBeingMadeTheyMayHaveToBeMadeAgain) {
+  ASSERT_TRUE(bed_.Sh(bed_.out_ns(),
+                      "nft add table inet q; nft \"add chain inet q in { type filter hook input "
+                      "priority 0; }\"; nft add rule inet q in tcp dport 8080 drop"));
+  processes_.push_back(bed_.Spawn({a_.netns, "pods/a"}, [] {
+    (void)Call({.to = std::string(kOut4) + ":8080", .timeout_ms = 60000});
+  }));
+  ASSERT_TRUE(bed_.WaitFor(
+      [&] { return Output("ss -Htn state syn-sent").find(":8080") != std::string::npos; }));
+  bed_.StartAgent();
+  auto maps = bpf::NodeMaps::Open(bed_.bpf_dir() + "/maps");
+  ASSERT_TRUE(maps);
+  uint32_t entries = 0;  // of a time that is still to come: nobody sweeps them
+  while (maps->early_cookies.Update(~uint64_t{entries}, ~0ull)) ++entries;
+  EXPECT_EQ(entries, uint32_t{QANAT_MAX_EARLY});
+  bed_.ShowPod(a_);
+  bed_.StartPeer();
+  ASSERT_TRUE(bed_.WaitEnabled(a_)) << bed_.StatusText(a_);
+  EXPECT_THAT(bed_.Log(), HasSubstr("may have to be made again: map early_cookies is full"));
+  EXPECT_TRUE(bed_.WaitFor([&] { return bed_.Counter(a_, "guard_dropped") > 0; }));
+  EXPECT_EQ(bed_.Counter(a_, "guard_early"), 0u);
+  ASSERT_TRUE(bed_.Sh(bed_.out_ns(), "nft delete table inet q"));
+  EXPECT_EQ(Answers(), "out out in in ");
 }
 
 // The licence of such a socket ends with its next connect(): also for one that takes the capture's

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <net/if.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -251,6 +252,22 @@ TEST_F(RepairTest, AnotherInterfaceIsGuarded) {
       bed_->Sh(a_.netns, "ip link add second type veth peer name third && ip link set second up"));
   ExpectWithinASecond("second", [] { return Links().size() == 11u + 9u; });
   ASSERT_TRUE(bed_->Sh(a_.netns, "ip link del second"));
+}
+
+// Who may take an address away may also add an interface.
+TEST_F(RepairTest, AnotherInterfaceIsGuardedAlsoWhereAnAddressIsMissing) {
+  ASSERT_TRUE(bed_->Sh(a_.netns, "ip addr del " + a_.ip4 + "/24 dev eth0"));
+  ASSERT_TRUE(
+      bed_->Sh(a_.netns, "ip link add second type veth peer name third && ip link set second up"));
+  ExpectWithinASecond("second", [] {
+    std::string index = bed_->Run({a_.netns, "host"}, []() -> std::string {
+      return std::to_string(::if_nametoindex("second"));
+    });
+    return Attached("pod-" + std::to_string(id_) + "-guard-" + index);
+  });
+  ASSERT_TRUE(bed_->Sh(a_.netns, "ip link del second; ip addr add " + a_.ip4 +
+                                     "/24 dev eth0; ip route replace default via 10.66.1.1"));
+  EXPECT_TRUE(bed_->WaitFor([] { return Whole(); })) << bed_->StatusText(a_);
 }
 
 // Last: the pod's namespace is another one after it.

@@ -18,6 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)PodUidOfProcCgroup(text);
   (void)RemoteOfInode(text, 1);
   (void)cni::KindOf(text);
+  (void)cni::LeadsToUs(text, "00-qanat-cni.conflist");
   std::string list = text;
   if (auto wrapped = cni::WrapSingle(text)) {
     if (!nlohmann::json::parse(*wrapped, nullptr, false).is_object()) std::abort();
@@ -25,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   auto with = cni::InsertEntry(list, entry);
   if (!with) return 0;
-  if (!cni::HasEntry(*with)) std::abort();
+  if (!cni::HasEntry(*with) || cni::EntryOf(*with).empty()) std::abort();
   auto again = cni::InsertEntry(*with, entry);
   if (!again || *again != *with) std::abort();
   auto without = cni::RemoveEntry(*with);

@@ -98,7 +98,7 @@ class Kernel(Scene):
                 (node, message), = self.broken_agents().items()
                 self.assertRegex(message, pattern)
                 self.assertRegex(message, "nobody is enrolled on this node")
-                self.assertRegex(self.said("verify"), f"(?s)node {node}.*{pattern}")
+                self.assertRegex(self.said("verify"), f"(?s){node}: .*{pattern}.*node {node}")
                 self.assertRegex(self.said("status"), pattern)
                 # a new pod of the mesh is held, not open
                 self.bench.apply(pod("mesh", "late", "client", node))

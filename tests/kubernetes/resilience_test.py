@@ -381,6 +381,9 @@ class Resilience(unittest.TestCase):
     def test_51_a_node_starts_again_with_all_parts_well(self):
         with self.knocking("mesh/far") as friend:
             self.back_in_the_mesh(friend, self.power_on(self.power_off()))
+        # The network plugin wrote its file anew when the node started, and nobody of ours has touched it.
+        lists = self.bench.on_node(2, "grep", "-c", "qanat-cni", "-r", "/etc/cni/net.d").split()
+        self.assertEqual(sorted(lists), ["/etc/cni/net.d/00-qanat-cni.conflist:1", "/etc/cni/net.d/10-testbed.conflist:0"])
         self.bench.wait_ready(mesh=4, plain=2)
         self.all_is_well()
 

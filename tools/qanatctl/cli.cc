@@ -258,6 +258,11 @@ struct Builder {
       command->add_option("--image-prefix", i.image_prefix,
                           "Images before /NAME:TAG (localhost/qanat)");
       command->add_option("--image-tag", i.image_tag, "Images after the colon (" QANAT_VERSION ")");
+      command
+          ->add_option("--cni-own-list", i.cni_own_list,
+                       "Our CNI plugin is in a list of its own before the network plugin's (true); "
+                       "false: in the network plugin's own file")
+          ->check(CLI::IsMember({"true", "false"}));
     };
     CLI::App* manifests =
         Add(&app, "manifests", Verb::kManifests, "Print the mesh's manifests for a cluster",

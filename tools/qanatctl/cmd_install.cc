@@ -24,6 +24,7 @@ InstallValues ValuesOf(const Options& options) {
   take(options.install.trust_domain, out.trust_domain);
   take(options.install.image_prefix, out.image_prefix);
   take(options.install.image_tag, out.image_tag);
+  take(options.install.cni_own_list, out.cni_own_list);
   return out;
 }
 

@@ -92,6 +92,7 @@ struct Options {
     std::string trust_domain;
     std::string image_prefix;
     std::string image_tag;
+    std::string cni_own_list;
     bool no_crds = false;
     bool force = false;
     bool purge = false;

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Removes what a mesh or a test that was killed may have left: everything of ours has a name that
-# begins with "qanat-" (namespaces, cgroups, pins) or lies below /run/qanat. Prints nothing when
-# there is nothing.
+# begins with "qanat-" (namespaces, cgroups, pins) or lies below /run/qanat; network namespaces of
+# tests of the node proxy alone have the maker's pid in theirs (qzt-PID-, qto-PID-), and stay while
+# that lives. Prints nothing when there is nothing.
 set -u
 for state in /run/qanat/*/; do
   [ -d "$state" ] || continue
@@ -24,8 +25,10 @@ if [ -n "$cg" ]; then
     echo "removed control groups $group"
   done
 fi
-for ns in /run/netns/qanat-*; do
+for ns in /run/netns/qanat-* /run/netns/qzt-* /run/netns/qto-*; do
   [ -e "$ns" ] || continue
+  pid=$(basename "$ns" | sed -n 's/^q[zt][to]-\([0-9]*\)-.*/\1/p')
+  [ -n "$pid" ] && [ -d "/proc/$pid" ] && continue
   ip netns pids "$(basename "$ns")" 2>/dev/null | xargs -r kill -KILL 2>/dev/null
   ip netns delete "$(basename "$ns")" && echo "removed network namespace $(basename "$ns")"
 done

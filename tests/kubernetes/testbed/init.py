@@ -98,8 +98,7 @@ def write_cni(index):
         if not os.path.lexists(f"/opt/cni/bin/{plugin}"):
             os.symlink(f"/usr/lib/cni/{plugin}", f"/opt/cni/bin/{plugin}")
     path = "/etc/cni/net.d/10-testbed.conflist"
-    if os.path.exists(path):
-        return  # a node that starts again keeps what was added to it
+    # Anew at each start of the node, as flannel's and Calico's pods do: what others added to it is lost.
     ranges = [[{"subnet": subnet}] for subnet in pods_of(index)]
     routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
     write(path, json.dumps({"cniVersion": "0.4.0", "name": "testbed", "plugins": [

@@ -93,6 +93,39 @@ std::string Outside(const Json& pod) {
   return out;
 }
 
+// Of the programs that are a pod's own: "lookup, guard (tcx)".
+std::string Attached(const Json& pod) {
+  std::string out;
+  size_t guards = 0, missing = 0;
+  for (const Json& link : Items(pod, "attached")) {
+    const std::string name = Str(link, "name");
+    if (!Bool(link, "attached")) {
+      ++missing;
+    } else if (name == "lookup") {
+      out = name;
+    } else {
+      ++guards;
+    }
+  }
+  const Json& guard = Get(pod, "guard");
+  const std::string by = Str(guard, "by");
+  // A filter below clsact has no link.
+  if (by == "clsact" && !out.empty()) guards = Items(guard, "devices").size();
+  if (guards > 0)
+    out += fmt::format("{}guard{} ({})", out.empty() ? "" : ", ",
+                       guards > 1 ? fmt::format(" x{}", guards) : "", by);
+  if (missing > 0) out += fmt::format("{}{} gone", out.empty() ? "" : ", ", missing);
+  return out;
+}
+
+// "passed 12 s ago"
+std::string LastProof(const Json& pod) {
+  const Json& last = Get(pod, "lastProof");
+  if (!last.is_object()) return "";
+  return fmt::format("{} {:.1f} s ago", Bool(last, "passed") ? "passed" : "failed",
+                     static_cast<double>(Int(last, "ageMs")) / 1000);
+}
+
 }  // namespace
 
 int CmdCapture(const Options& options) {
@@ -107,13 +140,15 @@ int CmdCapture(const Options& options) {
   if (!pods) return Complain(pods.error());
   Json out = Json::object();
   for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
-  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "SAME-NODE", "OUTSIDE", "REASON"});
+  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "ATTACHED", "PROOF", "SAME-NODE", "OUTSIDE",
+               "REASON"});
   for (const NodeAnswer& answer : pods->answers) {
     Json shown = Json::array();
     for (const Json& pod : answer.json.is_array() ? answer.json : Items(answer.json, "pods")) {
       if (!options.ns.empty() && Str(pod, "namespace") != options.ns) continue;
       table.Add({answer.node, Str(pod, "namespace"), Str(pod, "name"), Str(pod, "redirection"),
-                 Str(pod, "sameNode"), Outside(pod), Str(pod, "reason")});
+                 Attached(pod), LastProof(pod), Str(pod, "sameNode"), Outside(pod),
+                 Str(pod, "reason")});
       shown.push_back(pod);
     }
     out[answer.node]["pods"] = std::move(shown);

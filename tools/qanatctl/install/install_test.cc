@@ -386,7 +386,9 @@ TEST_F(InstallTest, AWaitSaysWhy) {
   EXPECT_THAT(late.error().message,
               AllOf(HasSubstr("n1: ErrImageNeverPull: no such image - the node has no such image"),
                     HasSubstr("the namespace must allow privileged pods")));
-  EXPECT_THAT(Verdict(), HasSubstr("node n1: qanat-agent has no pod here; ztunnel ErrImage"));
+  EXPECT_THAT(
+      Verdict(),
+      HasSubstr("node n1: qanat-agent has no pod here; ztunnel is not ready (why: DaemonSet "));
 }
 
 // Of each part, in install's words; also where an old pod still serves beside the one that waits.
@@ -425,6 +427,9 @@ TEST_F(InstallTest, VerifyNamesTheImageThatIsMissing) {
                     "pulling image \"localhost/qanat/controlplane:9\" - the node has")}) {
     EXPECT_THAT(verdict, HasSubstr(what));
   }
+  EXPECT_THAT(verdict, HasSubstr("node n1: qanat-agent is not ready (why: DaemonSet qanat-agent)"));
+  const std::string once = "qanat/agent:9\" - the node";
+  EXPECT_EQ(verdict.find(once), verdict.rfind(once)) << verdict;
 }
 
 TEST_F(InstallTest, NoPermissionEndsTheWait) {

@@ -113,6 +113,10 @@ Status CheckValues(const InstallValues& values) {
   QANAT_RETURN_IF_ERROR(CheckValue("--image-prefix", values.image_prefix, "./:_"));
   QANAT_RETURN_IF_ERROR(
       CheckValue("--image-tag", values.image_tag, "._ABCDEFGHIJKLMNOPQRSTUVWXYZ"));
+  if (values.cni_own_list != "true" && values.cni_own_list != "false") {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("--cni-own-list \"{}\": true or false", values.cni_own_list));
+  }
   if (values.image_tag == "latest") {
     return Fail(Code::kInvalidArgument,
                 "--image-tag latest: nobody could tell what runs; give a version");
@@ -127,6 +131,7 @@ Result<std::string> FillIn(std::string_view text, const InstallValues& values) {
       {"TRUST_DOMAIN", values.trust_domain},
       {"IMAGE_PREFIX", values.image_prefix},
       {"IMAGE_TAG", values.image_tag},
+      {"CNI_OWN_LIST", values.cni_own_list},
   };
   std::string out;
   while (true) {

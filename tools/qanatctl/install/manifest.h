@@ -25,6 +25,7 @@ struct InstallValues {
   std::string trust_domain = "cluster.local";
   std::string image_prefix = "localhost/qanat";
   std::string image_tag = QANAT_VERSION;
+  std::string cni_own_list = "true";  // or "false": the agent's --cni-own-list
 };
 
 struct KubeObject {

@@ -32,7 +32,7 @@ TEST(Manifest, TheCommittedFileIsWhatTheSourceGives) {
 }
 
 TEST(Manifest, ValuesReachEveryPlace) {
-  InstallValues values{"mesh", "root", "example.org", "reg.example:5000/q", "9.9.9"};
+  InstallValues values{"mesh", "root", "example.org", "reg.example:5000/q", "9.9.9", "false"};
   auto text = RenderText(values, false);
   ASSERT_TRUE(text) << text.error().message;
   EXPECT_THAT(*text, Not(HasSubstr("qanat-system")));
@@ -43,12 +43,14 @@ TEST(Manifest, ValuesReachEveryPlace) {
   }
   EXPECT_THAT(*text, HasSubstr("--trust-domain=example.org"));
   EXPECT_THAT(*text, HasSubstr("--root-namespace=root"));
+  EXPECT_THAT(*text, HasSubstr("--cni-own-list=false"));
 }
 
 TEST(Manifest, BadValuesAreRefused) {
   for (const InstallValues& bad :
        {InstallValues{.ns = "a: b"}, InstallValues{.ns = ""}, InstallValues{.image_tag = "latest"},
-        InstallValues{.image_prefix = "x\ny"}, InstallValues{.trust_domain = "${NAMESPACE}"}}) {
+        InstallValues{.image_prefix = "x\ny"}, InstallValues{.trust_domain = "${NAMESPACE}"},
+        InstallValues{.cni_own_list = "yes"}}) {
     EXPECT_FALSE(RenderText(bad, true));
   }
   EXPECT_FALSE(FillIn("${NOBODY}", {}));

@@ -106,6 +106,18 @@ Status CheckVersions(const Api& api, const std::string& ns, std::vector<Check>& 
   return {};
 }
 
+// What the line of the DaemonSet has said already is not said again of each of its nodes.
+std::string Briefly(const std::string& app, const std::string& problem,
+                    const std::vector<Check>& said) {
+  const std::string what = "DaemonSet " + app;
+  for (const Check& check : said) {
+    if (check.what == what && check.detail.find(": " + problem) != std::string::npos) {
+      return fmt::format("{} is not ready (why: {})", app, what);
+    }
+  }
+  return app + " " + problem;
+}
+
 Status CheckNodes(const Api& api, const std::string& ns, std::vector<Check>& out) {
   QANAT_ASSIGN_OR_RETURN(const std::vector<Json> nodes, api.List(kinds::Nodes(), ""));
   QANAT_ASSIGN_OR_RETURN(const std::vector<Json> events,
@@ -126,8 +138,8 @@ Status CheckNodes(const Api& api, const std::string& ns, std::vector<Check>& out
     for (const char* app : {"qanat-agent", "ztunnel"}) {
       const auto found = problems[app].find(name);
       if (found != problems[app].end() && found->second.empty()) continue;
-      wrong += fmt::format("{}{} {}", wrong.empty() ? "" : "; ", app,
-                           found == problems[app].end() ? "has no pod here" : found->second);
+      wrong += wrong.empty() ? "" : "; ";
+      wrong += Briefly(app, found == problems[app].end() ? "has no pod here" : found->second, out);
     }
     out.push_back({wrong.empty() ? State::kFine : State::kWrong, "node " + name,
                    wrong.empty() ? "agent and ztunnel are ready" : wrong});
