@@ -143,7 +143,7 @@ class Churn : public ::testing::Test {
     return cycles / Seconds(Clock::now() - begin);
   }
   // The node's ends of pods' interfaces: one that is left shows a namespace that somebody holds.
-  bool DevicesLeft() { return bed_.Sh(bed_.node_ns(), "ip -o link | grep -q ': vp[0-9]'"); }
+  bool DevicesLeft() { return bed_.Sh(bed_.node_ns(), "ip -o link | grep -q vp[0-9]"); }
   // Of the whole machine.
   struct KernelObjects {
     size_t links = 0, programs = 0, maps = 0;

@@ -95,6 +95,8 @@ class UninstallTest : public ::testing::Test {
   // What an agent in a cluster leaves beside what this one does.
   void InstallPlugin() {
     Write(conf_ + "/10-net.conflist", kWithOurs);
+    Write(conf_ + "/00-qanat-cni.conflist", kWithOurs);
+    Write(conf_ + "/00-qanat-cni.conflist.cilium_bak", kWithOurs);
     Write(bin_ + "/qanat-cni", "ours");
     Write(lib_ + "/cni-kubeconfig", "ours");
     Write(lib_ + "/pods-cache", "ours");

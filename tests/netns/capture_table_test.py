@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `qanatctl capture` says is what there is: programs in the kernel, the last proof, what went past the capture by
 its kind, as a table, as JSON and as a metric. And who listens where: the agent on localhost alone."""
+import concurrent.futures
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from fixture import APPS, NAMESPACES, pod
 REPROVE = 30  # seconds; the agent's --reprove-ms
 
 
-def send_what_is_not_captured(host, far):
+def send_what_is_not_captured(far):
     """One packet of each kind that capture is not for."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"x", (far, 5000))  # without connect(): nothing sees it but the second guard
@@ -108,7 +109,7 @@ class CaptureTable(MeshCase):
         kinds = ("outside_udp", "outside_icmp", "outside_sctp", "outside_other")
         before = self.pod("mesh/near")["counters"]
         self.assertNotIn("UDP", self.rows()["mesh/near"]["OUTSIDE"])
-        self.mesh.call("mesh/near", send_what_is_not_captured, None, self.mesh.ip("mesh/far"))
+        self.mesh.call("mesh/near", send_what_is_not_captured, self.mesh.ip("mesh/far"))
         counted = lambda: {kind: self.pod("mesh/near")["counters"][kind] - before[kind] for kind in kinds}
         self.mesh.until("each kind is counted", counted, dict.fromkeys(kinds, 1))
         self.assertEqual(self.rows()["mesh/near"]["OUTSIDE"], "1 UDP, 1 ICMP, 1 SCTP, 1 other")
@@ -121,7 +122,6 @@ class CaptureTable(MeshCase):
     def test_connections_from_before_the_enrolment(self):
         with self.mesh.flag() as end:
             ready = f"{end}-open"
-            import concurrent.futures
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 held = pool.submit(self.mesh.call, "late/app", keep_open, self.mesh.ip("plain/bystander"), ready, end)
                 self.mesh.wait("it is open", lambda: os.path.exists(ready))
