@@ -232,8 +232,8 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx) {
   if (path) watch_close(ctx);
 }
 
-/* Did a drawn endpoint answer? A connect() that its application gave up before the first SYN was sent
- * again says nothing. */
+/* Did a drawn endpoint answer? A connect() that its application gave up before the first SYN was
+ * sent again says nothing. */
 static __always_inline void note_outcome(struct bpf_sock_ops *ctx, const struct qanat_direct_sk *d,
                                          __u32 state) {
   struct qanat_suspended_key key = {d->src_serial, d->dst_serial, d->port};

@@ -170,9 +170,9 @@ struct qanat_vip {
   struct qanat_vip_endpoint endpoints[QANAT_VIP_ENDPOINTS];
 };
 
-/* map `suspended` (LRU): an endpoint that one pod did not reach by a draw is left to the proxy, which
- * can try another one: for a second at first, twice as long each time, up to half a minute. A
- * connection that comes about ends it. */
+/* map `suspended` (LRU): an endpoint that one pod did not reach by a draw is left to the proxy,
+ * which can try another one: for a second at first, twice as long each time, up to half a minute.
+ * A connection that comes about ends it. */
 struct qanat_suspended_key {
   __u32 src_serial;
   __u32 dst_serial;

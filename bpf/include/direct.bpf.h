@@ -69,9 +69,9 @@ __weak __attribute__((noinline)) int direct_ask(const struct qanat_miss *miss, _
 }
 
 enum {
-  DIRECT_NO = 0, /* everything that is not certain: the proxy decides */
-  DIRECT_YES = 1, /* and the answers are filled in */
-  DIRECT_NO_POD = 2, /* the source's connections may, but this is the address of no other pod here */
+  DIRECT_NO = 0,     /* everything that is not certain: the proxy decides */
+  DIRECT_YES = 1,    /* and the answers are filled in */
+  DIRECT_NO_POD = 2, /* the source's connections may, but this is the address of no pod here */
 };
 __weak __attribute__((noinline)) int direct_decide(struct direct_case *c) {
   if (!c) return 0;

@@ -76,13 +76,13 @@ TEST_F(DirectVipTest, TheApplicationSeesTheService) {
   for (const std::string& to : {kTo4, kTo6}) {
     const std::string line = From({.to = to, .say_self = true});
     EXPECT_EQ(line.rfind("app ", 0), 0u) << line;
-    EXPECT_NE(line.find(" peer=" + to), std::string::npos) << line;
+    EXPECT_TRUE(line.ends_with(" peer=" + to)) << line;
   }
   const std::string mapped = From({.to = kTo4, .as_mapped = true, .say_self = true});
-  EXPECT_NE(mapped.find(" peer=" + kTo4), std::string::npos) << mapped;
+  EXPECT_TRUE(mapped.ends_with(" peer=" + kTo4)) << mapped;
   // Not where the pod was asked for by its own address.
   const std::string own = From({.to = To4(), .say_self = true});
-  EXPECT_NE(own.find(" peer=" + To4()), std::string::npos) << own;
+  EXPECT_TRUE(own.ends_with(" peer=" + To4())) << own;
 }
 
 TEST_F(DirectVipTest, ASocketThatConnectsAgainShowsWhereTo) {

@@ -101,7 +101,7 @@ NODE = [
 VIPS = [
     ("vips draw unevenly", "include/vip.bpf.h", "which += beyond;", "which |= beyond;", "*Shares*:*EveryPlace*"),
     ("vips draw beside the weights", "include/vip.bpf.h", "bpf_get_prandom_u32() % total", "bpf_get_prandom_u32() % vip->count", "*Shares*"),
-    ("vips of every pod are one", "include/vip.bpf.h", "{c->dst, c->src_serial, (__u16)c->port, 0}", "{c->dst, 1, (__u16)c->port, 0}", "*NobodyElse*"),
+    ("vips are looked for without their pod", "include/vip.bpf.h", "{c->dst, c->src_serial, (__u16)c->port, 0}", "{c->dst, 0, (__u16)c->port, 0}", "*GoesStraight*"),
     ("vips are not asked for", "include/vip.bpf.h", "    direct_ask(&miss, c->src_id);", "", "*AskedOnce*"),
     ("vips pass a refused verdict by", "include/connect.bpf.h", "if (direct_decide(c) == DIRECT_YES && c->dst_serial == vip.dst_serial) {", "direct_decide(c); {",
      "*CannotGoStraight*"),

@@ -37,7 +37,8 @@ TEST_F(OriginalDestinationTest, TheMarkSaysWhatWasDrawn) {
   const uint32_t code = lb::DrawCode("Kubernetes//Pod/shop/backend-1");
   EXPECT_EQ(Find(code << 12 | 0x53d, 15001)->drawn, code);
   EXPECT_EQ(Find(0x53d, 15001)->drawn, 0u);
-  for (const uint32_t other : {0x53au, 0x539u, code << 12, code << 12 | 0x53a, code << 12 | 0x111}) {
+  for (const uint32_t other :
+       {0x53au, 0x539u, code << 12, code << 12 | 0x53a, code << 12 | 0x111}) {
     EXPECT_EQ(Find(other, 15001)->drawn, 0u) << std::hex << other;
   }
   EXPECT_EQ(Find(code << 12 | 0x53d, 15006)->drawn, 0u) << "what comes in was not drawn here";
