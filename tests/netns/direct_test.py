@@ -175,6 +175,7 @@ class Direct(MeshCase):
 
     def test_4_a_namespace_may_ask_for_the_proxy(self):
         self.wait_direct()
+        self.addCleanup(self.mesh.write, "base.yaml", self.files["base.yaml"])
         for wish in ("proxy", "encrypt"):
             asking = NAMESPACES.replace("dataplane-mode: ambient", "dataplane-mode: ambient, qanat.io/same-node: " + wish)
             self.assertNotEqual(asking, NAMESPACES)
