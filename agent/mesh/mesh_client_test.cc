@@ -70,8 +70,9 @@ class MeshClientTest : public ::testing::Test {
       };
     };
   }
-  void Start() {
+  void Start(std::function<bool()> may_acknowledge = {}) {
     client_ = std::make_unique<MeshClient>(loop_, options_, holder_, registry_, milliseconds(20));
+    client_->SetMayAcknowledge(std::move(may_acknowledge));
     client_->Start();
   }
   void RunUntil(const std::function<bool()>& done) {
@@ -159,6 +160,26 @@ TEST_F(MeshClientTest, HalfOfAMeshIsNotShown) {
   RunUntil([&] { return told_ == 2; });
   EXPECT_EQ(before->workload_count(), 1u);
   EXPECT_EQ(holder_.snapshot()->workload_count(), 2u);
+}
+
+TEST_F(MeshClientTest, WhatIsNotInForceIsNotAcknowledged) {
+  bool in_force = true;
+  // What is said of the first snapshot counts for the response that completed it.
+  holder_.Listen([&](const state::SnapshotPtr&) { in_force = false; });
+  Start([&] { return in_force; });
+  TellAll();
+  RunFor(milliseconds(50));
+  EXPECT_EQ(requests_.size(), 3u) << "the first of two responses was acknowledged";
+  Respond(xds::kAddressType, Pods({"db"}));
+  RunUntil([&] { return holder_.snapshot()->workload_count() == 2; });
+  client_->Acknowledge();
+  RunFor(milliseconds(50));
+  EXPECT_EQ(requests_.size(), 3u);
+  in_force = true;
+  client_->Acknowledge();
+  RunUntil([&] { return requests_.size() == 5; });
+  EXPECT_EQ(requests_[3].response_nonce(), "2");
+  EXPECT_EQ(requests_[4].response_nonce(), "3");
 }
 
 TEST_F(MeshClientTest, WhatIsNotUnderstoodIsRefusedAndTheRestTaken) {

@@ -302,13 +302,22 @@ TEST_F(DirectRevokeTest, APodThatAsksForTheProxyOrLeavesIsNotDirect) {
   EXPECT_EQ(said, "9100 ok") << "what lives goes on";
 }
 
-TEST_F(DirectRevokeTest, APodThatIsCutOffIsNotDirect) {
-  t_->bed.Sh(t_->b.netns,
-             "nft add table inet q; nft \"add chain inet q in { type filter hook input "
-             "priority 0; }\"; nft add rule inet q in tcp dport 15009 drop");
-  EXPECT_TRUE(t_->bed.WaitFor([&] { return Page()["pods"].size() == 1; }, 40000)) << Page();
-  EXPECT_NE(Way(9100), "direct");
-  t_->bed.Sh(t_->b.netns, "nft delete table inet q");
+TEST_F(DirectRevokeTest, APodThatIsCutOffIsNotDirectAndIsJudgedWhenItIsBack) {
+  const std::string said = Hold("9100", [&] {
+    t_->bed.Sh(t_->b.netns,
+               "nft add table inet q; nft \"add chain inet q in { type filter hook input "
+               "priority 0; }\"; nft add rule inet q in tcp dport 15009 drop");
+    EXPECT_TRUE(t_->bed.WaitFor([&] { return Page()["pods"].size() == 1; }, 40000)) << Page();
+    EXPECT_NE(Way(9101), "direct");
+    mesh_->Put(DenyPort(9100));
+    ASSERT_TRUE(mesh_->WaitAcked());
+    EXPECT_EQ(Flows(9100), 4u) << "nothing reaches it";
+    t_->bed.Sh(t_->b.netns, "nft delete table inet q");
+    EXPECT_TRUE(t_->bed.WaitFor([&] { return Page()["pods"].size() == 2; }, 40000));
+    EXPECT_TRUE(t_->bed.WaitFor([&] { return Flows(9100) == 0; }, 2000));
+  });
+  EXPECT_EQ(said, "9100 ECONNABORTED");
+  Allow();
   EXPECT_TRUE(WaitDirect(9100));
 }
 
