@@ -42,6 +42,23 @@ static __always_inline int is_own_arp(struct __sk_buff *skb, const struct qanat_
   return is_allowed(end, &ip);
 }
 
+/* Not inlined and not static, so that the verifier checks it once and not for every path. */
+__weak __attribute__((noinline)) int is_own_besides(struct __sk_buff *skb) {
+  __u32 device = skb->ifindex;
+  const struct qanat_host_end *end = bpf_map_lookup_elem(&host_ends, &device);
+  __u16 type = frame_type(skb);
+  if (!end || !type || is_tagged(type)) return 0;
+  if (type == bpf_htons(ETH_P_IP)) {
+    __u32 source;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, &source, sizeof(source))) return 0;
+    struct qanat_ip ip = ip_v4(source);
+    return is_allowed(end, &ip);
+  }
+  if (type == bpf_htons(ETH_P_IPV6)) return is_own_v6(skb, end);
+  if (type == bpf_htons(ETH_P_ARP)) return is_own_arp(skb, end);
+  return 1;
+}
+
 static __always_inline int is_own(struct __sk_buff *skb, const struct qanat_host_end *end) {
   if (QANAT_FIELD(end->flags) & QANAT_END_ANY_SOURCE) return 1;
   const __u8 *d = (void *)(long)skb->data, *stop = (void *)(long)skb->data_end;
@@ -56,17 +73,7 @@ static __always_inline int is_own(struct __sk_buff *skb, const struct qanat_host
         ip_equal((const struct qanat_ip *)(d + ETH_HLEN + 8), &end->ip6))
       return 1;
   }
-  __u16 type = frame_type(skb);
-  if (!type || is_tagged(type)) return 0;
-  if (type == bpf_htons(ETH_P_IP)) {
-    __u32 source;
-    if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, &source, sizeof(source))) return 0;
-    struct qanat_ip ip = ip_v4(source);
-    return is_allowed(end, &ip);
-  }
-  if (type == bpf_htons(ETH_P_IPV6)) return is_own_v6(skb, end);
-  if (type == bpf_htons(ETH_P_ARP)) return is_own_arp(skb, end);
-  return 1;
+  return is_own_besides(skb);
 }
 
 SEC("tc")
