@@ -21,10 +21,10 @@ static __always_inline int is_own_v6(struct __sk_buff *skb, const struct qanat_h
   struct qanat_ip ip;
   if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &ip, sizeof(ip))) return 0;
   if (!ip_is_v6_link_local(&ip) && !is_allowed(end, &ip)) return 0;
-  __u8 what = 0, type = 0;
-  int offset = find_transport(skb, &what);
-  if (offset < 0) return 0;
-  if (offset == 0 || what != 58) return 1;
+  __u8 type = 0;
+  int found = transport_of(skb), offset = found & 0xffff;
+  if (found < 0) return 0;
+  if (found >> 16 != 58) return 1;
   if (bpf_skb_load_bytes(skb, offset, &type, 1)) return 0;
   if (type != 136) return 1;
   if (bpf_skb_load_bytes(skb, offset + 8, &ip, sizeof(ip))) return 0;
@@ -94,7 +94,11 @@ int qanat_host_in(struct __sk_buff *skb) {
     is_signed = skb->tc_index == QANAT_SYN_SIGN;
     if (is_signed) skb->tc_index = 0;
     struct qanat_probe *probe = find_probe(skb, offset);
-    if (probe && is_traveller(probe)) {
+    if (probe && !is_traveller(probe)) { /* it was to be stopped before this */
+      __sync_fetch_and_or(&probe->seen, QANAT_SEEN_HOST_IN);
+      return TCX_DROP;
+    }
+    if (probe) {
       probe->slot = device;
       __u32 seen = QANAT_SEEN_HOST_IN | (own ? 0 : QANAT_SEEN_STOPPED);
       if (is_signed) seen |= QANAT_SEEN_SIGNED;

@@ -190,7 +190,7 @@ TEST_F(HostTest, ProbesAreSeenWhateverTheMode) {
   const qanat_tuple inside = Programs::Tuple("10.0.0.5:4001", "10.0.0.9:15009");
   PutProbe(inside, 0);
   EXPECT_EQ(programs_.In(Syn(kOwn, kOther, 4001, 15009)), kDrop) << "it is not to leave";
-  EXPECT_EQ(Probe(inside).seen, 0u);
+  EXPECT_EQ(Probe(inside).seen, static_cast<uint32_t>(QANAT_SEEN_HOST_IN));
 }
 
 TEST_F(HostTest, AGrantedTupleEntersFromItsPodOnly) {
