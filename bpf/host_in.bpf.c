@@ -21,10 +21,10 @@ static __always_inline int is_own_v6(struct __sk_buff *skb, const struct qanat_h
   struct qanat_ip ip;
   if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &ip, sizeof(ip))) return 0;
   if (!ip_is_v6_link_local(&ip) && !is_allowed(end, &ip)) return 0;
-  __u8 what = 0, type = 0;
-  int offset = find_transport(skb, &what);
-  if (offset < 0) return 0;
-  if (offset == 0 || what != 58) return 1;
+  __u8 type = 0;
+  int found = transport_of(skb), offset = found & 0xffff;
+  if (found < 0) return 0;
+  if (found >> 16 != 58) return 1;
   if (bpf_skb_load_bytes(skb, offset, &type, 1)) return 0;
   if (type != 136) return 1;
   if (bpf_skb_load_bytes(skb, offset + 8, &ip, sizeof(ip))) return 0;
@@ -42,6 +42,23 @@ static __always_inline int is_own_arp(struct __sk_buff *skb, const struct qanat_
   return is_allowed(end, &ip);
 }
 
+/* Not inlined and not static, so that the verifier checks it once and not for every path. */
+__weak __attribute__((noinline)) int is_own_besides(struct __sk_buff *skb) {
+  __u32 device = skb->ifindex;
+  const struct qanat_host_end *end = bpf_map_lookup_elem(&host_ends, &device);
+  __u16 type = frame_type(skb);
+  if (!end || !type || is_tagged(type)) return 0;
+  if (type == bpf_htons(ETH_P_IP)) {
+    __u32 source;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, &source, sizeof(source))) return 0;
+    struct qanat_ip ip = ip_v4(source);
+    return is_allowed(end, &ip);
+  }
+  if (type == bpf_htons(ETH_P_IPV6)) return is_own_v6(skb, end);
+  if (type == bpf_htons(ETH_P_ARP)) return is_own_arp(skb, end);
+  return 1;
+}
+
 static __always_inline int is_own(struct __sk_buff *skb, const struct qanat_host_end *end) {
   if (QANAT_FIELD(end->flags) & QANAT_END_ANY_SOURCE) return 1;
   const __u8 *d = (void *)(long)skb->data, *stop = (void *)(long)skb->data_end;
@@ -56,17 +73,7 @@ static __always_inline int is_own(struct __sk_buff *skb, const struct qanat_host
         ip_equal((const struct qanat_ip *)(d + ETH_HLEN + 8), &end->ip6))
       return 1;
   }
-  __u16 type = frame_type(skb);
-  if (!type || is_tagged(type)) return 0;
-  if (type == bpf_htons(ETH_P_IP)) {
-    __u32 source;
-    if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, &source, sizeof(source))) return 0;
-    struct qanat_ip ip = ip_v4(source);
-    return is_allowed(end, &ip);
-  }
-  if (type == bpf_htons(ETH_P_IPV6)) return is_own_v6(skb, end);
-  if (type == bpf_htons(ETH_P_ARP)) return is_own_arp(skb, end);
-  return 1;
+  return is_own_besides(skb);
 }
 
 SEC("tc")
@@ -87,7 +94,11 @@ int qanat_host_in(struct __sk_buff *skb) {
     is_signed = skb->tc_index == QANAT_SYN_SIGN;
     if (is_signed) skb->tc_index = 0;
     struct qanat_probe *probe = find_probe(skb, offset);
-    if (probe && is_traveller(probe)) {
+    if (probe && !is_traveller(probe)) { /* it was to be stopped before this */
+      __sync_fetch_and_or(&probe->seen, QANAT_SEEN_HOST_IN);
+      return TCX_DROP;
+    }
+    if (probe) {
       probe->slot = device;
       __u32 seen = QANAT_SEEN_HOST_IN | (own ? 0 : QANAT_SEEN_STOPPED);
       if (is_signed) seen |= QANAT_SEEN_SIGNED;

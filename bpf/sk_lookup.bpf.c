@@ -104,6 +104,14 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   if (!state) return protocol == IPPROTO_TCP ? SK_DROP : SK_PASS;
   __u32 mode = QANAT_FIELD(state->mode);
 
+  if (!QANAT_CTX(ctx, remote_port) && protocol == IPPROTO_TCP &&
+      (mode == QANAT_MODE_ENFORCED || mode == QANAT_MODE_CUT)) {
+    __u32 zero = 0; /* the question of ingress.bpf.c; a connection from port 0 there is not */
+    __u32 *answer = bpf_map_lookup_elem(&answers, &zero);
+    if (answer) *answer = id;
+    return SK_DROP;
+  }
+
   struct qanat_tuple tuple;
   if (QANAT_CTX(ctx, family) == AF_INET) {
     tuple.src = ip_v4(QANAT_CTX(ctx, remote_ip4));
@@ -124,13 +132,6 @@ int qanat_sk_lookup(struct bpf_sk_lookup *ctx) {
   if (protocol == IPPROTO_UDP) {
     if (mode == QANAT_MODE_OFF) return SK_PASS;
     return dns_from_wire(id, &tuple.src, tuple.sport, tuple.dport) ? SK_PASS : SK_DROP;
-  }
-
-  if (tuple.sport == 0 && (mode == QANAT_MODE_ENFORCED || mode == QANAT_MODE_CUT)) {
-    __u32 zero = 0; /* the question of ingress.bpf.c; a connection from port 0 there is not */
-    __u32 *answer = bpf_map_lookup_elem(&answers, &zero);
-    if (answer) *answer = id;
-    return SK_DROP;
   }
 
   struct qanat_probe *probe = 0;

@@ -253,6 +253,10 @@ void Proof::Look() {
     if (attempt.socket &&
         ::getsockopt(attempt.socket.get(), SOL_SOCKET, SO_ERROR, &error, &error_size) == 0)
       attempt.answered |= error == ECONNREFUSED;
+    // Whoever passed the guard by got no further than the node's end of the veth.
+    if (attempt.role == QANAT_PROBE_GUARD)
+      if (auto seen = maps_.probes.Lookup(attempt.tuple); seen && *seen)
+        attempt.answered |= ((*seen)->seen & QANAT_SEEN_HOST_IN) != 0;
     breach |= attempt.taken || (attempt.role == QANAT_PROBE_GUARD && attempt.answered);
     report.steps.push_back(Judge(attempt));
   }

@@ -39,7 +39,7 @@ static __always_inline int is_tagged(__u16 type) {
 
 /* Offset of what follows the IP headers, and what that is. 0: not IP, or a later fragment; -1:
  * cannot be told. */
-static __always_inline int find_transport(struct __sk_buff *skb, __u8 *what) {
+static __always_inline int walk_headers(struct __sk_buff *skb, __u8 *what) {
   __u16 protocol = frame_type(skb);
   if (!protocol || is_tagged(protocol)) return -1;
   if (protocol == bpf_htons(ETH_P_IP)) {
@@ -68,11 +68,19 @@ static __always_inline int find_transport(struct __sk_buff *skb, __u8 *what) {
   return -1;
 }
 
+/* The same as one number, what << 16 | offset. Not inlined and not static, so that the verifier
+ * checks it once and not for every path of every caller. */
+__weak __attribute__((noinline)) int transport_of(struct __sk_buff *skb) {
+  __u8 what = 0;
+  int offset = walk_headers(skb, &what);
+  return offset > 0 ? (int)what << 16 | offset : offset;
+}
+
 /* Offset of the TCP header, 0: not TCP (or a later fragment), -1: cannot be told. */
 static __always_inline int find_tcp(struct __sk_buff *skb) {
-  __u8 what = 0;
-  int offset = find_transport(skb, &what);
-  return offset > 0 && what != IPPROTO_TCP ? 0 : offset;
+  int found = transport_of(skb);
+  if (found <= 0) return found;
+  return found >> 16 == IPPROTO_TCP ? found & 0xffff : 0;
 }
 
 /* What cannot be told counts as one. */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // With any one part of the capture gone and nobody there to repair it, no SYN of the application
-// leaves the pod: a recorder at the node's end of the pod's veth looks. And what a process with
-// CAP_NET_RAW can do to a socket after the connect hook has seen it does not let it out.
+// leaves the pod: a recorder at the node's end of the pod's veth looks; and none from outside gets
+// to the application. And what a process with CAP_NET_RAW can do to a socket after the connect hook
+// has seen it does not let it out.
 #include <bpf/bpf.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -66,6 +67,11 @@ class GuardTest : public ::testing::Test {
     for (const char* to : {kOut4, kOut6})
       for (unsigned mark : {0u, 0x539u}) (void)From({.to = to, .mark = mark, .timeout_ms = 200});
     EXPECT_EQ(recorder_.Syns(), 0) << what;
+    for (const std::string& to : {a_.ip4 + ":8080", "[" + a_.ip6 + "]:8080"}) {
+      const std::string line =
+          bed_.Run({bed_.out_ns(), "host"}, [&] { return Call({.to = to, .timeout_ms = 200}); });
+      EXPECT_NE(line.rfind("app", 0), 0u) << "came in without " << what << ": " << line;
+    }
     bed_.StartAgent();
     EXPECT_TRUE(bed_.WaitFor([&] { return Works(); })) << what << bed_.StatusText(a_);
   }

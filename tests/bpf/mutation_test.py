@@ -65,7 +65,7 @@ HOST = [
     ("host_in takes ARP of any sizes", "host_in.bpf.c", " || h[2] != bpf_htons(0x0604)", ""),
     ("host_in takes another pod's further address", "host_in.bpf.c", "{end->pod_id, *ip}", "{end->pod_id + 1, *ip}"),
     ("host_in lets nobody ask for an address", "host_in.bpf.c", "if (ip_is_any(ip)) return 1;", ""),
-    ("host_in lets tags out", "host_in.bpf.c", "if (!type || is_tagged(type)) return 0;", "if (!type) return 0;"),
+    ("host_in lets tags out", "host_in.bpf.c", "!type || is_tagged(type)) return 0;", "!type) return 0;"),
     ("host_in wants no sign", "host_in.bpf.c", "syn && !is_signed && (QANAT_FIELD(end->flags) & QANAT_END_SIGNED)", "0"),
     ("host_in wants a sign that may not cross", "host_in.bpf.c", "!is_signed && (QANAT_FIELD(end->flags) & QANAT_END_SIGNED)", "!is_signed"),
     ("host_in closes a pod that leaves", "host_in.bpf.c", "mode != QANAT_MODE_OFF && mode != QANAT_MODE_DRAIN", "mode != QANAT_MODE_OFF"),

@@ -96,6 +96,15 @@ int Programs::Run(const char* program, const std::vector<uint8_t>& packet,
   return static_cast<int>(options.retval);
 }
 
+uint32_t Programs::Cost(const char* program, const std::vector<uint8_t>& packet) {
+  LIBBPF_OPTS(bpf_test_run_opts, options);
+  options.data_in = packet.data();
+  options.data_size_in = static_cast<uint32_t>(packet.size());
+  options.repeat = 100000;
+  Must(bpf_prog_test_run_opts(ProgramFd(program), &options) == 0, std::string("run ") + program);
+  return options.duration;
+}
+
 Fd PodPrograms::AttachLookup() {
   const Fd ns(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
   Fd link(bpf_link_create(ProgramFd("qanat_sk_lookup"), ns.get(), BPF_SK_LOOKUP, nullptr));

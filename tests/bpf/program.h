@@ -32,6 +32,8 @@ class Programs {
   bool Get(const char* map, const void* key, void* value);
   void Delete(const char* map, const void* key);
   uint64_t Counter(qanat_counter which);
+  // Nanoseconds for one packet, on average of many.
+  uint32_t Cost(const char* program, const std::vector<uint8_t>& packet);
 
  protected:
   void Load();

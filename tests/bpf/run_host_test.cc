@@ -190,7 +190,7 @@ TEST_F(HostTest, ProbesAreSeenWhateverTheMode) {
   const qanat_tuple inside = Programs::Tuple("10.0.0.5:4001", "10.0.0.9:15009");
   PutProbe(inside, 0);
   EXPECT_EQ(programs_.In(Syn(kOwn, kOther, 4001, 15009)), kDrop) << "it is not to leave";
-  EXPECT_EQ(Probe(inside).seen, 0u);
+  EXPECT_EQ(Probe(inside).seen, static_cast<uint32_t>(QANAT_SEEN_HOST_IN));
 }
 
 TEST_F(HostTest, AGrantedTupleEntersFromItsPodOnly) {
@@ -237,6 +237,26 @@ TEST_F(HostTest, TheEndOfAProbesWay) {
   EXPECT_EQ(Probe(watch).seen, 0u);
   EXPECT_EQ(programs_.Out(Syn(kOther, kOwn, 4001, 15009), kFrom), kDrop);
   EXPECT_EQ(Probe(watch).seen, static_cast<uint32_t>(QANAT_SEEN_OTHER_SOURCE));
+}
+
+TEST_F(HostTest, WhatAPacketCosts) {
+  PodPrograms pod(Object("QANAT_POD_HOOKS", QANAT_POD_HOOKS));
+  pod.SetState(QANAT_MODE_ENFORCED);
+  programs_.SetEnd(QANAT_END_SIGNED);
+  const std::pair<const char*, Bytes> packets[] = {
+      {"segment", V4(kOwn, kTcp)},
+      {"segment, IPv6", V6(kOwn, kTcp)},
+      {"UDP", V4(kOwn)},
+      {"SYN", Between(Ip4(kTcp), kOwn, 1) + Tcp(kSyn)},
+      {"SYN, IPv6", Between(Ip6(kTcp), kOwn, 1) + Tcp(kSyn)},
+  };
+  for (const auto& [name, packet] : packets) {
+    const uint32_t in = programs_.Cost("qanat_host_in", packet);
+    std::printf("%s: guard %u, host_in %u, host_out %u, ingress %u ns\n", name,
+                pod.Cost("qanat_guard", packet), in, programs_.Cost("qanat_host_out", packet),
+                pod.Cost("qanat_ingress", packet));
+    EXPECT_LT(in, 20000u);
+  }
 }
 
 // Into the pod. The lookup that is asked is that of the thread's namespace.
