@@ -129,7 +129,8 @@ static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock
   struct qanat_direct_sk *d = bpf_sk_storage_get(&direct_sk, sk, 0, 0);
   if (d && d->state == QANAT_DIRECT_CHOSEN) {
     on_connect_direct(ctx, sk, d);
-    return;
+    /* Else what was chosen is long over, and this connect() was captured. */
+    if (d->path || QANAT_CTX(sk, mark) != QANAT_MARK_CAPTURE) return;
   }
   if (record_connections && QANAT_CTX(sk, mark) == QANAT_MARK_CAPTURE)
     on_connect_captured(ctx, sk);

@@ -68,7 +68,7 @@ class Watching:
 
 
 def measure(bench, wanted):
-    """[{"path", "row", "per", "by_program": {name: [cost, runs]}, "agents", "all", "refused"}]; costs in us or ms."""
+    """[{"path", "row", "per", "by_program": {name: [cost, runs]}, "programs", "agents", "refused"}]; costs in us or ms."""
     out = []
     for path, load in wanted:
         if load not in COUNTED or path == "waypoint":
@@ -87,7 +87,7 @@ def measure(bench, wanted):
         row["by_program"] = {name: [seconds * SCALE[per] / count, runs / count]
                              for name, (seconds, runs) in watching.got.items() if runs}
         row["agents"] = watching.agent_seconds * SCALE[per] / count
-        row["all"] = row["agents"] + sum(cost for cost, _ in row["by_program"].values())
+        row["programs"] = sum(cost for cost, _ in row["by_program"].values())
     return out
 
 
@@ -96,16 +96,17 @@ def table(with_records, without):
     if not with_records:
         return ""
     plain = {(row["path"], row["row"]): row for row in without}
-    lines = [f"{'kernel programs and agents':46}{'all':>10}{'agents':>10}{'without records':>18}{'telemetry':>11}{'target':>8}"]
+    lines = [f"{'records of connections: with, without':46}{'programs':>17}{'agents':>17}{'telemetry':>11}{'target':>8}"]
     for row in with_records:
         name = f"  {row['path']}: {row['row']}"
         other = plain.get((row["path"], row["row"]))
         if row["refused"] or not other or other["refused"]:
             lines.append(f"{name:46}refused: {row['refused'] or (other or {}).get('refused') or 'not measured'}")
             continue
+        both = [f"{row[key]:.2f}, {other[key]:.2f}" for key in ("programs", "agents")]
+        own = sum(row[key] - other[key] for key in ("programs", "agents"))
         unit = "us a connection" if row["per"] == "connection" else "ms a GiB"
-        lines.append(f"{name:46}{row['all']:10.2f}{row['agents']:10.2f}{other['all']:18.2f}{row['all'] - other['all']:11.2f}"
-                     f"{TARGETS[row['per']]:8} {unit}")
+        lines.append(f"{name:46}{both[0]:>17}{both[1]:>17}{own:11.2f}{TARGETS[row['per']]:8} {unit}")
         lines.append("      " + ", ".join(f"{program} {cost:.2f} ({runs:.1f} runs)"
                                           for program, (cost, runs) in sorted(row["by_program"].items())))
     return "\n".join(lines)

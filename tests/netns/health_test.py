@@ -72,8 +72,13 @@ class Health(MeshCase):
     def test_lost_packets_are_the_network(self):
         # Of what the pod gets from there, on its way from the server's pod.
         self.mesh.call("mesh/client", nft, f"""
-            table inet lossy {{ chain in {{ type filter hook input priority 0;
-              iifname eth0 ip saddr {self.mesh.ip("mesh/lossy")} numgen random mod 6 == 0 drop; }} }}""")
+            table inet lossy {{
+              chain incoming {{
+                type filter hook input priority 0;
+                iifname eth0 ip saddr {self.mesh.ip("mesh/lossy")} numgen random mod 6 == 0 drop;
+              }}
+            }}
+            """)
         try:
             self.assertEqual(self.mesh.call("mesh/client", gets, self.mesh.ip("mesh/lossy"), "/bytes/300000", 40, timeout=150), 40)
         finally:
