@@ -230,7 +230,7 @@ TEST_F(BadInputTest, AReadOnlyBpffsIsNamedWithItsRemedy) {
   bed_.ShowPod(b);
   ASSERT_TRUE(Says(b, "mount -o remount,rw")) << bed_.StatusText(b);
   EXPECT_EQ(bed_.Redirection(b), "pending");
-  EXPECT_EQ(PodPins(), 2);
+  EXPECT_EQ(PodPins(), 5);
   EXPECT_EQ(maps.pods.Keys().size(), 1u);
   EXPECT_EQ(Rules(b), rules);
   EXPECT_THAT(From(a_, {.to = kOut4}), StartsWith("out"));

@@ -192,7 +192,7 @@ TEST_F(KindsTest, EveryInterfaceIsCaptured) {
                       "ip addr add 10.66.2.10/24 dev net1 && ip addr add fd66:2::10/64 dev net1 "
                       "nodad && ip link set net1 up"));
   servers_.push_back(bed_.Spawn({node, "host"}, [] { ServeApp(8080); }));
-  EXPECT_TRUE(bed_.WaitFor([&] { return PodPins() == 3; })) << "a second guard for it too";
+  EXPECT_TRUE(bed_.WaitFor([&] { return PodPins() == 1 + 2 * 4; })) << "guarded at both ends too";
   EXPECT_TRUE(bed_.WaitFor([&] { return Entries("own_ips").find("pod_id") != std::string::npos; }));
   // Out, by whatever route, address or device.
   ExpectReached(From(a_, {.to = "10.66.2.1:8080"}), "out", "10.66.2.1:8080", a_.ip4);
