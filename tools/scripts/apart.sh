@@ -39,6 +39,12 @@ bash -c 'echo $$ >"$1/tests/cgroup.procs"; shift; exec unshare --mount --net --c
     mount --bind "$tmp" /tmp
     umount -l "$cg"
     mount -t cgroup2 cgroup2 "$cg"
+    # Of a hierarchy of version 1 the group that this is in is the root from here on, and has to be seen as that.
+    awk "{ for (i = 7; \$i != \"-\"; i++); if (\$(i + 1) == \"cgroup\" && \$4 != \"/\") print \$5, \$(i + 3) }" /proc/self/mountinfo |
+      while read -r folder options; do
+        umount -l "$folder"
+        mount -t cgroup -o "${options#rw,}" cgroup "$folder"
+      done
     mount -t bpf bpf /sys/fs/bpf
     ip link set lo up
     exec "$@"' apart "$tmp" "$cg" "$@" || status=$?
