@@ -2,7 +2,7 @@
 // Loads, attaches, pins and replaces the programs. Pins keep everything working without us; a new
 // agent replaces the program behind each pinned link, so that nothing is ever unattached.
 //
-//   DIR/maps/NAME            every map
+//   DIR/maps/NAME            every map (DIR/next while another layout is taken over: migration.h)
 //   DIR/links/connect4 ...   the node's cgroup links
 //   DIR/links/pod-ID-lookup  sk_lookup of a pod; pod-ID-guard-IFINDEX its second guard
 //                            (tcx only: a filter below clsact has no link)
@@ -22,6 +22,8 @@
 
 namespace qanat::agent {
 
+class Migration;
+
 // What carries the second guard.
 enum class Guard { kNone, kTcx, kClsact };
 
@@ -35,6 +37,12 @@ class Hooks {
   bpf::NodeMaps& maps() { return maps_; }
   const std::string& dir() const { return dir_; }
   Guard guard() const { return guard_; }
+
+  // Maps of another layout were found: programs are loaded, and nothing that AttachPod() is asked
+  // for is in force before FinishMigration(). After it every pod wants AttachPod() once more, for
+  // programs that know of one layout only.
+  bool migrating() const { return migration_ != nullptr; }
+  Status FinishMigration();
 
   // The node's links are attached with our programs; repairs what is not. An error says which.
   Status EnsureNodeLinks();
@@ -74,11 +82,15 @@ class Hooks {
   std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
   Status EnsureLink(const std::string& name, int program,
                     const std::function<Result<bpf::Link>()>& attach);
+  Status AttachPrograms(const PodTarget& pod, int lookup, int guard);
   Status AttachGuard(const PodTarget& pod, int program);
   Status CheckPinned(const std::string& name) const;
   Status CheckGuard(const PodTarget& pod) const;
 
   std::string dir_;
+  std::string maps_dir_;  // DIR/maps, or DIR/next
+  std::unique_ptr<Migration> migration_;
+  std::vector<std::function<Status()>> held_back_;  // what pods get in FinishMigration()
   Fd cgroup_;
   Guard guard_;
   std::unique_ptr<NodePrograms> node_;
