@@ -24,6 +24,7 @@ namespace fs = std::filesystem;
 
 // Is in DIR/next from the first link that is replaced to the last.
 constexpr const char* kSwapping = "swapping";
+constexpr const char* kAbi = "abi";
 
 // Not carried over: what only its own agent can go on with.
 constexpr std::array<std::string_view, 3> kDropped = {"probes", "verdicts", "asked"};
@@ -65,7 +66,7 @@ Result<std::unique_ptr<Migration>> Migration::Plan(const std::string& dir,
     return nullptr;
   }
   for (const Item& item : out->items_) {
-    if (!item.map || item.same || In(kDropped, item.name)) continue;
+    if (!item.map || item.same || item.name == kAbi || In(kDropped, item.name)) continue;
     if (item.wanted.type == BPF_MAP_TYPE_RINGBUF) continue;
     if (Status fits = bpf::CheckConvertible(item.found, item.wanted); !fits)
       return Fail(fits.error().Annotate("the pinned map " + item.name + " (layout " +
@@ -106,6 +107,7 @@ Status Migration::Look(const std::vector<const bpf_object*>& objects) {
         QANAT_ASSIGN_OR_RETURN(item.found, bpf::LayoutOf(item.map.get()));
         item.same = bpf::SameLayout(item.found, item.wanted);
         if (!item.same) changed_.push_back(name);
+        if (name == kAbi) item.same = false;  // each layout has its own
       }
       items_.push_back(std::move(item));
     }
@@ -114,7 +116,7 @@ Status Migration::Look(const std::vector<const bpf_object*>& objects) {
 }
 
 Status Migration::CheckVersion() {
-  const Fd abi = OpenPin(dir_ + "/maps/abi");
+  const Fd abi = OpenPin(dir_ + "/maps/" + kAbi);
   if (!abi) {
     version_ = 1;
     return {};
@@ -197,7 +199,7 @@ Status Migration::Copy(const Item& item, bool only_absent) const {
 Status Migration::Fill() {
   if (goes_on_) return {};  // programs have written there since
   for (const Item& item : items_) {
-    if (!item.map || item.same || item.name == "abi" || In(kDropped, item.name) ||
+    if (!item.map || item.same || item.name == kAbi || In(kDropped, item.name) ||
         In(kLast, item.name) || item.wanted.type == BPF_MAP_TYPE_RINGBUF)
       continue;
     QANAT_RETURN_IF_ERROR(Copy(item, false));
@@ -209,7 +211,7 @@ Status Migration::BeginSwap() {
   if (goes_on_) return {};
   for (const Item& item : items_)
     if (item.map && !item.same && In(kAgain, item.name)) QANAT_RETURN_IF_ERROR(Copy(item, false));
-  const Fd mark = OpenPin(NextPath("abi"));
+  const Fd mark = OpenPin(NextPath(kAbi));
   if (!mark || bpf_obj_pin(mark.get(), NextPath(kSwapping).c_str()) != 0)
     return FailErrno("pin " + NextPath(kSwapping));
   return {};

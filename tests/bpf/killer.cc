@@ -2,7 +2,6 @@
 #include "tests/bpf/killer.h"
 
 #include <bpf/bpf.h>
-#include <linux/ptrace.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
