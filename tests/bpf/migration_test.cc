@@ -115,7 +115,7 @@ TEST_F(MigrationTest, RestartsUpgradesAndDowngradesFailNoConnection) {
 TEST_F(MigrationTest, AKillBetweenAnyTwoStepsFailsNoConnection) {
   SteadyLoad load(bed_, Ways(), kEveryMs);
   ASSERT_TRUE(load.More(10));
-  const int stride = Setting("QANAT_UPGRADE_STRIDE", 11);
+  const int stride = Setting("QANAT_UPGRADE_STRIDE", 7);
   int kills = 0, both = 0;
   for (int step = 1; !HasFailure(); step += stride) {
     bed_.StopAgent(SIGKILL);
