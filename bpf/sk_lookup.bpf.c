@@ -103,17 +103,20 @@ static __always_inline int granted_before(const struct qanat_tuple *tuple,
              QANAT_GRANT_LIFETIME_NS;
 }
 
-static __always_inline int granted(const struct qanat_tuple *tuple,
-                                   const struct qanat_pod_state *state) {
-  struct qanat_grant *g = bpf_map_lookup_elem(&grants, tuple);
-  if (!g) return granted_before(tuple, state);
+/* Not inlined and not static, so that the verifier checks it once and not for every listener. */
+__weak __attribute__((noinline)) int granted(const struct qanat_tuple *wanted,
+                                             const struct qanat_pod_state *state) {
+  if (!wanted || !state) return 0;
+  struct qanat_tuple tuple = *wanted;
+  struct qanat_grant *g = bpf_map_lookup_elem(&grants, &tuple);
+  if (!g) return granted_before(&tuple, state);
   int direct = g->kind == QANAT_GRANT_DIRECT;
   if (g->pod_id == lookup_pod_id && g->generation == QANAT_FIELD(state->generation) &&
       bpf_ktime_get_ns() - g->time_ns <= QANAT_GRANT_LIFETIME_NS &&
       (!direct || still_direct(g, state)))
     return 1;
   /* For good: else the proxy's accepting it would pass for the application's. */
-  if (direct) remove_grant(tuple, 0);
+  if (direct) remove_grant(&tuple, 0);
   count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
   return 0;
 }
