@@ -87,7 +87,7 @@ Status App::StartDirect(event::EventLoop& loop, Parts& p) {
                       [&p](uint32_t serial) { return p.enroller->NamespaceOf(serial); },
                       [&p] { return StalenessOf(p.mesh_client.get()); }};
   QANAT_ASSIGN_OR_RETURN(p.direct,
-                         direct::Service::Open(loop, p.hooks->maps(), p.hooks->dir() + "/maps",
+                         direct::Service::Open(loop, p.hooks->maps(), p.hooks->maps_dir(),
                                                {node.network, node.cluster_id}, std::move(world)));
   direct::Enforcer& enforcer = p.direct->enforcer();
   p.enroller->SetDirectPath(
@@ -110,7 +110,7 @@ Status App::StartTelemetry(event::EventLoop& loop, Parts& p) {
   world.lost = [&p] { return telemetry::RecordsLost(p.hooks->maps()); };
   world.flows = [&p] { return telemetry::LiveFlows(p.hooks->maps()); };
   world.sockets = [&p](uint32_t serial) { return p.enroller->SocketsOf(serial); };
-  QANAT_ASSIGN_OR_RETURN(p.telemetry, telemetry::Telemetry::Open(loop, p.hooks->dir() + "/maps",
+  QANAT_ASSIGN_OR_RETURN(p.telemetry, telemetry::Telemetry::Open(loop, p.hooks->maps_dir(),
                                                                  std::move(world), p.registry));
   p.telemetry->Start();
   return {};

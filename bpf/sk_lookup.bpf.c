@@ -79,17 +79,44 @@ static __always_inline int still_direct(const struct qanat_grant *g,
          g->verdict >= QANAT_FIELD(lease->generation) && g->verdict >= QANAT_FIELD(state->floor);
 }
 
-static __always_inline int granted(const struct qanat_tuple *tuple,
-                                   const struct qanat_pod_state *state) {
-  struct qanat_grant *g = bpf_map_lookup_elem(&grants, tuple);
+/* While the programs are replaced by those of another layout, the old sockops goes on publishing
+ * grants where it always did. The agent puts that map here and says where its fields are. */
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 1);
+  __type(key, struct qanat_tuple);
+  __type(value, struct qanat_grant);
+} grants_before SEC(".maps");
+const volatile struct qanat_before lookup_before = {};
+
+static __always_inline int granted_before(const struct qanat_tuple *tuple,
+                                          const struct qanat_pod_state *state) {
+  if (!lookup_before.on) return 0;
+  const char *g = bpf_map_lookup_elem(&grants_before, tuple);
   if (!g) return 0;
+  /* Direct ones are void: the agent that gave the verdicts has ended. */
+  if (lookup_before.has_kind && *(const __u32 *)(g + lookup_before.kind) == QANAT_GRANT_DIRECT)
+    return 0;
+  return *(const __u32 *)(g + lookup_before.pod_id) == lookup_pod_id &&
+         *(const __u32 *)(g + lookup_before.generation) == QANAT_FIELD(state->generation) &&
+         bpf_ktime_get_ns() - *(const __u64 *)(g + lookup_before.time_ns) <=
+             QANAT_GRANT_LIFETIME_NS;
+}
+
+/* Not inlined and not static, so that the verifier checks it once and not for every listener. */
+__weak __attribute__((noinline)) int granted(const struct qanat_tuple *wanted,
+                                             const struct qanat_pod_state *state) {
+  if (!wanted || !state) return 0;
+  struct qanat_tuple tuple = *wanted;
+  struct qanat_grant *g = bpf_map_lookup_elem(&grants, &tuple);
+  if (!g) return granted_before(&tuple, state);
   int direct = g->kind == QANAT_GRANT_DIRECT;
   if (g->pod_id == lookup_pod_id && g->generation == QANAT_FIELD(state->generation) &&
       bpf_ktime_get_ns() - g->time_ns <= QANAT_GRANT_LIFETIME_NS &&
       (!direct || still_direct(g, state)))
     return 1;
   /* For good: else the proxy's accepting it would pass for the application's. */
-  if (direct) remove_grant(tuple, 0);
+  if (direct) remove_grant(&tuple, 0);
   count(lookup_pod_id, QANAT_CNT_GRANT_STALE);
   return 0;
 }

@@ -90,6 +90,23 @@ Status Enroller::Adopt() {
                                  : "not enforced");
     ShowDirect(*(entries_[uid] = std::move(entry)));
   }
+  return FinishMigration();
+}
+
+// Every pod's new programs have been made above; now they and the node's come into force, and then
+// those that know of this layout only.
+Status Enroller::FinishMigration() {
+  if (!hooks_.migrating()) return {};
+  QANAT_RETURN_IF_ERROR(hooks_.FinishMigration());
+  SweepGrants(/*recount=*/true);
+  for (auto& [uid, entry] : entries_) {
+    if (!entry->attached) continue;
+    Status attached = Attach(*entry);
+    if (attached) continue;
+    entry->attached = false;
+    entry->reason = attached.error().message;
+    if (entry->enforced()) CutOff(*entry, attached.error().message);
+  }
   return {};
 }
 
@@ -284,9 +301,10 @@ Status Enroller::Prepare(Entry& entry) {
   QANAT_RETURN_IF_ERROR(std::move(network));
   QANAT_RETURN_IF_ERROR(KeepDns(entry, ns));
   if (entry.serial == 0) {
-    // A pod that an earlier agent enrolled keeps its serial; every other gets one that is new.
+    // A pod that an earlier agent enrolled keeps its serial (the first version gave none); every
+    // other gets one that is new.
     QANAT_ASSIGN_OR_RETURN(const auto earlier, maps.pods.Lookup(cookie));
-    if (earlier && earlier->id == entry.id) {
+    if (earlier && earlier->id == entry.id && earlier->serial != 0) {
       entry.serial = earlier->serial;
     } else {
       QANAT_ASSIGN_OR_RETURN(entry.serial, maps.TakeSerial());

@@ -183,6 +183,7 @@ class Enroller final : public PodListener, public zds::Owner {
   void LookForUncaptured(Entry& entry, const netns::NetNs& ns);
   void Undo(Entry& entry);
   Status TakeOver(Entry& entry, uint64_t cookie);
+  Status FinishMigration();
   Status Attach(Entry& entry);
   Status Add(Entry& entry);
   Status Prove(Entry& entry);
@@ -233,7 +234,7 @@ class Enroller final : public PodListener, public zds::Owner {
   void CutOff(Entry& entry, const std::string& why);
   void EndCutOffIfProven(Entry& entry);
   void LookForRewriters();
-  void SweepGrants();
+  void SweepGrants(bool recount = false);
   std::string WithoutProxy(const Entry& entry) const;
   void WriteConfig();
   Result<uint64_t> CgroupOfPeer(pid_t pid) const;

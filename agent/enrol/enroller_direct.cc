@@ -34,7 +34,6 @@ void Enroller::ShowDirect(Entry& entry) {
 }
 
 void Enroller::HideDirect(Entry& entry) {
-  entry.path_proved = false;
   if (!std::exchange(entry.direct, false)) return;
   direct_.remove(entry.serial);
 }

@@ -275,7 +275,7 @@ void Enroller::EndCutOffIfProven(Entry& entry) {
 }
 
 // Grants whose connect neither succeeded nor failed in time (the source's namespace died with it).
-void Enroller::SweepGrants() {
+void Enroller::SweepGrants(bool recount) {
   bpf::NodeMaps& maps = hooks_.maps();
   const uint64_t now = MonotonicNs();
   std::map<uint64_t, uint32_t> live;
@@ -290,7 +290,7 @@ void Enroller::SweepGrants() {
       ++live[(*grant)->source];
     }
   }
-  if (!removed) return;
+  if (!removed && !recount) return;
   for (uint64_t source : maps.budgets.Keys()) {
     auto budget = maps.budgets.Lookup(source);
     if (!budget || !*budget) continue;

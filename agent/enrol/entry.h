@@ -87,8 +87,12 @@ struct Enroller::Entry {
   bool draining() const { return state.mode == QANAT_MODE_DRAIN; }
   // Its entry in the map `pods`.
   qanat_pod kernel_pod() const {
-    return {id,     network.spoof_low,        network.spoof_high,
-            serial, bpf::ToKernel(pod.Ip4()), bpf::ToKernel(pod.Ip6())};
+    return {.id = id,
+            .spoof_low = network.spoof_low,
+            .spoof_high = network.spoof_high,
+            .serial = serial,
+            .ip4 = bpf::ToKernel(pod.Ip4()),
+            .ip6 = bpf::ToKernel(pod.Ip6())};
   }
 };
 

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "agent/redirect/hooks_device.h"
+#include "agent/redirect/migration.h"
 #include "bpf/user/mounts.h"
 #include "bpf/user/skeleton.h"
 #include "common/base/log.h"
@@ -62,6 +63,25 @@ uint32_t ProgramId(int fd) {
   return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
 }
 
+Result<bpf::Skeleton<pod_hooks>> OpenPodPrograms(const std::string& maps_dir, Guard guard,
+                                                 const Migration* migration) {
+  auto skeleton = bpf::Skeleton<pod_hooks>::Open(maps_dir);
+  if (!skeleton) return tl::unexpected(skeleton.error());
+  pod_hooks* s = skeleton->get();
+  if (guard == Guard::kNone) LeaveOutDevices(s);
+  bpf_map* before = s->maps.grants_before;
+  bpf_map__set_pin_path(before, nullptr);
+  if (migration && migration->grants_before() >= 0) {
+    const qanat_before fields = migration->before();
+    std::memcpy(&s->rodata->lookup_before, &fields, sizeof fields);
+    if (bpf_map__reuse_fd(before, migration->grants_before()) != 0)
+      return FailErrno("use the grants of the layout before");
+  } else {
+    bpf_map__set_autocreate(before, false);  // no instruction that uses it is ever reached
+  }
+  return skeleton;
+}
+
 }  // namespace
 
 struct Hooks::NodePrograms {
@@ -89,7 +109,7 @@ struct Hooks::NodePrograms {
 };
 
 Hooks::Hooks(std::string dir, int cgroup, Guard guard)
-    : dir_(std::move(dir)), cgroup_(cgroup), guard_(guard) {}
+    : dir_(std::move(dir)), maps_dir_(dir_ + "/maps"), cgroup_(cgroup), guard_(guard) {}
 Hooks::~Hooks() = default;
 
 Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::string& cgroup_root,
@@ -105,27 +125,55 @@ Result<std::unique_ptr<Hooks>> Hooks::Open(const std::string& dir, const std::st
 }
 
 Status Hooks::LoadNode(bool records) {
-  auto skeleton = bpf::Skeleton<node_hooks>::Open(dir_ + "/maps");
+  {
+    // The others have maps of their own (the listeners, the node's ends).
+    auto node = bpf::Skeleton<node_hooks>::Open(maps_dir_);
+    if (!node) return tl::unexpected(node.error());
+    auto pod = OpenPodPrograms(maps_dir_, guard_, nullptr);
+    if (!pod) return tl::unexpected(pod.error());
+    auto host = bpf::Skeleton<host_hooks>::Open(maps_dir_);
+    if (!host) return tl::unexpected(host.error());
+    QANAT_ASSIGN_OR_RETURN(migration_,
+                           Migration::Plan(dir_, {(*node)->obj, (*pod)->obj, (*host)->obj}));
+  }
+  if (migration_) {
+    LOG_INFO("hooks", "maps of layout {} are pinned in {}; ours is {}: taking over {} that differ",
+             migration_->version(), dir_, QANAT_ABI_VERSION, migration_->changed().size());
+    maps_dir_ = migration_->next_dir();
+    QANAT_RETURN_IF_ERROR(migration_->Stage());
+  }
+  auto skeleton = bpf::Skeleton<node_hooks>::Open(maps_dir_);
   if (!skeleton) return tl::unexpected(skeleton.error());
   (*skeleton)->rodata->kernel_has_mptcp = ::access("/proc/sys/net/mptcp", F_OK) == 0 ? 1 : 0;
   (*skeleton)->rodata->record_connections = records ? 1 : 0;
   if (Status loaded = skeleton->Load(); !loaded)
-    return Fail(
-        loaded.error().Annotate("the capture programs (maps of another version? drain the node and "
-                                "run qanat-agent --cleanup)"));
+    return Fail(loaded.error().Annotate("the capture programs"));
   node_ = std::make_unique<NodePrograms>(std::move(*skeleton));
-  {
-    // The per-pod object has maps of its own (the listeners): pin them all before any pod.
-    auto pod = bpf::Skeleton<pod_hooks>::Open(dir_ + "/maps");
+  {  // All maps are pinned before any pod.
+    auto pod = OpenPodPrograms(maps_dir_, guard_, migration_.get());
     if (!pod) return tl::unexpected(pod.error());
-    if (guard_ == Guard::kNone) LeaveOutDevices(pod->get());
     QANAT_RETURN_IF_ERROR(pod->Load());
   }
   QANAT_RETURN_IF_ERROR(LoadHost());
-  QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(dir_ + "/maps"));
+  if (migration_) QANAT_RETURN_IF_ERROR(migration_->Fill());
+  QANAT_ASSIGN_OR_RETURN(maps_, bpf::NodeMaps::Open(maps_dir_));
+  QANAT_RETURN_IF_ERROR(maps_.abi.Update(0, {QANAT_ABI_VERSION, QANAT_ABI_OLDEST}));
   // An earlier agent's lease is not ours: verdicts that nobody keeps must not let anything through.
   QANAT_RETURN_IF_ERROR(maps_.EndLease());
-  return EnsureNodeLinks();
+  return migration_ ? Status() : EnsureNodeLinks();
+}
+
+Status Hooks::FinishMigration() {
+  const std::unique_ptr<Migration> migration = std::move(migration_);
+  if (!migration) return {};
+  QANAT_RETURN_IF_ERROR(migration->BeginSwap());
+  for (const auto& attach : std::exchange(held_back_, {}))
+    if (Status done = attach(); !done) LOG_ERROR("hooks", "{}", done.error().message);
+  QANAT_RETURN_IF_ERROR(EnsureNodeLinks());
+  QANAT_RETURN_IF_ERROR(migration->Commit());
+  maps_dir_ = dir_ + "/maps";
+  LOG_INFO("hooks", "layout {} is in force", QANAT_ABI_VERSION);
+  return {};
 }
 
 // One attached and pinned link of that name with this program: ours, the one that an earlier agent
@@ -193,7 +241,7 @@ void Hooks::Describe(const Link& link, LinkState* state) {
 }
 
 Status Hooks::AttachPod(const PodTarget& pod) {
-  auto skeleton = bpf::Skeleton<pod_hooks>::Open(dir_ + "/maps");
+  auto skeleton = OpenPodPrograms(maps_dir_, guard_, migration_.get());
   if (!skeleton) return tl::unexpected(skeleton.error());
   pod_hooks* s = skeleton->get();
   s->rodata->lookup_pod_id = pod.id;
@@ -202,17 +250,35 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   s->rodata->lookup_plain_inbound = pod.plain_inbound;
   s->rodata->guard_pod_id = pod.id;
   s->rodata->ingress_pod_id = pod.id;
-  if (guard_ == Guard::kNone) LeaveOutDevices(s);
   QANAT_RETURN_IF_ERROR(skeleton->Load());
-
   const int lookup = bpf_program__fd(s->progs.qanat_sk_lookup);
+  const int guard = bpf_program__fd(s->progs.qanat_guard);  // < 0: not loaded
+  const int ingress = bpf_program__fd(s->progs.qanat_ingress);
+  if (!migration_) return AttachPrograms(pod, lookup, guard, ingress);
+
+  struct Held {
+    PodTarget pod;
+    netns::NetNs ns;
+    Fd lookup, guard, ingress;
+  };
+  QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, pod.ns->Duplicate());
+  const auto copy = [](int fd) { return Fd(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 0)); };
+  const auto held = std::make_shared<Held>(
+      Held{pod, std::move(ns), copy(lookup), copy(guard), copy(ingress)});
+  held->pod.ns = &held->ns;
+  held_back_.push_back([this, held] {
+    return AttachPrograms(held->pod, held->lookup.get(), held->guard.get(), held->ingress.get());
+  });
+  return {};
+}
+
+Status Hooks::AttachPrograms(const PodTarget& pod, int lookup, int guard, int ingress) {
   Status done = EnsureLink(PodLink(pod.id, "lookup"), lookup, [&] {
     return Link::Attach(lookup, AttachType::kSkLookup, pod.ns->fd());
   });
   if (!done) return Fail(done.error().Annotate("sk_lookup"));
   if (guard_ == Guard::kNone) return {};
-  return AttachDevices(pod, bpf_program__fd(s->progs.qanat_guard),
-                       bpf_program__fd(s->progs.qanat_ingress));
+  return AttachDevices(pod, guard, ingress);
 }
 
 Status Hooks::CheckPinned(const std::string& name) const {

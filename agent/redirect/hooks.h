@@ -2,7 +2,7 @@
 // Loads, attaches, pins and replaces the programs. Pins keep everything working without us; a new
 // agent replaces the program behind each pinned link, so that nothing is ever unattached.
 //
-//   DIR/maps/NAME            every map
+//   DIR/maps/NAME            every map (DIR/next while another layout is taken over: migration.h)
 //   DIR/links/connect4 ...   the node's cgroup links
 //   DIR/links/pod-ID-lookup  sk_lookup of a pod
 //   DIR/links/pod-ID-guard-IFINDEX, -ingress-IFINDEX      what is on the pod's devices
@@ -24,6 +24,8 @@
 
 namespace qanat::agent {
 
+class Migration;
+
 // What carries the second guard.
 enum class Guard { kNone, kTcx, kClsact };
 
@@ -37,7 +39,14 @@ class Hooks {
 
   bpf::NodeMaps& maps() { return maps_; }
   const std::string& dir() const { return dir_; }
+  const std::string& maps_dir() const { return maps_dir_; }  // where our maps are pinned now
   Guard guard() const { return guard_; }
+
+  // Maps of another layout were found: programs are loaded, and nothing that AttachPod() is asked
+  // for is in force before FinishMigration(). After it every pod wants AttachPod() once more, for
+  // programs that know of one layout only.
+  bool migrating() const { return migration_ != nullptr; }
+  Status FinishMigration();
 
   // The node's links are attached with our programs; repairs what is not. An error says which.
   Status EnsureNodeLinks();
@@ -89,6 +98,7 @@ class Hooks {
   std::string LinkPath(const std::string& name) const { return dir_ + "/links/" + name; }
   Status EnsureLink(const std::string& name, int program,
                     const std::function<Result<bpf::Link>()>& attach);
+  Status AttachPrograms(const PodTarget& pod, int lookup, int guard, int ingress);
   Status LoadHost();
   Status AttachDevices(const PodTarget& pod, int guard, int ingress);
   Status CheckDevices(const PodTarget& pod) const;
@@ -101,6 +111,9 @@ class Hooks {
   static void Describe(const bpf::Link& link, LinkState* state);
 
   std::string dir_;
+  std::string maps_dir_;  // DIR/maps, or DIR/next
+  std::unique_ptr<Migration> migration_;
+  std::vector<std::function<Status()>> held_back_;  // what pods get in FinishMigration()
   Fd cgroup_;
   Guard guard_;
   std::unique_ptr<NodePrograms> node_;

@@ -46,7 +46,7 @@ const Hooks::Place Hooks::kPlaces[] = {
 };
 
 Status Hooks::LoadHost() {
-  auto skeleton = bpf::Skeleton<host_hooks>::Open(dir_ + "/maps");
+  auto skeleton = bpf::Skeleton<host_hooks>::Open(maps_dir_);
   if (!skeleton) return tl::unexpected(skeleton.error());
   if (guard_ == Guard::kNone) {  // its maps all the same
     bpf_program__set_autoload((*skeleton)->progs.qanat_host_in, false);

@@ -4,8 +4,10 @@
  * meanings of what lies in the pinned maps. The only header that both compilers see.
  *
  * Every map value here is plain data without padding surprises; bpf/user/abi_check.cc asserts sizes
- * and offsets. A change of any layout raises QANAT_ABI_VERSION: maps of another version are never
- * reused, the agent says so and how to drain.
+ * and offsets. A change of any layout raises QANAT_ABI_VERSION. An agent that finds maps of another
+ * layout takes over what lies in them by the names of fields (agent/redirect/migration.h), so that a
+ * field whose meaning changes gets another name, and so does a map of sockets (SOCKMAP, SK_STORAGE)
+ * whose layout changes: its entries cannot be copied.
  */
 #ifndef QANAT_BPF_ABI_H
 #define QANAT_BPF_ABI_H
@@ -14,7 +16,16 @@
 #include <linux/types.h>
 #endif
 
-#define QANAT_ABI_VERSION 2
+#define QANAT_ABI_VERSION 3
+/* Agents of this version and later may take these maps over by the rule above. Raised together with
+ * the version by a change that an older agent would misunderstand. */
+#define QANAT_ABI_OLDEST 3
+
+/* map `abi`: array of one: who made the maps. Of version 1 there is none. */
+struct qanat_abi {
+  __u32 version; /* these two never move: agents of every version read them */
+  __u32 oldest;
+};
 
 /* Marks, meaningful inside a pod's network namespace only. */
 #define QANAT_MARK_PROXY 0x539u    /* a proxy's socket: goes out, has no ip rule */
@@ -217,6 +228,16 @@ struct qanat_grant {
   __u32 generation; /* of the destination when it was granted */
   __u32 kind;
   __u32 verdict; /* generation of the verdict behind a direct one */
+};
+
+/* .rodata of sk_lookup: where the fields of a grant of another layout are (bytes). */
+struct qanat_before {
+  __u32 on;
+  __u32 pod_id;
+  __u32 generation;
+  __u32 time_ns;
+  __u32 kind;
+  __u32 has_kind;
 };
 
 /* map `budgets`: netns cookie -> grants in flight from there. */

@@ -22,6 +22,7 @@
     __type(value, vtype);                                   \
   } name SEC(".maps") __weak
 
+QANAT_MAP(abi, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_abi, 0);
 QANAT_MAP(config, BPF_MAP_TYPE_ARRAY, 1, __u32, struct qanat_config, 0);
 QANAT_MAP(pods, BPF_MAP_TYPE_HASH, QANAT_MAX_PODS, __u64, struct qanat_pod, 0);
 /* Address of an enrolled pod of this node -> its netns cookie: where a grant may lead. */

@@ -12,6 +12,7 @@ Result<NodeMaps> NodeMaps::Open(const std::string& dir) {
     QANAT_ASSIGN_OR_RETURN(map, M::OpenPinned(dir + "/" + name));
     return {};
   };
+  QANAT_RETURN_IF_ERROR(open(maps.abi, "abi"));
   QANAT_RETURN_IF_ERROR(open(maps.config, "config"));
   QANAT_RETURN_IF_ERROR(open(maps.pods, "pods"));
   QANAT_RETURN_IF_ERROR(open(maps.pod_ips, "pod_ips"));

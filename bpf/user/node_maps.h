@@ -14,6 +14,7 @@ namespace qanat::bpf {
 struct NodeMaps {
   static Result<NodeMaps> Open(const std::string& dir);
 
+  Map<__u32, qanat_abi> abi;
   Map<__u32, qanat_config> config;
   Map<__u64, qanat_pod> pods;
   Map<qanat_ip, __u64> pod_ips;

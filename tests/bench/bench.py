@@ -230,7 +230,8 @@ def mesh_of(name, environment=None):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     # By default a pod has a share of the process's descriptors, which is few where a machine has few.
-    mesh = Mesh(name=name, environment={"QANAT_MAX_CONNECTIONS_PER_POD": "20000", **(environment or {})})
+    mesh = Mesh(name=name, environment={"QANAT_MAX_CONNECTIONS_PER_POD": "20000", "QANAT_SAME_NODE": "direct",
+                                         **(environment or {})})
     try:
         mesh.write("bench.yaml", YAML)
         yield mesh.up()

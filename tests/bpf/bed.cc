@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -227,6 +228,12 @@ void Bed::StartAgent(std::vector<std::string> extra, int wait_ms) {
                         bpf_dir()};
     for (auto& argument : extra) agent_arguments_.push_back(argument);
   }
+  agent_ = Process(LaunchAgent());
+  if (!WaitFor([&] { return Admin("/healthz/ready").find("ready") != std::string::npos; }, wait_ms))
+    throw std::runtime_error("the agent does not become ready:\n" + Log());
+}
+
+pid_t Bed::LaunchAgent(bool traced) {
   const pid_t pid = ::fork();
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -238,12 +245,11 @@ void Bed::StartAgent(std::vector<std::string> extra, int wait_ms) {
     std::vector<char*> argv;
     for (auto& argument : agent_arguments_) argv.push_back(argument.data());
     argv.push_back(nullptr);
+    if (traced) ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
     ::execv(argv[0], argv.data());
     ::_exit(97);
   }
-  agent_ = Process(pid);
-  if (!WaitFor([&] { return Admin("/healthz/ready").find("ready") != std::string::npos; }, wait_ms))
-    throw std::runtime_error("the agent does not become ready:\n" + Log());
+  return pid;
 }
 
 void Bed::StopAgent(int signal) { agent_.Kill(signal); }

@@ -59,6 +59,11 @@ class Bed {
 
   // Throws when it does not become ready in time.
   void StartAgent(std::vector<std::string> extra = {}, int wait_ms = 60000);
+  // Without waiting, or taking it for agent(). Traced: by the calling thread, stops in exec.
+  pid_t LaunchAgent(bool traced = false);
+  // Which agent is started from now on.
+  void SetProgram(const std::string& program) { agent_arguments_.at(0) = program; }
+  const std::string& program() const { return agent_arguments_.at(0); }
   // SIGKILL or SIGTERM, waits for its end.
   void StopAgent(int signal = 15);
   // qanat-agent --uninstall of the agent that was started; its exit code. With more settings: as
