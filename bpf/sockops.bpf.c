@@ -34,6 +34,11 @@ static __always_inline struct qanat_tuple outgoing(struct bpf_sock_ops *ctx) {
   return t;
 }
 
+/* With the mark of the capture, or of one to a service that the connect hook drew an endpoint for. */
+static __always_inline int is_captured(__u32 mark) {
+  return mark == QANAT_MARK_CAPTURE || (mark & QANAT_MARK_MASK) == QANAT_MARK_DRAWN;
+}
+
 static __always_inline void watch_close(struct bpf_sock_ops *ctx) {
   bpf_sock_ops_cb_flags_set(ctx,
                             QANAT_CTX(ctx, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -73,8 +78,7 @@ static __always_inline void on_connect_direct(struct bpf_sock_ops *ctx, struct b
                                               struct qanat_direct_sk *d) {
   __u32 mark = QANAT_CTX(sk, mark);
   d->state = QANAT_DIRECT_NONE;
-  if (mark == QANAT_MARK_CAPTURE || (mark & QANAT_MARK_MASK) == QANAT_MARK_DRAWN)
-    return; /* a later connect() of this socket was captured */
+  if (is_captured(mark)) return; /* a later connect() of this socket was captured */
   __u64 source = bpf_get_netns_cookie(ctx);
   struct qanat_pod *pod = bpf_map_lookup_elem(&pods, &source);
   if (!pod) return; /* it left the mesh */
@@ -130,9 +134,9 @@ static __always_inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock
   if (d && d->state == QANAT_DIRECT_CHOSEN) {
     on_connect_direct(ctx, sk, d);
     /* Else what was chosen is long over, and this connect() was captured. */
-    if (d->path || QANAT_CTX(sk, mark) != QANAT_MARK_CAPTURE) return;
+    if (d->path || !is_captured(QANAT_CTX(sk, mark))) return;
   }
-  if (record_connections && QANAT_CTX(sk, mark) == QANAT_MARK_CAPTURE)
+  if (record_connections && is_captured(QANAT_CTX(sk, mark)))
     on_connect_captured(ctx, sk);
   struct qanat_origin_record *record = bpf_sk_storage_get(&origins, sk, 0, 0);
   if (!record) return;

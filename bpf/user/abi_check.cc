@@ -5,7 +5,7 @@
 
 #include "bpf/include/abi.h"
 
-static_assert(QANAT_ABI_VERSION == 2 && QANAT_ABI_OLDEST == 2);
+static_assert(QANAT_ABI_VERSION == 3 && QANAT_ABI_OLDEST == 3);
 static_assert(sizeof(qanat_abi) == 8 && offsetof(qanat_abi, version) == 0);
 static_assert(sizeof(qanat_ip) == 16);
 static_assert(sizeof(qanat_tuple) == 36 && offsetof(qanat_tuple, dst) == 16 &&
