@@ -31,6 +31,7 @@ target_include_directories(small PRIVATE ${CMAKE_BINARY_DIR})
     "part/part.cc": '#include "part/part.h"\nconst char* Where() { return __FILE__; }\n',
     "main.cc": """
 #include <cstdio>
+#include "bpf/include/abi.h"
 #include "hooks.skel.h"
 #include "made.h"
 #include "part/part.h"
