@@ -32,9 +32,10 @@ class MeshClient {
   void Acknowledge();
 
   // How long ago the control plane was there for certain (the sending of the latest PING that it
-  // answered), on a stream that has told everything. Nothing: it is not there, or has not told all
-  // since it came back; then what is known may be out of date. The time that a machine sleeps is
-  // not in it.
+  // answered; where it allows fewer PINGs, what its kernel acknowledged:
+  // grpc::Channel::last_heard()), on a stream that has told everything. Nothing: it is not there,
+  // or has not told all since it came back; then what is known may be out of date. The time that a
+  // machine sleeps is not in it.
   std::optional<event::Duration> age() const;
 
   struct State {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A TCP socket as a Transport.
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -93,6 +94,16 @@ class SocketTransport final : public Transport {
     return *peer;
   }
   int splice_fd() const override { return fd_.get(); }
+  std::optional<event::Duration> last_acknowledged() const override {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    // Of an end that was lost it is 0 as well.
+    if (::getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0 ||
+        info.tcpi_state == TCP_CLOSE) {
+      return std::nullopt;
+    }
+    return std::chrono::milliseconds(info.tcpi_last_ack_recv);
+  }
   Fd Release() override {
     aborted_ = true;
     if (!fd_) return Fd();
