@@ -43,6 +43,7 @@ class MeshClient {
     bool connected = false;  // a stream has answered
     bool current = false;    // ... and told all of both types
     std::optional<event::Duration> age;
+    std::chrono::milliseconds ping{0};   // between two PINGs: more where it allows fewer
     size_t addresses = 0, policies = 0;  // resources held
     std::string last_error;              // why the last stream ended
   };

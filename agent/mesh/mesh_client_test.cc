@@ -230,6 +230,7 @@ TEST_F(MeshClientTest, AControlPlaneThatAllowsFewPingsKeepsOneStream) {
   EXPECT_LT(oldest, milliseconds(3000)) << "probes go out each second";
   EXPECT_EQ(server_->accepted, 2);
   EXPECT_EQ(stream_, stream);
+  EXPECT_EQ(client_->state().ping, milliseconds(20000));
   // Its machine is gone: the kernel drops what comes for it, and answers nothing.
   sock_filter drop = {BPF_RET | BPF_K, 0, 0, 0};
   const sock_fprog program = {1, &drop};
@@ -285,6 +286,7 @@ TEST_F(MeshClientTest, Pages) {
   EXPECT_EQ(json["current"], true);
   EXPECT_EQ(json["snapshot"]["workloads"], 1);
   EXPECT_TRUE(json["ageSeconds"].is_number());
+  EXPECT_EQ(json["pingSeconds"], 0.02);
   const auto off = nlohmann::json::parse(MeshPage(nullptr, SnapshotHolder()));
   EXPECT_EQ(off["enabled"], false);
 }
