@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -102,7 +103,9 @@ class SocketTransport final : public Transport {
         info.tcpi_state == TCP_CLOSE) {
       return std::nullopt;
     }
-    return std::chrono::milliseconds(info.tcpi_last_ack_recv);
+    // Data acknowledges as well, but where it says nothing new the kernel may not note that; nor
+    // does it ask then (a probe is sent when neither has come).
+    return std::chrono::milliseconds(std::min(info.tcpi_last_ack_recv, info.tcpi_last_data_recv));
   }
   Fd Release() override {
     aborted_ = true;
