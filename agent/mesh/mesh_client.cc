@@ -149,6 +149,7 @@ MeshClient::State MeshClient::state() const {
           .connected = client.connected(),
           .current = client.current(),
           .age = impl_->Age(),
+          .ping = impl_->channel.ping_interval(),
           .addresses = client.resource_count(xds::kAddressType),
           .policies = client.resource_count(xds::kAuthorizationType),
           .last_error = client.last_error()};

@@ -32,9 +32,10 @@ class MeshClient {
   void Acknowledge();
 
   // How long ago the control plane was there for certain (the sending of the latest PING that it
-  // answered), on a stream that has told everything. Nothing: it is not there, or has not told all
-  // since it came back; then what is known may be out of date. The time that a machine sleeps is
-  // not in it.
+  // answered; where it allows fewer PINGs, what its kernel acknowledged:
+  // grpc::Channel::last_heard()), on a stream that has told everything. Nothing: it is not there,
+  // or has not told all since it came back; then what is known may be out of date. The time that a
+  // machine sleeps is not in it.
   std::optional<event::Duration> age() const;
 
   struct State {
@@ -42,6 +43,7 @@ class MeshClient {
     bool connected = false;  // a stream has answered
     bool current = false;    // ... and told all of both types
     std::optional<event::Duration> age;
+    std::chrono::milliseconds ping{0};   // between two PINGs: more where it allows fewer
     size_t addresses = 0, policies = 0;  // resources held
     std::string last_error;              // why the last stream ended
   };

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -209,6 +211,37 @@ TEST_F(MeshClientTest, AgeGrowsWhileTheServerIsSilentAndEndsWithTheStream) {
   EXPECT_EQ(holder_.snapshot()->workload_count(), 1u);
 }
 
+// A stock istiod lets gRPC's server end the stream of who pings more often than each 15 s.
+TEST_F(MeshClientTest, AControlPlaneThatAllowsFewPingsKeepsOneStream) {
+  constexpr milliseconds kLease{5000};
+  server_->least_ping = milliseconds(15000);
+  int accepted = -1;
+  server_->on_accept = [&](int fd) { accepted = fd; };
+  Start();
+  RunUntil([&] { return server_->calls.size() == 2; });
+  TellAll();
+  const TestServer::Call* const stream = stream_;
+  auto oldest = event::Duration::zero();
+  const auto end = event::Clock::now() + milliseconds(4000);
+  RunUntil([&] {
+    oldest = std::max(oldest, client_->age().value_or(kLease));
+    return event::Clock::now() > end;
+  });
+  EXPECT_LT(oldest, milliseconds(3000)) << "probes go out each second";
+  EXPECT_EQ(server_->accepted, 2);
+  EXPECT_EQ(stream_, stream);
+  EXPECT_EQ(client_->state().ping, milliseconds(20000));
+  // Its machine is gone: the kernel drops what comes for it, and answers nothing.
+  sock_filter drop = {BPF_RET | BPF_K, 0, 0, 0};
+  const sock_fprog program = {1, &drop};
+  ASSERT_EQ(setsockopt(accepted, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), 0);
+  RunUntil([&] { return client_->age() > kLease; });
+  EXPECT_TRUE(client_->state().connected);
+  // The same limit as without an answer to a PING.
+  RunUntil([&] { return !client_->state().connected; });
+  EXPECT_FALSE(client_->age());
+}
+
 TEST_F(MeshClientTest, AfterItCameBackItIsCurrentWhenAllWasTold) {
   Start();
   TellAll();
@@ -253,6 +286,7 @@ TEST_F(MeshClientTest, Pages) {
   EXPECT_EQ(json["current"], true);
   EXPECT_EQ(json["snapshot"]["workloads"], 1);
   EXPECT_TRUE(json["ageSeconds"].is_number());
+  EXPECT_EQ(json["pingSeconds"], 0.02);
   const auto off = nlohmann::json::parse(MeshPage(nullptr, SnapshotHolder()));
   EXPECT_EQ(off["enabled"], false);
 }

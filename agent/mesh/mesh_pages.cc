@@ -26,6 +26,7 @@ Json MeshJson(const MeshClient* client, const SnapshotHolder& holder) {
   json["connected"] = state.connected;
   json["current"] = state.current;
   json["ageSeconds"] = state.age ? Json(Seconds(*state.age)) : Json();
+  json["pingSeconds"] = Seconds(state.ping);
   json["resources"] = {{"addresses", state.addresses}, {"policies", state.policies}};
   json["lastError"] = state.last_error;
   return json;

@@ -11,14 +11,35 @@
 namespace qanat::grpc {
 namespace {
 
-// Stock ztunnel: channel keepalive 300 s, 75 s, 9 probes.
-void SetChannelKeepalive(int fd) {
-  const int on = 1, idle = 300, interval = 75, count = 9;
+// A server that goes on calling PINGs too many, or means something else: where doubling ends.
+constexpr std::chrono::milliseconds kSlowestPing{600'000};
+
+struct Keepalive {
+  int idle = 300, interval = 75, count = 9;  // stock ztunnel's
+  int lost_after_ms = 0;                     // 0 = the kernel's way
+};
+
+void SetChannelKeepalive(int fd, const Keepalive& keepalive) {
+  const auto& [idle, interval, count, lost_after_ms] = keepalive;
+  const int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+  if (lost_after_ms > 0) {
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &lost_after_ms, sizeof lost_after_ms);
+  }
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+// In whole seconds, as the kernel counts. Who does not answer is lost when a PING's answer would be
+// missed, not a slow PING later.
+Keepalive ProbesInPlaceOfPings(const ChannelOptions& options) {
+  const auto each = std::chrono::ceil<std::chrono::seconds>(options.ping_interval);
+  Keepalive out;
+  out.idle = out.interval = std::max(1, static_cast<int>(each.count()));
+  out.lost_after_ms = static_cast<int>(options.ping_timeout.count());
+  return out;
 }
 
 CallStatus ConnectionError(std::string message) {
@@ -31,6 +52,7 @@ Channel::Impl::Impl(event::EventLoop& loop, ChannelOptions options)
     : loop_(loop),
       options_(std::move(options)),
       endpoint_(ParseEndpoint(options_.endpoint)),
+      ping_interval_(options_.ping_interval),
       resolver_(loop),
       pump_(loop, [this] { Pump(); }),
       connect_timer_(
@@ -122,7 +144,7 @@ void Channel::Impl::OnTcp(Result<Fd> fd) {
     last_error_ = fd.error().Annotate(phase_);
     return TryNextAddress();
   }
-  SetChannelKeepalive(fd->get());
+  SetChannelKeepalive(fd->get(), Probes() ? ProbesInPlaceOfPings(options_) : Keepalive{});
   net::TransportPtr socket = net::MakeSocketTransport(loop_, std::move(*fd));
   if (!endpoint_->tls) return OnReady(std::move(socket));
   // Read again for every connection, so that a rotated root needs no restart.
@@ -154,11 +176,12 @@ void Channel::Impl::OnReady(net::TransportPtr transport) {
   options.idle_timeout = {};
   options.stream_window = options_.stream_window;
   options.connection_window = options_.connection_window;
-  options.ping_interval = options_.ping_interval;
+  options.ping_interval = ping_interval_;
   options.ping_timeout = options_.ping_timeout;
   options.ping_while_busy = options_.ping_while_busy;
   connection_ = http::MakeHttp2Client(std::move(transport), this, options);
   last_heard_.reset();
+  ready_at_ = event::Clock::now();
   LOG_DEBUG("grpc", "connected to {}", endpoint_->authority);
   Schedule();
 }
@@ -189,6 +212,32 @@ void Channel::Impl::FailWaiting(const CallStatus& status) {
     waiting_.pop_front();
     call->Close(status);
   }
+}
+
+void Channel::Impl::OnCalmDown(http::ClientConnection& connection) {
+  // An old connection's PINGs were those that have been slowed already.
+  if (&connection != connection_.get() || ping_interval_.count() == 0) return;
+  const auto before = ping_interval_;
+  ping_interval_ =
+      std::max(before, std::min(std::max(2 * before, options_.calm_ping_interval), kSlowestPing));
+  if (ping_interval_ == before) return;
+  LOG_INFO("grpc", "{} calls a PING each {} ms too many: one each {} ms from now on",
+           options_.endpoint, before.count(), ping_interval_.count());
+}
+
+std::optional<event::TimePoint> Channel::Impl::last_heard() const {
+  if (!connection_) return std::nullopt;
+  if (!Probes()) return last_heard_;
+  // The kernel answers for a program that hangs, too, and a proxy's for a server behind it that is
+  // gone: for no longer than it takes a PING to show that.
+  const event::TimePoint now = event::Clock::now();
+  if (now - last_heard_.value_or(ready_at_) > ping_interval_ + options_.ping_timeout) {
+    return last_heard_;
+  }
+  const auto acknowledged = connection_->transport().last_acknowledged();
+  if (!acknowledged) return last_heard_;
+  const event::TimePoint at = now - *acknowledged;
+  return last_heard_ ? std::max(*last_heard_, at) : at;
 }
 
 void Channel::Impl::OnConnectionClosed(http::ClientConnection& connection, bool clean,
@@ -275,6 +324,7 @@ const ChannelOptions& Channel::options() const { return impl_->options_; }
 event::EventLoop& Channel::loop() const { return impl_->loop_; }
 bool Channel::connected() const { return impl_->connected(); }
 std::optional<event::TimePoint> Channel::last_heard() const { return impl_->last_heard(); }
+std::chrono::milliseconds Channel::ping_interval() const { return impl_->ping_interval_; }
 void Channel::Disconnect(std::string_view why) { impl_->Disconnect(why); }
 
 void MessageCallEvents::OnMessageBegin(size_t size) {

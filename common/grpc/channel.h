@@ -65,6 +65,9 @@ struct ChannelOptions {
   std::chrono::milliseconds ping_interval{30000};
   std::chrono::milliseconds ping_timeout{10000};
   bool ping_while_busy = false;  // also while messages arrive: what last_heard() is for
+  // A server that calls our PINGs too many (gRPC servers do: GOAWAY ENHANCE_YOUR_CALM) gets them at
+  // half the rate, and not more often than this. Stock control planes allow one each 15 s.
+  std::chrono::milliseconds calm_ping_interval{20000};
   size_t max_message_bytes = 200 << 20;
   uint32_t stream_window = 1 << 20;
   uint32_t connection_window = 2 << 20;
@@ -138,8 +141,13 @@ class Channel {
   event::EventLoop& loop() const;
   bool connected() const;
   // When the latest PING was sent that the server has answered: it was there at that time or
-  // later. Nothing: none was, on the present connection.
+  // later. Nothing: none was, on the present connection. Where the server has asked for fewer PINGs
+  // (and ping_while_busy says that it matters) its kernel's latest acknowledgement counts too,
+  // which is asked for as often as it was to be pinged, as long as PINGs are answered at their own
+  // rate.
   std::optional<event::TimePoint> last_heard() const;
+  // Of the connections from now on: the option's until a server called that too often.
+  std::chrono::milliseconds ping_interval() const;
   // Ends the connection; calls get UNAVAILABLE. The next call connects anew.
   void Disconnect(std::string_view why);
 

@@ -28,14 +28,13 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
   void Remove(CallImpl* call);  // no longer waiting
   void Disconnect(std::string_view why);
   void Shutdown();
-  std::optional<event::TimePoint> last_heard() const {
-    return connection_ ? last_heard_ : std::nullopt;
-  }
+  std::optional<event::TimePoint> last_heard() const;
   bool connected() const { return connection_ != nullptr && !connection_->Finished(); }
 
   event::EventLoop& loop_;
   const ChannelOptions options_;
   Result<Endpoint> endpoint_;
+  std::chrono::milliseconds ping_interval_;  // of the next connection; grows only
 
  private:
   // http::ClientEvents
@@ -43,9 +42,14 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
   void OnPingAnswered(http::ClientConnection& connection, event::TimePoint sent) override {
     if (&connection == connection_.get()) last_heard_ = sent;
   }
+  void OnCalmDown(http::ClientConnection& connection) override;
   void OnConnectionClosed(http::ClientConnection& connection, bool clean,
                           std::string_view detail) override;
 
+  // PINGs are too few to say how old it is what was heard: the kernel's probes say it.
+  bool Probes() const {
+    return options_.ping_while_busy && ping_interval_ > options_.ping_interval;
+  }
   void Schedule() {
     if (!pump_.armed()) pump_.Start({});
   }
@@ -62,6 +66,7 @@ struct Channel::Impl final : std::enable_shared_from_this<Channel::Impl>,
   std::list<CallImpl*> waiting_;
   http::ClientConnectionPtr connection_;
   std::optional<event::TimePoint> last_heard_;  // of connection_
+  event::TimePoint ready_at_{};                 // ... when it stood
   // Connections that take no new streams and still have some.
   std::list<http::ClientConnectionPtr> old_;
   event::Timer pump_;

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -317,6 +319,105 @@ TEST_F(ChannelTest, SaysWhenTheServerWasHeardLast) {
   channel.Disconnect("the test says so");
   RunUntil([&] { return client.closed; });
   EXPECT_FALSE(channel.last_heard()) << "of a connection that is over nothing is known";
+}
+
+// gRPC servers end the connection of who pings more often than they allow, and would each time
+// anew.
+TEST_F(ChannelTest, AServerThatCallsPingsTooManyGetsFewer) {
+  TestServer server(loop_);
+  server.least_ping = milliseconds(250);
+  ChannelOptions options = To(server);
+  EXPECT_EQ(options.calm_ping_interval, milliseconds(20000));
+  options.ping_interval = milliseconds(20);
+  options.calm_ping_interval = milliseconds(300);
+  Channel channel(loop_, options);
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  call->Send("x");
+  RunUntil([&] { return client.closed; });
+  EXPECT_EQ(client.status.code, StatusCode::kUnavailable);
+  EXPECT_EQ(channel.ping_interval(), milliseconds(300));
+  Client second;
+  call = channel.Start({"/a.B/C", {}, {}}, &second);
+  call->Send("x");
+  // Time for five of them.
+  const auto end = event::Clock::now() + milliseconds(1600);
+  RunUntil([&] { return second.closed || event::Clock::now() > end; });
+  EXPECT_FALSE(second.closed) << second.status.ToString();
+  EXPECT_TRUE(channel.last_heard()) << "none was sent, or none answered";
+  EXPECT_EQ(server.accepted, 2);
+  EXPECT_EQ(channel.ping_interval(), milliseconds(300));
+}
+
+TEST_F(ChannelTest, AServerThatCallsFewerPingsTooManyGetsHalfOfThem) {
+  TestServer server(loop_);
+  server.least_ping = milliseconds(60000);
+  ChannelOptions options = To(server);
+  options.ping_interval = milliseconds(10);
+  options.calm_ping_interval = milliseconds(15);
+  Channel channel(loop_, options);
+  for (const int expected : {20, 40, 80}) {
+    EXPECT_FALSE(Unary(channel, {"/a.B/C", {}, {}}, "x").first.ok());
+    EXPECT_EQ(channel.ping_interval(), milliseconds(expected));
+  }
+}
+
+// With PINGs that are too few for it, the server's kernel says how old it is what was heard.
+TEST_F(ChannelTest, ProbesOfTheKernelSayBetweenPingsThatTheServerIsThere) {
+  TestServer server(loop_);
+  server.least_ping = milliseconds(60000);
+  int accepted = -1;
+  server.on_accept = [&](int fd) { accepted = fd; };
+  ChannelOptions options = To(server);
+  options.ping_interval = milliseconds(20);
+  options.ping_timeout = milliseconds(3000);
+  options.ping_while_busy = true;
+  Channel channel(loop_, options);
+  EXPECT_FALSE(Unary(channel, {"/a.B/C", {}, {}}, "x").first.ok());
+  ASSERT_EQ(channel.ping_interval(), milliseconds(20000));
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  call->Send("x");
+  RunUntil([&] { return channel.last_heard().has_value(); });
+  // Nothing is said, and no PING is sent: probes, one each second.
+  const auto begin = event::Clock::now();
+  RunUntil([&] { return channel.last_heard() > begin + milliseconds(1500); });
+  EXPECT_FALSE(client.closed);
+  // Its kernel hears nothing any more.
+  sock_filter drop = {BPF_RET | BPF_K, 0, 0, 0};
+  const sock_fprog program = {1, &drop};
+  ASSERT_EQ(setsockopt(accepted, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), 0);
+  const auto gone = event::Clock::now();
+  RunUntil([&] { return event::Clock::now() > gone + milliseconds(1500); });
+  EXPECT_LT(channel.last_heard().value_or(gone), gone + milliseconds(100));
+  // As long after its last word as after a PING without an answer.
+  RunUntil([&] { return client.closed; });
+  EXPECT_THAT(client.status.message, HasSubstr("timed out"));
+  EXPECT_FALSE(channel.last_heard());
+  EXPECT_LT(event::Clock::now() - gone, std::chrono::seconds(15));
+}
+
+// The kernel answers for a program that hangs: until a PING would have shown it.
+TEST_F(ChannelTest, TheKernelsWordCountsNoLongerThanAPingTakes) {
+  TestServer server(loop_);
+  server.least_ping = milliseconds(60000);
+  ChannelOptions options = To(server);
+  options.ping_interval = milliseconds(20);
+  options.calm_ping_interval = milliseconds(2500);
+  options.ping_timeout = milliseconds(1500);
+  options.ping_while_busy = true;
+  Channel channel(loop_, options);
+  EXPECT_FALSE(Unary(channel, {"/a.B/C", {}, {}}, "x").first.ok());
+  Client client;
+  CallPtr call = channel.Start({"/a.B/C", {}, {}}, &client);
+  call->Send("x");
+  RunUntil([&] { return channel.last_heard().has_value(); });
+  // Both ends live on this loop: it stands still, and the kernel goes on.
+  const auto begin = event::Clock::now();
+  ::usleep(1'400'000);
+  EXPECT_GT(channel.last_heard(), begin + milliseconds(500));
+  ::usleep(3'000'000);
+  EXPECT_LT(channel.last_heard().value_or(begin), begin + milliseconds(100));
 }
 
 TEST_F(ChannelTest, BadEndpointsAndTokens) {

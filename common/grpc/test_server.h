@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/http/connection.h"
+#include "common/http/ping_guard_for_test.h"
 #include "common/net/socket.h"
 #include "common/tls/tls_transport.h"
 
@@ -100,7 +101,10 @@ class TestServer final : private http::ServerEvents {
   std::string endpoint() const { return (tls_ ? "https://" : "http://") + address_.ToString(); }
 
   std::function<void(Call&)> on_call;
+  std::function<void(int fd)> on_accept;
   http::Options options;
+  std::chrono::milliseconds least_ping{
+      0};  // sooner ones are too many (PingGuard). 0 = as they come
   std::vector<std::unique_ptr<Call>> calls;
   std::list<http::ServerConnectionPtr> connections;
   int accepted = 0;
@@ -108,6 +112,7 @@ class TestServer final : private http::ServerEvents {
  private:
   void Accept(Fd fd) {
     ++accepted;
+    if (on_accept) on_accept(fd.get());
     net::TransportPtr socket = net::MakeSocketTransport(loop_, std::move(fd));
     if (!tls_) return Begin(std::move(socket));
     tls::HandshakeOptions handshake;
@@ -121,6 +126,9 @@ class TestServer final : private http::ServerEvents {
                                                 });
   }
   void Begin(net::TransportPtr transport) {
+    if (least_ping.count() > 0) {
+      transport = std::make_unique<http::test::PingGuard>(std::move(transport), least_ping);
+    }
     connections.push_back(http::MakeHttp2Server(std::move(transport), this, options));
   }
   void OnRequest(http::ServerStream& stream, http::RequestHead head, bool end) override {

@@ -151,6 +151,9 @@ class ClientEvents {
   virtual void OnCapacity(ClientConnection&) {}
   // HTTP/2: the answer to the PING that was sent at `sent` has come.
   virtual void OnPingAnswered(ClientConnection&, event::TimePoint /*sent*/) {}
+  // HTTP/2: the peer ends the connection because it got too many of our frames (GOAWAY
+  // ENHANCE_YOUR_CALM), of which PINGs are what gRPC servers count.
+  virtual void OnCalmDown(ClientConnection&) {}
   virtual void OnConnectionClosed(ClientConnection& connection, bool clean,
                                   std::string_view detail) = 0;
 

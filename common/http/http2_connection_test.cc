@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "common/http/connection_fixture.h"
+#include "common/http/ping_guard_for_test.h"
 
 namespace qanat::http {
 namespace {
@@ -109,6 +110,32 @@ TEST_F(ConnectionTest, Http2PingsKeepAQuietConnection) {
   Connect(Version::kHttp2, 65536, {}, options);
   RunFor(milliseconds(400));
   EXPECT_FALSE(client_.closed) << client_.detail;
+}
+
+TEST_F(ConnectionTest, Http2PingsThatAreTooManyForTheServer) {
+  auto [a, b] = net::MakePipe(loop_, 65536);
+  server_.connection =
+      MakeHttp2Server(std::make_unique<PingGuard>(std::move(b), milliseconds(15000)), &server_, {});
+  Options options;
+  options.ping_interval = milliseconds(20);
+  options.ping_timeout = milliseconds(60000);
+  client_.connection = MakeHttp2Client(std::move(a), &client_, options);
+  Recorder r;
+  client_.connection->Open(Get(), true, &r);
+  RunUntil([&] { return server_.closed; });
+  server_.connection.reset();
+  RunUntil([&] { return client_.closed; });
+  EXPECT_EQ(client_.calm_downs, 1);
+  EXPECT_THAT(client_.detail, HasSubstr("ENHANCE_YOUR_CALM: too_many_pings"));
+  EXPECT_TRUE(r.closed);
+}
+
+TEST_F(ConnectionTest, Http2AServerThatDrainsSaysNothingOfPings) {
+  EchoServer();
+  Connect(Version::kHttp2);
+  server_.connection->Drain();
+  RunUntil([&] { return client_.closed; });
+  EXPECT_EQ(client_.calm_downs, 0);
 }
 
 TEST_F(ConnectionTest, Http2GarbageEndsTheConnectionOnly) {

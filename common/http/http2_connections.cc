@@ -52,6 +52,7 @@ class Http2Client final : public ClientConnection, private Http2Core {
   void OnHead(Http2Stream&, bool) override {}
   void OnCapacity() override { events_->OnCapacity(*this); }
   void OnPingAnswered(event::TimePoint sent) override { events_->OnPingAnswered(*this, sent); }
+  void OnCalmDown() override { events_->OnCalmDown(*this); }
   void OnConnectionClosed(bool clean, std::string_view detail) override {
     events_->OnConnectionClosed(*this, clean, detail);
   }

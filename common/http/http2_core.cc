@@ -186,6 +186,7 @@ int Http2Core::OnFrameRecv(nghttp2_session*, const nghttp2_frame* frame, void* s
                                    nghttp2_http2_strerror(frame->goaway.error_code),
                                    View(frame->goaway.opaque_data, frame->goaway.opaque_data_len));
       }
+      if (frame->goaway.error_code == NGHTTP2_ENHANCE_YOUR_CALM) core.OnCalmDown();
       break;
     default: break;  // nghttp2's own affair; frame types are an open set
   }

@@ -76,6 +76,7 @@ class Http2Core : protected Wire::Owner {
   virtual void OnHead(Http2Stream& stream, bool end) = 0;  // request() of a server's stream
   virtual void OnCapacity() {}
   virtual void OnPingAnswered(event::TimePoint) {}
+  virtual void OnCalmDown() {}
   virtual void OnConnectionClosed(bool clean, std::string_view detail) = 0;
 
   Http2Stream* OpenRequest(const RequestHead& head, bool end, StreamEvents* events);

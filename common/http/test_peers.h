@@ -130,11 +130,13 @@ struct ServerEnd final : ServerEvents {
 
 struct ClientEnd final : ClientEvents {
   int capacity = 0;
+  int calm_downs = 0;
   bool closed = false;
   bool clean = false;
   std::string detail;
   ClientConnectionPtr connection;
   void OnCapacity(ClientConnection&) override { ++capacity; }
+  void OnCalmDown(ClientConnection&) override { ++calm_downs; }
   void OnConnectionClosed(ClientConnection&, bool c, std::string_view d) override {
     closed = true;
     clean = c;

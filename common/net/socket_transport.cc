@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A TCP socket as a Transport.
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -93,6 +95,18 @@ class SocketTransport final : public Transport {
     return *peer;
   }
   int splice_fd() const override { return fd_.get(); }
+  std::optional<event::Duration> last_acknowledged() const override {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    // Of an end that was lost it is 0 as well.
+    if (::getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0 ||
+        info.tcpi_state == TCP_CLOSE) {
+      return std::nullopt;
+    }
+    // Data acknowledges as well, but where it says nothing new the kernel may not note that; nor
+    // does it ask then (a probe is sent when neither has come).
+    return std::chrono::milliseconds(std::min(info.tcpi_last_ack_recv, info.tcpi_last_data_recv));
+  }
   Fd Release() override {
     aborted_ = true;
     if (!fd_) return Fd();

@@ -195,5 +195,17 @@ TEST_F(SocketTransportTest, AResetInAPauseIsToldAfterIt) {
   EXPECT_EQ(end_, Kind::kReset);
 }
 
+TEST_F(SocketTransportTest, SaysWhenThePeersKernelAnsweredLast) {
+  usleep(300'000);
+  ASSERT_TRUE(transport_->last_acknowledged());
+  EXPECT_GE(*transport_->last_acknowledged(), milliseconds(200));
+  // What comes acknowledges too; nobody needs to read it.
+  Send("a");
+  EXPECT_LT(*transport_->last_acknowledged(), milliseconds(200));
+  transport_->Abort();
+  EXPECT_FALSE(transport_->last_acknowledged());
+  EXPECT_FALSE(MakePipe(loop_).first->last_acknowledged());
+}
+
 }  // namespace
 }  // namespace qanat::net

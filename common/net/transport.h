@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -72,6 +73,9 @@ class Transport : public event::Deferred {
   virtual int splice_fd() const { return -1; }
   // Who the other end has proved to be by a certificate (common/tls/verified_peer.h); null without.
   virtual std::shared_ptr<const tls::VerifiedPeer> verified_peer() const { return nullptr; }
+  // How long ago the peer's kernel acknowledged something, if only a probe (SO_KEEPALIVE). Nothing:
+  // there is no such socket.
+  virtual std::optional<event::Duration> last_acknowledged() const { return std::nullopt; }
   // How long the two ends took to agree on keys once they were connected; 0 without keys, or by
   // another process.
   virtual event::Duration handshake_time() const { return {}; }

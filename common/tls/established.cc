@@ -93,6 +93,9 @@ class TlsTransport final : public net::Transport,
   event::EventLoop& loop() override { return records_->inner().loop(); }
   net::SocketAddress local_address() const override { return records_->inner().local_address(); }
   net::SocketAddress peer_address() const override { return records_->inner().peer_address(); }
+  std::optional<event::Duration> last_acknowledged() const override {
+    return records_->inner().last_acknowledged();
+  }
   std::shared_ptr<const VerifiedPeer> verified_peer() const override { return peer_; }
   event::Duration handshake_time() const override { return handshake_time_; }
   size_t held() const override { return records_->held(); }

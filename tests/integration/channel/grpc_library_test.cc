@@ -112,6 +112,8 @@ class Library : public ::testing::Test {
     const std::string at = "127.0.0.1:" + std::to_string(port_);
     builder.AddListeningPort(at, std::move(credentials), &port_);
     builder.SetMaxReceiveMessageSize(-1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                               least_ping_ms_);
     service_ = std::make_unique<Service>();  // the library takes each for one server only
     builder.RegisterCallbackGenericService(service_.get());
     server_ = builder.BuildAndStart();
@@ -148,6 +150,7 @@ class Library : public ::testing::Test {
   event::EventLoop loop_;
   std::unique_ptr<Service> service_;
   int port_ = 0;
+  int least_ping_ms_ = 300'000;  // the library's default
   std::unique_ptr<::grpc::Server> server_;
 };
 
@@ -246,6 +249,37 @@ TEST_F(Library, ServerGoesAndComesBack) {
   EXPECT_TRUE(refused.connection_error);
   StartServer();
   EXPECT_EQ(Unary(channel, "/t/Echo", "back").second, "back");
+}
+
+// Three PINGs that come sooner end the connection; an istiod allows one each 15 s.
+TEST_F(Library, PingsThatAreTooManyGetFewer) {
+  least_ping_ms_ = 1000;
+  StartServer();
+  ChannelOptions options = Options();
+  options.ping_interval = milliseconds(100);
+  options.calm_ping_interval = milliseconds(1200);
+  options.ping_timeout = milliseconds(3000);
+  options.ping_while_busy = true;
+  Channel channel(loop_, options);
+  Client first;
+  CallPtr call = channel.Start({"/t/Hang", {}, {}}, &first);
+  call->Send("a");
+  RunUntil([&] { return first.closed; });
+  RunUntil([&] { return channel.ping_interval() == milliseconds(1200); });
+  Client second;
+  call = channel.Start({"/t/Hang", {}, {}}, &second);
+  call->Send("a");
+  RunUntil([&] { return channel.last_heard().has_value(); });
+  const auto end = event::Clock::now() + milliseconds(7000);  // for five of them
+  auto oldest = event::Duration::zero();
+  RunUntil([&] {
+    oldest =
+        std::max(oldest, event::Clock::now() - channel.last_heard().value_or(event::TimePoint()));
+    return second.closed || event::Clock::now() > end;
+  });
+  EXPECT_FALSE(second.closed) << second.status.ToString();
+  EXPECT_EQ(channel.ping_interval(), milliseconds(1200));
+  EXPECT_LT(oldest, milliseconds(3000));
 }
 
 TEST_F(Library, Tls) {
