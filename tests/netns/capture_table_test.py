@@ -80,7 +80,12 @@ class CaptureTable(MeshCase):
                 self.assertTrue(all(link["attached"] for link in entry["attached"]))
                 self.assertEqual(names.pop("lookup"), "qanat_sk_lookup")
                 if entry["guard"]["by"] == "tcx":
-                    self.assertEqual(names, {f"guard-{device}": "qanat_guard" for device in entry["guard"]["devices"]})
+                    device = entry["guard"]["devices"][0]
+                    self.assertEqual(names.pop(f"guard-{device}"), "qanat_guard")
+                    self.assertEqual(names.pop(f"ingress-{device}"), "qanat_ingress")
+                    # At the node's end of its veth.
+                    self.assertEqual({name.split("-")[0]: program for name, program in names.items()},
+                                     {"host_in": "qanat_host_in", "host_out": "qanat_host_out"})
                 self.assertEqual(len(entry["guard"]["devices"]), 1)
                 proof = entry["lastProof"]
                 self.assertTrue(proof["passed"] and proof["failure"] == "")
@@ -92,7 +97,7 @@ class CaptureTable(MeshCase):
         rows = self.rows()
         for name in ("mesh/client", "mesh/near", "mesh/client2", "mesh/far"):
             self.assertEqual(rows[name]["REDIRECTION"], "enabled")
-            self.assertRegex(rows[name]["ATTACHED"], r"^lookup(, guard \((tcx|clsact)\))?$")
+            self.assertRegex(rows[name]["ATTACHED"], r"^lookup(, guard, host_in, host_out, ingress \(tcx\)|, guard \(clsact\))?$")
             self.assertRegex(rows[name]["PROOF"], r"^passed \d+\.\d s ago$")
             self.assertEqual(rows[name]["REASON"], "")
         self.assertEqual({row["NODE"] for row in self.rows("--node", "node2").values()}, {"node2"})

@@ -208,7 +208,7 @@ class Direct(MeshCase):
         verdict = self.agent(f"/direct/verdict?from=mesh/client&to={self.mesh.ip('mesh/near')}:9000")
         self.assertEqual((verdict["direct"], verdict["allowed"]), (False, False))
         table = self.mesh.ctl("capture", "--name", self.mesh.name).stdout
-        self.assertRegex(table, r"mesh +client +enabled +direct ")
+        self.assertRegex(table, r"mesh +client +enabled +.* direct +")
         metrics = self.mesh.admin("node1", "/metrics", 15030)[2].decode()
         self.assertIn("\nqanat_direct_on 1\n", metrics)
         self.assertIn('\nqanat_direct_verdicts{verdict="direct"} ', metrics)

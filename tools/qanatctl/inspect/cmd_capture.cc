@@ -3,6 +3,7 @@
 // end of those by choice.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "tools/qanatctl/commands.h"
@@ -95,25 +96,31 @@ std::string Outside(const Json& pod) {
 
 // Of the programs that are a pod's own: "lookup, guard (tcx)".
 std::string Attached(const Json& pod) {
-  std::string out;
-  size_t guards = 0, missing = 0;
+  std::vector<std::pair<std::string, size_t>> kinds;  // in the order in which they are told
+  size_t missing = 0;
+  const auto add = [&](const std::string& kind, size_t number) {
+    auto at = std::find_if(kinds.begin(), kinds.end(), [&](auto& k) { return k.first == kind; });
+    if (at == kinds.end()) at = kinds.insert(at, {kind, 0});
+    at->second += number;
+  };
   for (const Json& link : Items(pod, "attached")) {
-    const std::string name = Str(link, "name");
-    if (!Bool(link, "attached")) {
+    const std::string name = Str(link, "name");  // lookup, guard-2, host_in-7 ...
+    if (!Bool(link, "attached"))
       ++missing;
-    } else if (name == "lookup") {
-      out = name;
-    } else {
-      ++guards;
-    }
+    else
+      add(name.substr(0, name.find('-')), 1);
   }
+  // "lookup" is no program of a device, and the first.
+  std::stable_partition(kinds.begin(), kinds.end(), [](auto& k) { return k.first == "lookup"; });
   const Json& guard = Get(pod, "guard");
   const std::string by = Str(guard, "by");
-  // A filter below clsact has no link.
-  if (by == "clsact" && !out.empty()) guards = Items(guard, "devices").size();
-  if (guards > 0)
-    out += fmt::format("{}guard{} ({})", out.empty() ? "" : ", ",
-                       guards > 1 ? fmt::format(" x{}", guards) : "", by);
+  // Filters below clsact have no links.
+  if (by == "clsact" && !kinds.empty()) add("guard", Items(guard, "devices").size());
+  std::string out;
+  for (const auto& [kind, number] : kinds)
+    out += fmt::format("{}{}{}", out.empty() ? "" : ", ", kind,
+                       number > 1 ? fmt::format(" x{}", number) : "");
+  if (kinds.size() > 1) out += fmt::format(" ({})", by);
   if (missing > 0) out += fmt::format("{}{} gone", out.empty() ? "" : ", ", missing);
   return out;
 }
@@ -140,8 +147,8 @@ int CmdCapture(const Options& options) {
   if (!pods) return Complain(pods.error());
   Json out = Json::object();
   for (const NodeAnswer& answer : capture->answers) out[answer.node] = answer.json;
-  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "ATTACHED", "PROOF", "SAME-NODE", "OUTSIDE",
-               "REASON"});
+  Table table({"NODE", "NAMESPACE", "POD", "REDIRECTION", "ATTACHED", "PROOF", "SAME-NODE",
+               "OUTSIDE", "REASON"});
   for (const NodeAnswer& answer : pods->answers) {
     Json shown = Json::array();
     for (const Json& pod : answer.json.is_array() ? answer.json : Items(answer.json, "pods")) {

@@ -27,7 +27,7 @@ std::vector<std::string> BaseEnv() {
         "SECRET_TTL", "ZTUNNEL_WORKER_THREADS", "QANAT_MAX_CONNECTIONS_PER_POD",
         "QANAT_HALF_CLOSED_TIMEOUT", "QANAT_IDLE_TUNNEL_TIMEOUT", "QANAT_MAX_STALE",
         "QANAT_MEMORY_BUDGET", "QANAT_MAX_MEMORY_PER_POD", "POOL_UNUSED_RELEASE_TIMEOUT",
-        "POOL_MAX_STREAMS_PER_CONNECTION", "QANAT_TELEMETRY"}) {
+        "POOL_MAX_STREAMS_PER_CONNECTION", "QANAT_TELEMETRY", "QANAT_SAME_NODE"}) {
     if (const char* value = getenv(name)) env.push_back(fmt::format("{}={}", name, value));
   }
   return env;
