@@ -263,8 +263,8 @@ Status Hooks::AttachPod(const PodTarget& pod) {
   };
   QANAT_ASSIGN_OR_RETURN(netns::NetNs ns, pod.ns->Duplicate());
   const auto copy = [](int fd) { return Fd(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 0)); };
-  const auto held = std::make_shared<Held>(
-      Held{pod, std::move(ns), copy(lookup), copy(guard), copy(ingress)});
+  const auto held =
+      std::make_shared<Held>(Held{pod, std::move(ns), copy(lookup), copy(guard), copy(ingress)});
   held->pod.ns = &held->ns;
   held_back_.push_back([this, held] {
     return AttachPrograms(held->pod, held->lookup.get(), held->guard.get(), held->ingress.get());
