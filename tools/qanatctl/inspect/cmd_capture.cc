@@ -110,8 +110,10 @@ std::string Attached(const Json& pod) {
     else
       add(name.substr(0, name.find('-')), 1);
   }
-  // "lookup" is no program of a device, and the first.
-  std::stable_partition(kinds.begin(), kinds.end(), [](auto& k) { return k.first == "lookup"; });
+  // "lookup" is the one that is on no device.
+  std::sort(kinds.begin(), kinds.end(), [](const auto& x, const auto& y) {
+    return std::pair(x.first != "lookup", x.first) < std::pair(y.first != "lookup", y.first);
+  });
   const Json& guard = Get(pod, "guard");
   const std::string by = Str(guard, "by");
   // Filters below clsact have no links.
