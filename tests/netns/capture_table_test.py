@@ -48,7 +48,7 @@ class CaptureTable(MeshCase):
     def rows(self, *args):
         """{pod: {column: cell}}; "-" is an empty one. Columns are where the header has them."""
         head, *lines = self.ctl(*args).splitlines()
-        starts = [(m[0], m.start()) for m in re.finditer(r"[A-Z]+", head)]
+        starts = [(m[0], m.start()) for m in re.finditer(r"[A-Z-]+", head)]
         ends = [start for _, start in starts[1:]] + [None]
         cells = lambda line: [line[start:end].strip() for (_, start), end in zip(starts, ends)]
         found = [{name: "" if cell == "-" else cell for (name, _), cell in zip(starts, cells(line))} for line in lines]
