@@ -56,8 +56,9 @@ class Rollout(Scene):
         self.assertEqual(live.failures, [])
         self.assertEqual(len(taken), 2)
         for counts in taken.values():
-            # Each node has to do with two of three of the connections at least; in a tunnel they are many in one item.
-            self.assertGreater(counts["moved"], EACH, taken)
+            # Each node has to do with half of the connections at least; in a tunnel they are many in one item. Those
+            # within a node are the kernel's, which a proxy has no part in.
+            self.assertGreaterEqual(counts["moved"], EACH // 2, taken)
             self.assertEqual(counts["refused"], 0, taken)
         for kinds in live.silences.values():
             # the checkers are as starved as everybody on a machine that is
